@@ -1,0 +1,133 @@
+//! Flows: one entry for each direction of a translated connection.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Tuple;
+
+/// Bits of [`Flow::role`].
+pub mod role {
+    /// From the client to the service; without it, the entry is for replies.
+    pub const FORWARD: u8 = 1;
+    /// The client is its own backend: both directions go back out of the link they came from.
+    pub const HAIRPIN: u8 = 1 << 1;
+}
+
+/// Values of [`Flow::state`], in order.
+pub mod flow_state {
+    /// No reply seen.
+    pub const NEW: u8 = 0;
+    /// A reply was seen.
+    pub const REPLIED: u8 = 1;
+    /// TCP: the client has sent on after the reply. UDP never gets here.
+    pub const ESTABLISHED: u8 = 2;
+    /// TCP: a FIN or RST was seen.
+    pub const CLOSING: u8 = 3;
+}
+
+/// Value of `flows` and `embryos`. Everything up to [`Flow::check`] never changes while the entry lives; `state` and
+/// `seen` do.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Flow {
+    /// What the packet becomes.
+    pub to: Tuple,
+    /// Service index the flow was made by.
+    pub service: u32,
+    /// Low half of that service's identity then.
+    pub identity: u32,
+    /// Backend id.
+    pub backend: u32,
+    /// That backend's generation then.
+    pub backend_generation: u32,
+    /// Device that both directions are redirected out of; 0: both directions take the host's stack.
+    pub oif: u32,
+    /// [`role`] bits.
+    pub role: u8,
+    /// One of [`flow_state`].
+    pub state: u8,
+    reserved: [u8; 2],
+    /// Time of the last packet, in [`TICK_SHIFT`] ticks, at tick resolution.
+    pub seen: u32,
+    /// Over the key and all immutable fields: LRU elements are recycled under their readers, and a value that was
+    /// half overwritten, or belongs to another key by now, shows here.
+    pub check: u32,
+}
+
+/// A tick is 2^30 ns, about 1.07 s: the clock is shifted, never divided.
+pub const TICK_SHIFT: u32 = 30;
+
+/// Seconds as ticks, rounded up.
+#[must_use]
+pub const fn ticks(seconds: u32) -> u32 {
+    ((seconds as u64 * 1_000_000_000).div_ceil(1 << TICK_SHIFT)) as u32
+}
+
+impl Flow {
+    /// A flow that turns `key` into `to`, sealed by its check word.
+    #[expect(clippy::too_many_arguments, reason = "one constructor seals all fields")]
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(
+        key: Tuple,
+        to: Tuple,
+        service: u32,
+        identity: u32,
+        backend: u32,
+        backend_generation: u32,
+        oif: u32,
+        role: u8,
+        seen: u32,
+    ) -> Self {
+        let mut flow = Self {
+            to,
+            service,
+            identity,
+            backend,
+            backend_generation,
+            oif,
+            role,
+            state: flow_state::NEW,
+            reserved: [0; 2],
+            seen,
+            check: 0,
+        };
+        flow.check = flow.seal(key);
+        flow
+    }
+
+    /// Whether the value is whole and belongs to `key`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for(&self, key: Tuple) -> bool {
+        self.check == self.seal(key)
+    }
+
+    /// Multilinear hash of the key and the immutable fields (pairs of words multiplied, so the products are
+    /// independent of each other and cheap).
+    #[inline(always)]
+    const fn seal(&self, key: Tuple) -> u32 {
+        let a = tuple_hash(key);
+        let b = tuple_hash(self.to);
+        let c = mul(self.service, 0x9e37_79b9, self.identity, 0x85eb_ca6b);
+        let d = mul(self.backend, 0xc2b2_ae35, self.backend_generation, 0x27d4_eb2f);
+        let e = mul(self.oif, 0x1656_67b1, self.role as u32, 0x94d0_49bb);
+        let sum = a.wrapping_add(b.rotate_left(29)).wrapping_add(c).wrapping_add(d.rotate_left(13)).wrapping_add(e);
+        (sum.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
+    }
+}
+
+#[inline(always)]
+const fn mul(a: u32, ka: u64, b: u32, kb: u64) -> u64 {
+    (a as u64).wrapping_add(ka).wrapping_mul((b as u64).wrapping_add(kb))
+}
+
+/// 64 bits over a tuple: the seal of flows and, mixed, the flow hash of Maglev.
+#[inline(always)]
+pub(crate) const fn tuple_hash(t: Tuple) -> u64 {
+    let (s, d, p) = (t.src.words(), t.dst.words(), t.tail_words());
+    mul(s[0], 0x243f_6a88, s[1], 0x85a3_08d3)
+        .wrapping_add(mul(s[2], 0x1319_8a2e, s[3], 0x0370_7344))
+        .wrapping_add(mul(d[0], 0xa409_3822, d[1], 0x299f_31d0).rotate_left(7))
+        .wrapping_add(mul(d[2], 0x082e_fa98, d[3], 0xec4e_6c89).rotate_left(11))
+        .wrapping_add(mul(p[0], 0x4528_21e6, p[1], 0x38d0_1377).rotate_left(19))
+}

@@ -1,0 +1,219 @@
+//! Addresses, ports and tuples as they stand in map keys.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// IP protocol numbers (IANA).
+pub mod proto {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// An IPv4 or IPv6 address in network byte order; IPv4 in its mapped form `::ffff:a.b.c.d` (RFC 4291 2.5.5.2).
+///
+/// Aligned to 4 bytes so that the BPF back end moves it in words.
+#[derive(Clone, Copy, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout)]
+#[repr(C, align(4))]
+pub struct Addr {
+    bytes: [u8; 16],
+}
+
+impl Addr {
+    /// `::`, which also stands for "any address of this node" in the key of a NodePort.
+    pub const UNSPECIFIED: Self = Self { bytes: [0; 16] };
+
+    /// From the four bytes of an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4([a, b, c, d]: [u8; 4]) -> Self {
+        Self { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] }
+    }
+
+    /// From the sixteen bytes of an IPv6 address (or of a v4-mapped one, which means the IPv4 address).
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6(bytes: [u8; 16]) -> Self {
+        Self { bytes }
+    }
+
+    /// The sixteen bytes in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn octets(self) -> [u8; 16] {
+        self.bytes
+    }
+
+    /// The last four bytes: the address, if [`Self::is_v4`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4_octets(self) -> [u8; 4] {
+        let b = self.bytes;
+        [b[12], b[13], b[14], b[15]]
+    }
+
+    /// The address as four words in memory order, for comparing and hashing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(self) -> [u32; 4] {
+        let b = self.bytes;
+        [
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+        ]
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        let w = self.words();
+        w[0] == 0 && w[1] == 0 && w[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// Whether this is `::`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unspecified(self) -> bool {
+        let w = self.words();
+        w[0] | w[1] | w[2] | w[3] == 0
+    }
+}
+
+impl PartialEq for Addr {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) => ip.into(),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Addr {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self::v4(ip.octets())
+    }
+}
+
+impl From<Ipv6Addr> for Addr {
+    fn from(ip: Ipv6Addr) -> Self {
+        Self::v6(ip.octets())
+    }
+}
+
+impl From<Addr> for IpAddr {
+    fn from(addr: Addr) -> Self {
+        if addr.is_v4() {
+            Self::V4(addr.v4_octets().into())
+        } else {
+            Self::V6(addr.bytes.into())
+        }
+    }
+}
+
+impl core::fmt::Debug for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&IpAddr::from(*self), f)
+    }
+}
+
+/// A port in network byte order.
+#[derive(Clone, Copy, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C, align(2))]
+pub struct Port {
+    bytes: [u8; 2],
+}
+
+impl Port {
+    /// From a port in host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(port: u16) -> Self {
+        Self { bytes: port.to_be_bytes() }
+    }
+
+    /// From the two bytes of a header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_octets(bytes: [u8; 2]) -> Self {
+        Self { bytes }
+    }
+
+    /// The two bytes in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn octets(self) -> [u8; 2] {
+        self.bytes
+    }
+
+    /// The port in host order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        u16::from_be_bytes(self.bytes)
+    }
+}
+
+impl core::fmt::Debug for Port {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.get(), f)
+    }
+}
+
+/// Source, destination, ports and protocol of a packet, in the direction in which it travels. The key of a flow.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Tuple {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port.
+    pub sport: Port,
+    /// Destination port.
+    pub dport: Port,
+    /// IP protocol number.
+    pub proto: u8,
+    reserved: [u8; 3],
+}
+
+impl Tuple {
+    /// A tuple from its parts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(src: Addr, sport: Port, dst: Addr, dport: Port, proto: u8) -> Self {
+        Self { src, dst, sport, dport, proto, reserved: [0; 3] }
+    }
+
+    /// The tuple of a packet that answers this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self::new(self.dst, self.dport, self.src, self.sport, self.proto)
+    }
+
+    /// The ports and protocol as two words in memory order, for hashing.
+    #[inline(always)]
+    pub(crate) const fn tail_words(self) -> [u32; 2] {
+        let (s, d) = (self.sport.octets(), self.dport.octets());
+        [u32::from_ne_bytes([s[0], s[1], d[0], d[1]]), self.proto as u32]
+    }
+}

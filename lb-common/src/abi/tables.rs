@@ -1,0 +1,162 @@
+//! The small tables: source ranges, the node's addresses and devices, run-time configuration, counters.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Addr;
+
+/// Data part of a key of `source_ranges` (a longest-prefix-match trie), behind its u32 prefix length in bits.
+/// The prefix covers the service index (32 bits) and then the mapped address: an IPv4 /24 has length 32 + 96 + 24.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct RangeKey {
+    /// Service index, native byte order (matched whole, so the order does not matter).
+    pub service: u32,
+    /// Source address.
+    pub addr: Addr,
+}
+
+/// Flags of a [`NodeAddr`].
+pub mod node_addr_flag {
+    /// A loopback address: matched only for the node's own sockets.
+    pub const LOOPBACK: u32 = 1;
+}
+
+/// Value of `node_addrs`: an address of this node that NodePorts listen on.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct NodeAddr {
+    /// [`node_addr_flag`] bits.
+    pub flags: u32,
+}
+
+/// Kinds of a [`Dev`].
+pub mod dev_kind {
+    /// Host side of a pod's link.
+    pub const POD: u8 = 1;
+    /// A device that leaves the node.
+    pub const UPLINK: u8 = 2;
+    /// A device towards other nodes' pods.
+    pub const OVERLAY: u8 = 3;
+}
+
+/// Value of `devs`: a device that our programs are attached to.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Dev {
+    /// One of [`dev_kind`].
+    pub kind: u8,
+    /// Bytes of link-layer header: 14 or 0.
+    pub l2_len: u8,
+    reserved: [u8; 2],
+    /// Largest packet without link-layer header, in bytes.
+    pub mtu: u32,
+    /// The bridge that this pod link is a port of; 0: none.
+    pub bridge: u32,
+    /// IPv4 source for translated packets through this device: for a pod link its gateway (the bridge's address).
+    pub source_v4: Addr,
+    /// IPv6 source likewise; [`Addr::UNSPECIFIED`]: none.
+    pub source_v6: Addr,
+}
+
+impl Dev {
+    /// A device from its parts.
+    #[must_use]
+    pub const fn new(kind: u8, l2_len: u8, mtu: u32, bridge: u32, source_v4: Addr, source_v6: Addr) -> Self {
+        Self { kind, l2_len, reserved: [0; 2], mtu, bridge, source_v4, source_v6 }
+    }
+}
+
+/// Values of [`Config::local_path`].
+pub mod local_path {
+    /// Flows to a backend on the client's own bridge take the host's stack in both directions; needs
+    /// `bridge-nf-call-iptables=1` where conntrack rules look at them.
+    pub const STACK: u32 = 0;
+    /// They bypass it in both directions.
+    pub const REDIRECT: u32 = 1;
+}
+
+/// Value of `config`: what may change while the programs run; read once per new flow.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Config {
+    /// One of [`local_path`].
+    pub local_path: u32,
+    /// Tick until which TCP packets without SYN and without flow pass: connections that kube-proxy translated before
+    /// us. 0: no grace.
+    pub grace_until: u32,
+}
+
+/// Value of `svc_counters`, by backend id, per CPU.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct BackendCounter {
+    /// Connections (flows, sockets, sticky UDP pairs) sent to this backend.
+    pub connections: u64,
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Index into `counters`.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Counter {
+            /// All counters in order of their index.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name that the CLI and metrics show.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// What it counts, in a line.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+),)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// TCP sockets translated at connect.
+    SocketTcp = "socket_tcp",
+    /// UDP sockets translated at connect, or unconnected ones that took a backend.
+    SocketUdp = "socket_udp",
+    /// Flows that the packet path made.
+    PacketFlows = "packet_flows",
+    /// Sockets refused because the service has no usable endpoint.
+    SocketRefused = "socket_refused",
+    /// Sockets refused because policy or source ranges leave no endpoint for them.
+    SocketDropped = "socket_dropped",
+    /// Packets to a service without a usable endpoint.
+    DropNoEndpoint = "drop_no_endpoint",
+    /// Packets to a service whose policy Local leaves no endpoint on this node.
+    DropNoLocalEndpoint = "drop_no_local_endpoint",
+    /// Packets from outside to an address that is closed to the outside.
+    DropClosed = "drop_closed",
+    /// Packets from a source outside the service's ranges.
+    DropSourceRange = "drop_source_range",
+    /// TCP packets to a service, without SYN and without a flow.
+    DropNoFlow = "drop_no_flow",
+    /// IP fragments to a service.
+    DropFragment = "drop_fragment",
+    /// No free source port for a translated packet.
+    DropNoPort = "drop_no_port",
+    /// The flow table took no entry.
+    DropFlowTable = "drop_flow_table",
+    /// The packet could not be rewritten or a table was inconsistent.
+    DropInternal = "drop_internal",
+    /// Hash elements that were recycled under a look-up, and looked up once more.
+    Recycled = "recycled",
+    /// Flows taken over by a direct connection on the same ports.
+    FlowReplaced = "flow_replaced",
+}

@@ -1,0 +1,2 @@
+//! berrylb
+fn main() {}
