@@ -1,1 +1,3 @@
 //! TBD loader
+
+pub mod object;

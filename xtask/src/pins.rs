@@ -1,0 +1,50 @@
+//! Every version that is pinned outside `Cargo.lock`: the BPF tool chain and the system packages that setup brings.
+//! It never runs anything; a test holds it against `Cargo.toml`.
+//!
+//! aya, aya-obj, aya-log, aya-ebpf, aya-log-ebpf, bpf-linker and LLVM move together: the loader reads what the macros and
+//! the linker write, and a linker reads the bitcode of its own LLVM or an older one. The next step (aya 0.15, aya-ebpf
+//! 0.3, aya-log 0.4) needs Rust 1.98.
+
+/// Exact versions of the aya family, as the `=` requirements of the workspace's `Cargo.toml` state them.
+#[cfg(test)]
+pub(crate) const AYA_FAMILY: [(&str, &str); 5] =
+    [("aya", "0.14.0"), ("aya-ebpf", "0.2.1"), ("aya-log", "0.3.0"), ("aya-log-ebpf", "0.2.0"), ("aya-obj", "0.3.0")];
+
+/// The linker that turns rustc's bitcode into one BPF object with BTF.
+pub(crate) const BPF_LINKER: &str = "0.13.0";
+
+/// LLVM's major version, for bpf-linker's feature `llvm-22`; rustc's own LLVM may not be newer.
+pub(crate) const LLVM_MAJOR: u32 = 22;
+
+/// Where Debian puts that LLVM; bpf-linker's build reads it as `LLVM_PREFIX`.
+pub(crate) const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// Crates that use unstable features on the BPF target (`asm_experimental_arch`). A stable rustc accepts them when
+/// `RUSTC_BOOTSTRAP` names them; everything else, our own crates too, stays on stable Rust.
+pub(crate) const BOOTSTRAP_CRATES: &str = "aya_ebpf";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> String {
+        let path = crate::process::workspace_root().join("Cargo.toml");
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
+    }
+
+    #[test]
+    fn aya_family_agrees_with_cargo_toml() {
+        let manifest = manifest();
+        for (name, version) in AYA_FAMILY {
+            let line = format!("{name} = \"={version}\"");
+            assert!(manifest.lines().any(|found| found == line), "Cargo.toml has no line `{line}`");
+        }
+        let pinned = manifest.lines().filter(|line| line.starts_with("aya") && line.contains("\"=")).count();
+        assert_eq!(pinned, AYA_FAMILY.len(), "Cargo.toml pins an aya crate that pins.rs does not know");
+    }
+
+    #[test]
+    fn llvm_prefix_names_the_pinned_major() {
+        assert!(LLVM_PREFIX.ends_with(&format!("llvm-{LLVM_MAJOR}")));
+    }
+}
