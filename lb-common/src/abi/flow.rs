@@ -131,3 +131,11 @@ pub(crate) const fn tuple_hash(t: Tuple) -> u64 {
         .wrapping_add(mul(d[2], 0x082e_fa98, d[3], 0xec4e_6c89).rotate_left(11))
         .wrapping_add(mul(p[0], 0x4528_21e6, p[1], 0x38d0_1377).rotate_left(19))
 }
+
+/// The flow hash that Maglev selects by: all of the tuple, well mixed; the upper half is used.
+#[inline(always)]
+#[must_use]
+pub const fn flow_tuple_hash(t: Tuple) -> u64 {
+    let h = tuple_hash(t);
+    (h ^ h >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}

@@ -21,7 +21,7 @@ pub mod proto {
 /// An IPv4 or IPv6 address in network byte order; IPv4 in its mapped form `::ffff:a.b.c.d` (RFC 4291 2.5.5.2).
 ///
 /// Aligned to 4 bytes so that the BPF back end moves it in words.
-#[derive(Clone, Copy, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout)]
+#[derive(Clone, Copy, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C, align(4))]
 pub struct Addr {
     bytes: [u8; 16],
@@ -95,6 +95,12 @@ impl PartialEq for Addr {
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (self.words(), other.words());
         (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+}
+
+impl core::hash::Hash for Addr {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
     }
 }
 

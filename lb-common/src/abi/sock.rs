@@ -61,7 +61,6 @@ pub struct SockEntry {
 
 impl SockEntry {
     /// An entry for `key`, sealed by its check word.
-    #[expect(clippy::too_many_arguments, reason = "one constructor seals all fields")]
     #[inline(always)]
     #[must_use]
     pub const fn new(

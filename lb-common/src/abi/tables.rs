@@ -157,6 +157,8 @@ counters! {
     DropInternal = "drop_internal",
     /// Hash elements that were recycled under a look-up, and looked up once more.
     Recycled = "recycled",
+    /// Socket translations that could not be remembered: the peer's name or a datagram's source shows the backend.
+    SocketTable = "socket_table_full",
     /// Flows taken over by a direct connection on the same ports.
     FlowReplaced = "flow_replaced",
 }

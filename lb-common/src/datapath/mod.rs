@@ -1,1 +1,30 @@
-//! The datapath core.
+//! The datapath's logic, as pure functions over a [`Packet`] and the [`Tables`].
+//!
+//! ```text
+//!  socket call ► sock::{connect, sendmsg, reverse}
+//!  pod packet  ► pod::{ingress, egress} ┐
+//!  LAN packet  ► uplink::ingress        ┴► parse ► frontend ► flow / select ► rewrite ► Verdict
+//! ```
+//! Nothing here knows a hook: the shell (`lb-ebpf`, or a host test) turns a [`Verdict`] into its action.
+//! The verifier asks for the style: everything is inlined, values are small and `Copy`, nothing is sliced or formatted.
+
+pub mod checksum;
+mod flow;
+mod frontend;
+mod packet;
+mod parse;
+pub mod pod;
+pub mod rewrite;
+pub mod sock;
+mod tables;
+pub mod uplink;
+mod verdict;
+
+pub use frontend::{Choice, Traffic, find, select};
+pub use packet::{Fault, L4Checksum, Packet};
+pub use parse::{Parsed, Unparsed, parse, tcp_flag};
+pub use tables::{FlowTable, Tables};
+pub use verdict::Verdict;
+
+#[cfg(test)]
+mod tests;

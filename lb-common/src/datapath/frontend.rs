@@ -1,0 +1,134 @@
+//! From a destination to a frontend, and from a frontend to a backend. The one selection that sockets and packets share.
+
+use super::tables::Tables;
+use crate::abi::{
+    Addr, AffinityEntry, AffinityKey, Backend, Counter, Port, ServiceKey, ServiceRef, ServiceState, action, frontend,
+    node_addr_flag, service_flag, ticks,
+};
+
+/// What is asked of a frontend: where the traffic goes and comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Destination address.
+    pub dst: Addr,
+    /// Destination port.
+    pub dport: Port,
+    /// IP protocol number.
+    pub proto: u8,
+    /// [`crate::abi::scope`].
+    pub scope: u8,
+    /// The node's own socket: the only kind that loopback NodePorts serve.
+    pub host: bool,
+}
+
+/// Finds the frontend that claims this destination: its own address first, then the NodePorts of a node address.
+#[inline(always)]
+pub fn find<T: Tables>(tables: &T, traffic: &Traffic) -> Option<ServiceRef> {
+    let Traffic { dst, dport, proto, scope, host } = *traffic;
+    if let Some(found) = look_up(tables, ServiceKey { addr: dst, port: dport, proto, scope }) {
+        return Some(found);
+    }
+    let node = tables.node_addr(&dst)?;
+    if node.flags & node_addr_flag::LOOPBACK != 0 && !host {
+        return None;
+    }
+    look_up(tables, ServiceKey::node_port(dst.is_v4(), dport, proto, scope))
+}
+
+/// A deleted element of a preallocated hash goes to its next key at once, under the eyes of whoever still reads it.
+/// The tag tells; the second look-up then sees the table as it is.
+#[inline(always)]
+pub(super) fn look_up<T: Tables>(tables: &T, key: ServiceKey) -> Option<ServiceRef> {
+    let found = tables.service(&key)?;
+    if found.tag() == key.tag() {
+        return Some(found);
+    }
+    tables.count(Counter::Recycled);
+    tables.service(&key).filter(|found| found.tag() == key.tag())
+}
+
+/// A backend for a new connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Service index.
+    pub service: u32,
+    /// Low half of the service's identity.
+    pub identity: u32,
+    /// Backend id.
+    pub id: u32,
+    /// The backend.
+    pub backend: Backend,
+}
+
+/// Why a frontend gives no backend: also the reason that is counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum NoChoice {
+    /// Refuse at once.
+    Reject,
+    /// No usable endpoint here, or closed to this scope, or a source outside the ranges.
+    Drop(Counter),
+}
+
+/// The checks that come before selection: closed, source ranges, action. Gives the state to select from.
+#[inline(always)]
+pub(super) fn admit<T: Tables>(tables: &T, found: ServiceRef, source: Addr) -> Result<ServiceState, NoChoice> {
+    if found.bits() & frontend::CLOSED != 0 {
+        return Err(NoChoice::Drop(Counter::DropClosed));
+    }
+    if found.bits() & frontend::RANGES != 0 && !tables.in_ranges(found.index(), source) {
+        return Err(NoChoice::Drop(Counter::DropSourceRange));
+    }
+    let Some(state) = tables.state(found.index()) else {
+        return Err(NoChoice::Drop(Counter::DropInternal));
+    };
+    match state.word.action() & action::MASK {
+        action::FORWARD => Ok(state),
+        action::REJECT => Err(NoChoice::Reject),
+        action::DROP => Err(NoChoice::Drop(Counter::DropNoLocalEndpoint)),
+        _ => Err(NoChoice::Drop(Counter::DropInternal)),
+    }
+}
+
+/// Chooses a backend: the client's earlier one while affinity holds and it is usable, else by flow hash (Maglev) or at
+/// random. `hash` is the flow's, `client` as [`AffinityKey::client`].
+#[inline(always)]
+pub fn select<T: Tables>(tables: &T, service: u32, state: &ServiceState, client: Addr, hash: u64) -> Option<Choice> {
+    let identity = state.identity as u32;
+    let key = AffinityKey { service, identity, client };
+    let sticky = state.affinity_seconds != 0;
+    if sticky && let Some(choice) = remembered(tables, &key, state) {
+        return Some(choice);
+    }
+    let x = if state.flags & service_flag::MAGLEV != 0 { (hash >> 32) as u32 } else { tables.random() };
+    // Scales x to the run without a division (Lemire, "Fast random integer generation in an interval", 2019).
+    let offset = ((x as u64 * state.word.count() as u64) >> 32) as u32;
+    if state.word.count() == 0 {
+        return None;
+    }
+    let id = tables.slot(state.word.offset().wrapping_add(offset))?;
+    let backend = tables.backend(id)?;
+    if backend.generation == 0 {
+        return None;
+    }
+    if sticky {
+        tables.insert_affinity(&key, &AffinityEntry::new(id, backend.generation, tables.now()));
+    }
+    Some(Choice { service, identity, id, backend })
+}
+
+#[inline(always)]
+fn remembered<T: Tables>(tables: &T, key: &AffinityKey, state: &ServiceState) -> Option<Choice> {
+    let entry = tables.affinity(key)?;
+    let now = tables.now();
+    if now.wrapping_sub(entry.seen) > ticks(state.affinity_seconds) {
+        return None;
+    }
+    let backend = tables.backend(entry.backend)?;
+    if backend.generation != entry.backend_generation || !backend.usable(state.word) {
+        return None;
+    }
+    if now != entry.seen {
+        tables.insert_affinity(key, &AffinityEntry::new(entry.backend, entry.backend_generation, now));
+    }
+    Some(Choice { service: key.service, identity: key.identity, id: entry.backend, backend })
+}

@@ -1,0 +1,59 @@
+//! What the core needs of the maps and the clock.
+
+use crate::abi::{
+    Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, ServiceKey, ServiceRef,
+    ServiceState, SockEntry, SockKey, Tuple,
+};
+
+/// The two flow tables.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum FlowTable {
+    /// Flows that were answered.
+    Flows,
+    /// Flows without a reply so far.
+    Embryos,
+}
+
+/// The maps, read and written as one copy per call. `svc_state`'s word and a `ServiceRef` are each one atomic access.
+pub trait Tables {
+    /// Looks up `services`.
+    fn service(&self, key: &ServiceKey) -> Option<ServiceRef>;
+    /// Looks up `svc_state`.
+    fn state(&self, index: u32) -> Option<ServiceState>;
+    /// Looks up `slots`.
+    fn slot(&self, slot: u32) -> Option<u32>;
+    /// Looks up `backends`.
+    fn backend(&self, id: u32) -> Option<Backend>;
+    /// Looks up a flow table. The value may belong to another key: see [`Flow::is_for`].
+    fn flow(&self, table: FlowTable, key: &Tuple) -> Option<Flow>;
+    /// Inserts or replaces; false if the table takes no entry.
+    fn insert_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool;
+    /// Removes, if there.
+    fn remove_flow(&self, table: FlowTable, key: &Tuple);
+    /// Sets `state` and `seen` in place; false if there is no such entry.
+    fn touch_flow(&self, table: FlowTable, key: &Tuple, state: u8, seen: u32) -> bool;
+    /// Looks up `sock_revnat`. The value may belong to another key: see [`SockEntry::is_for`].
+    fn sock(&self, key: &SockKey) -> Option<SockEntry>;
+    /// Inserts or replaces; false if the table takes no entry.
+    fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool;
+    /// Looks up `affinity`.
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
+    /// Inserts or replaces; false if the table takes no entry.
+    fn insert_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) -> bool;
+    /// Whether `source_ranges` covers this source for this service index.
+    fn in_ranges(&self, service: u32, source: Addr) -> bool;
+    /// Looks up `node_addrs`.
+    fn node_addr(&self, addr: &Addr) -> Option<NodeAddr>;
+    /// Looks up `devs`.
+    fn dev(&self, ifindex: u32) -> Option<Dev>;
+    /// Reads `config`.
+    fn config(&self) -> Config;
+    /// Adds one to a counter.
+    fn count(&self, counter: Counter);
+    /// Adds one connection to a backend.
+    fn count_connection(&self, backend: u32);
+    /// A random word.
+    fn random(&self) -> u32;
+    /// Monotonic time in ticks of 2^30 ns.
+    fn now(&self) -> u32;
+}
