@@ -29,7 +29,10 @@ fn object(root: &Path) {
         println!("cargo::rustc-cfg=berrylb_bpf_object");
         return;
     }
-    assert!(given.is_none(), "{OBJECT_VAR} names {}, which is no file", object.display());
+    if given.is_some() {
+        println!("cargo::error={OBJECT_VAR} names {}, which is no file", object.display());
+        return;
+    }
     watch_for(&object);
     println!(
         "cargo::warning=built without the BPF object, as {} is not there: the agent will not start. \

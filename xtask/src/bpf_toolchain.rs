@@ -67,7 +67,7 @@ impl Compiler {
         }
         bail!(
             "no rustc that can build for {TARGET}.\n\
-             Next step: `cargo xtask setup --for build` on Debian 12 or newer (brings rustc-web and \
+             Next step: `cargo xtask setup --for build` on Debian 12 (brings rustc-web and \
              libstd-rust-web-dev-bpf), or with rustup: `rustup toolchain install nightly --component rust-src`."
         )
     }
@@ -87,20 +87,49 @@ impl Compiler {
         Ok(Some(Self { rustc, core }))
     }
 
-    /// A `cargo` set up for the BPF target: compiler, flags, linker and target folder. The caller adds what to do.
+    /// `cargo build` of the object; the caller adds what else it wants.
     ///
     /// # Errors
     /// When a path is not UTF-8, since cargo's encoded flags are text.
-    pub(crate) fn cargo(&self, subcommand: &str, linker: &Path) -> Result<Command> {
-        let mut command = match self.core {
+    pub(crate) fn cargo_build(&self, linker: &Path) -> Result<Command> {
+        let mut command = self.cargo();
+        self.set_up(command.arg("build"), linker)?;
+        Ok(command)
+    }
+
+    /// `cargo clippy` for the object, with the driver that came with this compiler: no other reads its `core`.
+    ///
+    /// # Errors
+    /// As [`Self::cargo_build`], and when the compiler came without clippy.
+    pub(crate) fn cargo_clippy(&self, linker: &Path) -> Result<Command> {
+        let program = self.rustc.with_file_name("cargo-clippy");
+        if !program.exists() {
+            bail!(
+                "{} is not there, so clippy cannot read the BPF programs.\n\
+                 Next step: `cargo xtask setup --for test` on Debian 12, or `rustup component add clippy --toolchain nightly`",
+                program.display()
+            );
+        }
+        let mut command = Command::new(program);
+        command.current_dir(process::workspace_root()).env("CARGO", self.cargo().get_program());
+        self.set_up(command.arg("clippy"), linker)?;
+        Ok(command)
+    }
+
+    fn cargo(&self) -> Command {
+        match self.core {
             Core::Prebuilt => process::cargo(),
             Core::Source => {
                 let mut cargo = Command::new(self.rustc.with_file_name("cargo"));
                 cargo.current_dir(process::workspace_root());
                 cargo
             }
-        };
-        command.arg(subcommand).args(["--package", "lb-ebpf", "--release", "--target", TARGET, "--target-dir"]);
+        }
+    }
+
+    /// What and how to build, the same for each subcommand: package, target, folder, flags, compiler, linker.
+    fn set_up(&self, command: &mut Command, linker: &Path) -> Result<()> {
+        command.args(["--package", "lb-ebpf", "--release", "--target", TARGET, "--target-dir"]);
         command.arg(process::workspace_root().join("target/bpf"));
         match self.core {
             Core::Prebuilt => command.env("RUSTC_BOOTSTRAP", pins::BOOTSTRAP_CRATES),
@@ -111,7 +140,7 @@ impl Compiler {
         let linker_dir = linker.parent().map(Path::to_path_buf);
         let path = env::var_os("PATH").unwrap_or_default();
         command.env("PATH", env::join_paths(linker_dir.into_iter().chain(env::split_paths(&path)))?);
-        Ok(command)
+        Ok(())
     }
 }
 
@@ -158,20 +187,12 @@ fn check_llvm(version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where setup puts tools that are built from source. Outside `target/`, so that neither `cargo clean` nor a second
-/// clone costs another build of bpf-linker; the version is part of the path, so a new pin never meets an old tool.
+/// Where setup installs bpf-linker.
 ///
 /// # Errors
-/// When neither `XDG_CACHE_HOME` nor a home folder is known.
+/// As [`process::tool_root`].
 pub(crate) fn linker_root() -> Result<PathBuf> {
-    let cache = match env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()) {
-        Some(dir) => PathBuf::from(dir),
-        None => env::home_dir()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .context("no home folder to keep tools in.\nNext step: set HOME or XDG_CACHE_HOME")?
-            .join(".cache"),
-    };
-    Ok(cache.join("berrylb/tools").join(format!("bpf-linker-{}-llvm-{}", pins::BPF_LINKER, pins::LLVM_MAJOR)))
+    process::tool_root(&format!("bpf-linker-{}-llvm-{}", pins::BPF_LINKER, pins::LLVM_MAJOR))
 }
 
 /// The pinned bpf-linker: setup's own, else one in `PATH`.
@@ -191,7 +212,7 @@ pub(crate) fn find_linker() -> Result<PathBuf> {
     let found = if unfit.is_empty() { "none was found".to_owned() } else { unfit.join("; ") };
     bail!(
         "bpf-linker {version} is missing: {found}.\n\
-         Next step: `cargo xtask setup --for build` on Debian 12 or newer; elsewhere, with LLVM {major}'s development \
+         Next step: `cargo xtask setup --for build` on Debian 12; elsewhere, with LLVM {major}'s development \
          files: `cargo install bpf-linker --version {version} --locked --no-default-features --features llvm-{major}`.",
         version = pins::BPF_LINKER,
         major = pins::LLVM_MAJOR,

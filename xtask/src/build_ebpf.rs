@@ -19,7 +19,7 @@ use crate::{
 pub(crate) fn build() -> Result<PathBuf> {
     let compiler = Compiler::find()?;
     let linker = bpf_toolchain::find_linker()?;
-    process::run(compiler.cargo("build", &linker)?.args(["--bin", "berrylb-ebpf"]))?;
+    process::run(compiler.cargo_build(&linker)?.args(["--bin", "berrylb-ebpf"]))?;
     let out = process::workspace_root().join("target/bpf");
     let object = out.join("berrylb.o");
     copy_if_changed(&out.join(TARGET).join("release/berrylb-ebpf"), &object)?;

@@ -23,6 +23,56 @@ pub(crate) const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 /// `RUSTC_BOOTSTRAP` names them; everything else, our own crates too, stays on stable Rust.
 pub(crate) const BOOTSTRAP_CRATES: &str = "aya_ebpf";
 
+/// The licence and ban checker of the test level `deny`.
+pub(crate) const CARGO_DENY: &str = "0.20.2";
+
+/// A Debian package, and what shows that it (or an equal from elsewhere) is there.
+pub(crate) struct Package {
+    /// Debian's name for it.
+    pub(crate) name: &'static str,
+    /// A program in `PATH` or an administrator's folder; with a leading `/`, a file or folder.
+    pub(crate) proof: &'static str,
+}
+
+const fn package(name: &'static str, proof: &'static str) -> Package {
+    Package { name, proof }
+}
+
+/// rustc with a prebuilt `core` for BPF, from Debian's security suite: for when no fitting compiler is found.
+pub(crate) const BPF_COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
+
+/// What building bpf-linker takes.
+pub(crate) const LINKER_BUILD: [Package; 2] =
+    [package("llvm-22-dev", "/usr/include/llvm-22/llvm"), package("g++", "g++")];
+
+/// Formatting, where rustup has not brought it.
+pub(crate) const RUSTFMT: Package = package("rustfmt-web", "cargo-fmt");
+
+/// clippy for the compiler of [`BPF_COMPILER`]: only its own driver can read its `core`.
+pub(crate) const BPF_CLIPPY: Package = package("rust-web-clippy", "/usr/bin/clippy-driver");
+
+/// Servers, clients and network tools of the lab and the demo.
+pub(crate) const LAB: [Package; 10] = [
+    package("bpftool", "bpftool"),
+    package("conntrack", "conntrack"),
+    package("curl", "curl"),
+    package("dnsmasq-base", "dnsmasq"),
+    package("iproute2", "ip"),
+    package("iptables", "iptables"),
+    package("nftables", "nft"),
+    package("nginx", "nginx"),
+    package("redis-server", "redis-server"),
+    package("wrk", "wrk"),
+];
+
+/// The cross-linker and standard library for arm64, from Debian.
+pub(crate) const ARM64: [Package; 4] = [
+    package("rustc-web", "/usr/bin/rustc"),
+    package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc"),
+    package("libc6-dev-arm64-cross", "/usr/aarch64-linux-gnu/include/stdio.h"),
+    package("libstd-rust-web-dev:arm64", "/usr/lib/rustlib/aarch64-unknown-linux-gnu/lib"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +95,10 @@ mod tests {
 
     #[test]
     fn llvm_prefix_names_the_pinned_major() {
-        assert!(LLVM_PREFIX.ends_with(&format!("llvm-{LLVM_MAJOR}")));
+        let llvm = format!("llvm-{LLVM_MAJOR}");
+        assert!(LLVM_PREFIX.ends_with(&llvm));
+        assert!(
+            LINKER_BUILD.iter().any(|package| package.name == format!("{llvm}-dev") && package.proof.contains(&llvm))
+        );
     }
 }

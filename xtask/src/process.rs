@@ -19,6 +19,14 @@ pub(crate) fn workspace_root() -> PathBuf {
     }
 }
 
+/// cargo's folder for what it builds, where the BPF object is not (that is always in the workspace's own `target/bpf`).
+pub(crate) fn target_dir() -> PathBuf {
+    let root = workspace_root();
+    env::var_os("CARGO_TARGET_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
 /// The cargo that started this xtask, so that a task stays with the tool chain it was started with.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -54,6 +62,40 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// The first executable file called `name` in the folders of `PATH`.
 pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(name)).find(|path| is_executable(path))
+}
+
+/// [`find_in_path`], and then the administrator's folders, which `PATH` leaves out for other users on Debian.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(name));
+    find_in_path(name).or_else(|| system.into_iter().find(|path| is_executable(path)))
+}
+
+/// Where setup puts a tool that it builds from source. Outside `target/`, so that neither `cargo clean` nor a second clone
+/// costs another build; `tool` holds the version, so a new pin never meets an old tool.
+///
+/// # Errors
+/// When neither `XDG_CACHE_HOME` nor a home folder is known.
+pub(crate) fn tool_root(tool: &str) -> Result<PathBuf> {
+    let cache = match env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => env::home_dir()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .context("no home folder to keep tools in.\nNext step: set HOME or XDG_CACHE_HOME")?
+            .join(".cache"),
+    };
+    Ok(cache.join("berrylb/tools").join(tool))
+}
+
+/// Whether this process may do as it likes: the lab and the BPF programs need it.
+///
+/// # Errors
+/// When /proc does not say.
+pub(crate) fn is_root() -> Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let uids =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")).context("/proc/self/status has no Uid line")?;
+    // Real, effective, saved, file system.
+    Ok(uids.split_whitespace().nth(1) == Some("0"))
 }
 
 fn is_executable(path: &Path) -> bool {

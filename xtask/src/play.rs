@@ -1,0 +1,43 @@
+//! `cargo xtask demo` and `cargo xtask lab`: make everything ready, then hand over to lb-lab's own program as root.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build_agent, process,
+    setup::{self, Purpose},
+};
+
+/// Plays the story from start to clean-up.
+///
+/// # Errors
+/// When something cannot be built, there is no way to be root, or the play fails.
+pub(crate) fn demo(args: &[String]) -> Result<()> {
+    play("demo", args)
+}
+
+/// Sets the story's nodes up and leaves them up.
+///
+/// # Errors
+/// As [`demo`].
+pub(crate) fn lab(args: &[String]) -> Result<()> {
+    play("lab", args)
+}
+
+fn play(what: &str, args: &[String]) -> Result<()> {
+    setup::run(Purpose::Demo)?;
+    let berrylb = build_agent::build(false)?;
+    process::run(process::cargo().args(["build", "--release", "--package", "lb-lab", "--bin", "berrylb-demo"]))?;
+    let program = process::target_dir().join("release/berrylb-demo");
+    let mut command = if process::is_root()? {
+        Command::new(program)
+    } else if process::find_in_path("sudo").is_some() {
+        let mut sudo = Command::new("sudo");
+        sudo.arg(program);
+        sudo
+    } else {
+        bail!("network namespaces need root, and there is no sudo.\nNext step: run `make {what}` as root")
+    };
+    process::run(command.arg(what).arg("--berrylb").arg(berrylb).args(args))
+}

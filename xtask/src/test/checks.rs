@@ -1,0 +1,60 @@
+//! The levels that are other tools' judgement: rustfmt, clippy, rustdoc, cargo-deny.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{Counts, Outcome, libtest, log::Log};
+use crate::{
+    bpf_toolchain::{self, Compiler},
+    process, setup,
+};
+
+pub(super) fn fmt(log: &mut Log) -> Result<Outcome> {
+    check(process::cargo().args(["fmt", "--all", "--check", "--", "--color=never"]), log)
+}
+
+/// The host's crates, then the BPF programs, which only compile for their own target.
+pub(super) fn clippy(log: &mut Log) -> Result<Outcome> {
+    let mut host = process::cargo();
+    host.args(["clippy", "--workspace", "--exclude", "lb-ebpf", "--all-targets", "--", "-Dwarnings"]);
+    let mut bpf = Compiler::find()?.cargo_clippy(&bpf_toolchain::find_linker()?)?;
+    bpf.args(["--", "-Dwarnings"]);
+    let (host_clean, _) = log.run(&mut host)?;
+    let (bpf_clean, _) = log.run(&mut bpf)?;
+    let mut counts = Counts::check(host_clean);
+    counts += Counts::check(bpf_clean);
+    Ok(Outcome::Ran(counts))
+}
+
+pub(super) fn doc(log: &mut Log) -> Result<Outcome> {
+    let mut rustdoc = process::cargo();
+    rustdoc.args(["doc", "--workspace", "--exclude", "lb-ebpf", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings");
+    let (clean, _) = log.run(&mut rustdoc)?;
+    let mut counts = Counts::check(clean);
+    counts += libtest::doc(log)?;
+    Ok(Outcome::Ran(counts))
+}
+
+/// Licences, bans and sources block; advisories need the network and may appear at any time, so they only warn.
+pub(super) fn deny(log: &mut Log) -> Result<Outcome> {
+    let program = match setup::deny_program() {
+        Ok(program) => program,
+        Err(error) => return Ok(Outcome::CannotRun(format!("{error:#}").replace('\n', " "))),
+    };
+    let deny = |checks: &[&str]| {
+        let mut command = Command::new(&program);
+        command.current_dir(process::workspace_root()).args(["--workspace", "check"]).args(checks);
+        command
+    };
+    let (clean, _) = log.run(&mut deny(&["bans", "licenses", "sources"]))?;
+    if let (false, output) = log.run(&mut deny(&["advisories"]))? {
+        eprintln!("warning: cargo-deny could not clear all advisories (this does not fail the level):\n{output}");
+    }
+    Ok(Outcome::Ran(Counts::check(clean)))
+}
+
+fn check(command: &mut Command, log: &mut Log) -> Result<Outcome> {
+    let (clean, _) = log.run(command)?;
+    Ok(Outcome::Ran(Counts::check(clean)))
+}

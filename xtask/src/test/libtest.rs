@@ -1,0 +1,201 @@
+//! The levels that are Rust tests: which test binaries belong to which level, running them, and adding up what libtest
+//! says at the end of each. Binaries run one after another, so that a lab has the machine to itself.
+
+use std::{fmt, ops::AddAssign, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Outcome, log::Log};
+use crate::process;
+
+/// What was counted. A check that is no test counts as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) passed: u64,
+    pub(super) failed: u64,
+    pub(super) ignored: u64,
+}
+
+impl Counts {
+    pub(super) fn check(passed: bool) -> Self {
+        Self { passed: passed.into(), failed: (!passed).into(), ignored: 0 }
+    }
+
+    /// The sum of libtest's own closing lines in `output`.
+    fn parse(output: &str) -> Result<Self> {
+        let mut sum = Self::default();
+        for line in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
+            let number = |what: &str| {
+                let words = line.split([';', '.']).map(str::trim);
+                let count =
+                    words.filter_map(|part| part.strip_suffix(what)).find_map(|count| count.trim().parse().ok());
+                count.with_context(|| format!("no number of tests {what} in \"test result: {line}\""))
+            };
+            sum += Self { passed: number("passed")?, failed: number("failed")?, ignored: number("ignored")? };
+        }
+        Ok(sum)
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        let Self { passed, failed, ignored } = other;
+        self.passed += passed;
+        self.failed += failed;
+        self.ignored += ignored;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, ignored } = self;
+        write!(f, "{passed} passed, {failed} failed")?;
+        if *ignored > 0 { write!(f, ", {ignored} ignored") } else { Ok(()) }
+    }
+}
+
+/// Tests inside the crates, and the test binaries that no other level claims.
+pub(super) fn unit(log: &mut Log) -> Result<Outcome> {
+    let mut binaries = test_binaries(&process::workspace_root())?;
+    binaries.retain(|name| !["bpf_", "fuzz_", "lab_"].iter().any(|prefix| name.starts_with(prefix)));
+    let mut command = cargo_test(&binaries);
+    run(command.args(["--lib", "--bins"]), log)
+}
+
+/// The examples in the documentation; having none is fine.
+pub(super) fn doc(log: &mut Log) -> Result<Counts> {
+    let (success, output) = log.run(cargo_test(&[]).arg("--doc"))?;
+    let mut counts = Counts::parse(&output)?;
+    if !success && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+/// The test binaries whose names start with `prefix`.
+pub(super) fn integration(prefix: &str, log: &mut Log) -> Result<Outcome> {
+    match of_level(prefix)? {
+        Some(binaries) => run(&mut cargo_test(&binaries), log),
+        None => Ok(none(prefix)),
+    }
+}
+
+/// As [`integration`], by root, and one test at a time: they measure time, load the machine and share the kernel.
+pub(super) fn privileged(prefix: &str, log: &mut Log) -> Result<Outcome> {
+    let Some(binaries) = of_level(prefix)? else { return Ok(none(prefix)) };
+    let mut command = cargo_test(&binaries);
+    command.env("RUST_TEST_THREADS", "1");
+    let sudo: &[&str] = if process::is_root()? { &[] } else { &["sudo", "-E"] };
+    if let [program, ..] = sudo
+        && process::find_in_path(program).is_none()
+    {
+        return Ok(Outcome::CannotRun("needs root, and there is no sudo".to_owned()));
+    }
+    let mut probe = Command::new(sudo.first().unwrap_or(&"unshare"));
+    if let [_, options @ ..] = sudo {
+        probe.args(options).arg("unshare");
+    }
+    if let (false, _) = log.run(probe.args(["--net", "--mount", "true"]))? {
+        return Ok(Outcome::CannotRun("this machine lets not even root make a network namespace".to_owned()));
+    }
+    if !sudo.is_empty() {
+        let triple = host_triple()?.to_uppercase().replace('-', "_");
+        command.env(format!("CARGO_TARGET_{triple}_RUNNER"), sudo.join(" "));
+    }
+    run(&mut command, log)
+}
+
+fn of_level(prefix: &str) -> Result<Option<Vec<String>>> {
+    let mut binaries = test_binaries(&process::workspace_root())?;
+    binaries.retain(|name| name.starts_with(prefix));
+    Ok(Some(binaries).filter(|binaries| !binaries.is_empty()))
+}
+
+fn none(prefix: &str) -> Outcome {
+    Outcome::CannotRun(format!("no test binary is named {prefix}*"))
+}
+
+/// The same packages, and so the same features, in every level: nothing is compiled twice.
+fn cargo_test(binaries: &[String]) -> Command {
+    let mut command = process::cargo();
+    command.args(["test", "--workspace", "--exclude", "lb-ebpf", "--no-fail-fast"]);
+    binaries.iter().for_each(|name| {
+        command.args(["--test", name]);
+    });
+    command
+}
+
+fn run(command: &mut Command, log: &mut Log) -> Result<Outcome> {
+    let (success, output) = log.run(command)?;
+    let mut counts = Counts::parse(&output)?;
+    if !success && counts.failed == 0 {
+        // It did not compile, or a test took its whole process down.
+        counts.failed = 1;
+    }
+    if success && counts == Counts::default() {
+        bail!("`{}` ran no test", process::display(command));
+    }
+    Ok(Outcome::Ran(counts))
+}
+
+/// The names of all test binaries: `tests/NAME.rs` and `tests/NAME/main.rs` of each member.
+fn test_binaries(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for member in folder(root)? {
+        let tests = member.join("tests");
+        if !member.join("Cargo.toml").is_file() || !tests.is_dir() {
+            continue;
+        }
+        for path in folder(&tests)? {
+            let binary = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
+            if let (true, Some(name)) = (binary, path.file_stem().and_then(|name| name.to_str())) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn folder(path: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let context = || format!("list {}", path.display());
+    let entries = std::fs::read_dir(path).with_context(context)?;
+    entries.map(|entry| entry.map(|entry| entry.path()).with_context(context)).collect()
+}
+
+fn host_triple() -> Result<String> {
+    let version = process::output(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
+    Ok(host.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_added_up() {
+        let output = "running 3 tests\n\
+            test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.01s\n\
+            noise: test result: ok. 9 passed; 9 failed; 9 ignored; 0 measured\n\
+            test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s\n";
+        let counts = Counts::parse(output).expect("two closing lines");
+        assert_eq!(counts, Counts { passed: 13, failed: 2, ignored: 1 });
+        assert_eq!(counts.to_string(), "13 passed, 2 failed, 1 ignored");
+    }
+
+    #[test]
+    fn an_unknown_closing_line_is_an_error_and_not_a_zero() {
+        let error = Counts::parse("test result: splendid\n").expect_err("no numbers");
+        assert!(error.to_string().contains("splendid"), "{error}");
+    }
+
+    #[test]
+    fn every_test_binary_belongs_to_one_level() {
+        let root = process::workspace_root();
+        let binaries = test_binaries(&root).expect("list");
+        let mut unique = binaries.clone();
+        unique.dedup();
+        assert_eq!(unique, binaries, "two test binaries of one name: cargo's --test would run both");
+    }
+}
