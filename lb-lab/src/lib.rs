@@ -1,1 +1,35 @@
-//! Lab.
+//! A small Kubernetes-like network on one kernel, for tests and the demo: nodes, pods and an outside machine as network
+//! namespaces, each node with a cgroup and a bpffs folder of its own.
+//!
+//! Everything is a value that removes itself when dropped, and a reaper process removes what is left when its owner
+//! is killed. Several labs live side by side. Nothing here touches an interface, a cgroup or a namespace that it did
+//! not make.
+
+mod cgroup;
+pub mod config;
+mod lab;
+pub mod netlink;
+mod netns;
+mod nft;
+mod node;
+pub mod peer;
+mod place;
+mod pod;
+pub mod process;
+mod reaper;
+
+pub use config::{LabConfig, Network, Pair};
+pub use lab::{Lab, Machine, has_bridge_netfilter};
+pub use netns::{NETNS_DIR, NetNs};
+pub use node::{BRIDGE, Node};
+pub use peer::{Peer, Pending};
+pub use place::{Host, Place};
+pub use pod::Pod;
+pub use process::{Command, Output, Process};
+pub use reaper::{reap, remove, sweep_dead};
+
+/// A clean-up that failed: a panic, so that no test passes over it, but not on top of another one.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let text = format!("lab: {error:#}");
+    if std::thread::panicking() { eprintln!("{text}") } else { panic!("{text}") }
+}

@@ -1,0 +1,31 @@
+//! The lab's helper process: `session` is a peer inside a place, `reap LAB` removes a lab when its owner is gone,
+//! `hold-lab` makes a lab and waits, for tests of what happens when an owner dies. Not meant to be run by hand.
+
+use std::{
+    env,
+    io::{Read, Write},
+};
+
+use anyhow::{Context, Result, bail};
+use lb_lab::{Host, Lab, peer, reap};
+
+fn main() -> Result<()> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["session"] => peer::session(),
+        ["reap", lab] => reap(lab),
+        ["hold-lab"] => hold_lab(),
+        _ => bail!("usage: berrylb-lab-peer session | reap LAB | hold-lab"),
+    }
+}
+
+/// Makes a lab with a pod and a process in it, says its name, and waits for the end of standard input.
+fn hold_lab() -> Result<()> {
+    let lab = Lab::story()?;
+    let pod = lab.node("raspi002").add_pod("sample")?;
+    let _sleeper = pod.command("sleep").arg("600").spawn("sleep")?;
+    let mut output = std::io::stdout();
+    writeln!(output, "{}", lab.name()).and_then(|()| output.flush()).context("say the lab's name")?;
+    std::io::stdin().read_to_end(&mut Vec::new()).context("wait")?;
+    Ok(())
+}

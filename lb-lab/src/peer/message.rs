@@ -1,0 +1,471 @@
+//! Requests to a peer and their answers.
+//!
+//! Times are in milliseconds where a request sets them and in microseconds where an answer measured them. Addresses in
+//! answers are in canonical form: `::ffff:a.b.c.d` is given as `a.b.c.d`.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Time limit of one connect, send or receive, unless a request says otherwise.
+pub const STEP_LIMIT_MS: u64 = 2_000;
+
+/// Any request.
+#[expect(missing_docs, reason = "each variant is the request of its name")]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum Request {
+    Serve(Serve),
+    TcpAsk(TcpAsk),
+    UdpAsk(UdpAsk),
+    Big(Big),
+    Open(Open),
+    Ping(Ping),
+    Close(Close),
+    Hold(Hold),
+    HttpLoad(HttpLoad),
+}
+
+/// A request that a [`crate::Peer`] takes.
+pub trait Ask {
+    /// What it is answered with.
+    type Answer: DeserializeOwned;
+    /// For the wire.
+    fn request(self) -> Request;
+    /// The longest it may take, without the overhead of the peer itself.
+    fn limit(&self) -> Duration;
+}
+
+macro_rules! ask {
+    ($request:ident -> $answer:ty, |$self:ident| $limit:expr) => {
+        impl Ask for $request {
+            type Answer = $answer;
+            fn request(self) -> Request {
+                Request::$request(self)
+            }
+            fn limit(&self) -> Duration {
+                let $self = self;
+                Duration::from_millis($limit)
+            }
+        }
+    };
+}
+
+ask!(Serve -> Serving, |_ask| STEP_LIMIT_MS);
+ask!(TcpAsk -> Answers, |ask| (3 * ask.timeout_ms + ask.pause_ms) * u64::from(ask.count));
+ask!(UdpAsk -> Answers, |ask| (ask.timeout_ms + ask.pause_ms) * u64::from(ask.count));
+ask!(Big -> Exchange, |ask| 3 * ask.timeout_ms);
+ask!(Open -> Opened, |ask| ask.timeout_ms);
+ask!(Ping -> Exchange, |ask| 2 * ask.timeout_ms);
+ask!(Close -> (), |_ask| STEP_LIMIT_MS);
+ask!(Hold -> Held, |ask| ask.duration_ms + 3 * ask.timeout_ms);
+ask!(HttpLoad -> Load, |ask| ask.duration_ms + 3 * ask.timeout_ms);
+
+/// Which transport.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Start serving; goes on until the peer ends. Over TCP it answers `WHO`, `ECHO` and HTTP's `GET`, over UDP anything.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Serve {
+    /// What it calls itself in every answer, and the body of its web page.
+    pub name: String,
+    /// Addresses to listen on, port 0 for any. `[::]` takes IPv4 as well.
+    pub tcp: Vec<SocketAddr>,
+    /// Addresses to receive on, port 0 for any.
+    pub udp: Vec<SocketAddr>,
+}
+
+/// Answer to [`Serve`]: the bound addresses, in order.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Serving {
+    /// TCP.
+    pub tcp: Vec<SocketAddr>,
+    /// UDP.
+    pub udp: Vec<SocketAddr>,
+}
+
+/// Connect, ask who is there, close; `count` times, each with a socket of its own.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct TcpAsk {
+    /// Where to.
+    pub to: SocketAddr,
+    /// How often.
+    pub count: u32,
+    /// Source to bind to.
+    pub from: Option<SocketAddr>,
+    /// An IPv6 socket that connects to the v4-mapped address, as a JVM does.
+    pub mapped: bool,
+    /// Close with a reset, so that the same source port is free again at once.
+    pub abort: bool,
+    /// Limit of each step.
+    pub timeout_ms: u64,
+    /// Pause after each.
+    pub pause_ms: u64,
+}
+
+impl TcpAsk {
+    /// Once, with defaults.
+    #[must_use]
+    pub fn to(to: SocketAddr) -> Self {
+        Self { to, count: 1, from: None, mapped: false, abort: false, timeout_ms: STEP_LIMIT_MS, pause_ms: 0 }
+    }
+}
+
+/// Send datagrams and wait for the answer to each.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct UdpAsk {
+    /// Where to, in turn. A connected socket takes the first only.
+    pub to: Vec<SocketAddr>,
+    /// How many datagrams.
+    pub count: u32,
+    /// Connect the socket first.
+    pub connect: bool,
+    /// A new socket for each datagram instead of one for all.
+    pub fresh: bool,
+    /// Source to bind to.
+    pub from: Option<SocketAddr>,
+    /// An IPv6 socket that sends to the v4-mapped address.
+    pub mapped: bool,
+    /// Bytes of each datagram and of its answer, at least 20; answers of small ones are as long as they need to be.
+    pub size: usize,
+    /// How long to wait for each answer.
+    pub timeout_ms: u64,
+    /// Pause after each.
+    pub pause_ms: u64,
+}
+
+impl UdpAsk {
+    /// One datagram from an unconnected socket, with defaults.
+    #[must_use]
+    pub fn to(to: SocketAddr) -> Self {
+        Self {
+            to: vec![to],
+            count: 1,
+            connect: false,
+            fresh: false,
+            from: None,
+            mapped: false,
+            size: 20,
+            timeout_ms: STEP_LIMIT_MS,
+            pause_ms: 0,
+        }
+    }
+}
+
+/// Send so many bytes over one TCP connection while reading them back; each byte is compared.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Big {
+    /// Where to.
+    pub to: SocketAddr,
+    /// How many bytes each way.
+    pub bytes: usize,
+    /// See [`TcpAsk::mapped`].
+    pub mapped: bool,
+    /// Limit of each step, and of the whole transfer.
+    pub timeout_ms: u64,
+}
+
+impl Big {
+    /// So many bytes, with defaults.
+    #[must_use]
+    pub fn new(to: SocketAddr, bytes: usize) -> Self {
+        Self { to, bytes, mapped: false, timeout_ms: 10_000 }
+    }
+}
+
+/// Open a socket and keep it for [`Ping`] and [`Close`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Open {
+    /// Where to.
+    pub to: SocketAddr,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// UDP: connect the socket (TCP always does).
+    pub connect: bool,
+    /// Source to bind to.
+    pub from: Option<SocketAddr>,
+    /// See [`TcpAsk::mapped`].
+    pub mapped: bool,
+    /// Limit of the connect.
+    pub timeout_ms: u64,
+}
+
+impl Open {
+    /// A TCP connection.
+    #[must_use]
+    pub fn tcp(to: SocketAddr) -> Self {
+        Self { to, transport: Transport::Tcp, connect: true, from: None, mapped: false, timeout_ms: STEP_LIMIT_MS }
+    }
+
+    /// A UDP socket, unconnected.
+    #[must_use]
+    pub fn udp(to: SocketAddr) -> Self {
+        Self { transport: Transport::Udp, connect: false, ..Self::tcp(to) }
+    }
+}
+
+/// Answer to [`Open`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Opened {
+    /// Its number, or why it could not be opened.
+    pub id: Result<u32, Failure>,
+    /// What getpeername says, on connected sockets.
+    pub peer: Option<SocketAddr>,
+    /// What getsockname says.
+    pub local: Option<SocketAddr>,
+}
+
+/// Ask who is there, on an open socket.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Ping {
+    /// The number from [`Opened`].
+    pub id: u32,
+    /// Unconnected UDP: where to, instead of the address it was opened with.
+    pub to: Option<SocketAddr>,
+    /// Limit of each step.
+    pub timeout_ms: u64,
+}
+
+impl Ping {
+    /// With defaults.
+    #[must_use]
+    pub fn new(id: u32) -> Self {
+        Self { id, to: None, timeout_ms: STEP_LIMIT_MS }
+    }
+}
+
+/// Close an open socket.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Close {
+    /// The number from [`Opened`].
+    pub id: u32,
+    /// TCP: with a reset.
+    pub abort: bool,
+}
+
+/// Hold one connection (or UDP socket) and ping on it. TCP ends at the first failure; UDP goes on.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Hold {
+    /// The socket.
+    pub open: Open,
+    /// Time between pings.
+    pub interval_ms: u64,
+    /// How long; [`crate::Pending::stop`] ends it before.
+    pub duration_ms: u64,
+    /// Limit of each ping.
+    pub timeout_ms: u64,
+}
+
+/// Answer to [`Hold`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Held {
+    /// Answered pings.
+    pub pings: u64,
+    /// Answered pings by the name that answered.
+    pub names: BTreeMap<String, u64>,
+    /// Failures, with the milliseconds since the start.
+    pub failures: Vec<(u64, Failure)>,
+    /// Longest time between two answers.
+    pub longest_gap_micros: u64,
+    /// How long it ran.
+    pub elapsed_ms: u64,
+}
+
+/// `GET` at full rate, each with a connection of its own, by several workers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct HttpLoad {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Threads that ask.
+    pub workers: u32,
+    /// How long; [`crate::Pending::stop`] ends it before.
+    pub duration_ms: u64,
+    /// End after so many requests, too.
+    pub requests: Option<u64>,
+    /// Limit of each step.
+    pub timeout_ms: u64,
+    /// Pause of each worker after each request.
+    pub pause_ms: u64,
+}
+
+impl HttpLoad {
+    /// Two workers for so long.
+    #[must_use]
+    pub fn new(to: SocketAddr, duration: Duration) -> Self {
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self { to, workers: 2, duration_ms, requests: None, timeout_ms: STEP_LIMIT_MS, pause_ms: 0 }
+    }
+
+    /// So many requests, by two workers.
+    #[must_use]
+    pub fn count(to: SocketAddr, requests: u64) -> Self {
+        let duration_ms = 2 * STEP_LIMIT_MS * requests.max(1);
+        Self { duration_ms, requests: Some(requests), ..Self::new(to, Duration::ZERO) }
+    }
+}
+
+/// Answer to [`HttpLoad`].
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Load {
+    /// Requests that were answered, by the body's text: the name of the pod.
+    pub names: BTreeMap<String, u64>,
+    /// Requests that failed.
+    pub failed: u64,
+    /// The first failures, with the milliseconds since the start.
+    pub failures: Vec<(u64, Failure)>,
+    /// The slowest answered request.
+    pub slowest_micros: u64,
+    /// How long it ran.
+    pub elapsed_ms: u64,
+}
+
+impl Load {
+    /// Requests that were answered.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.names.values().sum()
+    }
+}
+
+/// What a server saw.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Seen {
+    /// The server's name.
+    pub name: String,
+    /// The client as the server sees it.
+    pub client: SocketAddr,
+    /// The server's own end.
+    pub server: SocketAddr,
+    /// The number that the question held.
+    pub token: u64,
+}
+
+/// One question and what came of it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Exchange {
+    /// The answer, or what went wrong.
+    pub result: Result<Seen, Failure>,
+    /// What getpeername says, on connected sockets.
+    pub peer: Option<SocketAddr>,
+    /// What getsockname says.
+    pub local: Option<SocketAddr>,
+    /// UDP: where recvfrom says that the answer came from.
+    pub from: Option<SocketAddr>,
+    /// How long it took.
+    pub micros: u64,
+}
+
+/// Questions and what came of them, in order.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Answers(pub Vec<Exchange>);
+
+impl Answers {
+    /// How many answers each name gave.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<String, u64> {
+        let mut names = BTreeMap::new();
+        for seen in self.0.iter().filter_map(|e| e.result.as_ref().ok()) {
+            *names.entry(seen.name.clone()).or_default() += 1;
+        }
+        names
+    }
+
+    /// What went wrong, in order.
+    #[must_use]
+    pub fn failures(&self) -> Vec<&Failure> {
+        self.0.iter().filter_map(|e| e.result.as_ref().err()).collect()
+    }
+
+    /// The answers, when all were answered.
+    ///
+    /// # Panics
+    /// One was not.
+    #[must_use]
+    pub fn all(&self) -> Vec<&Seen> {
+        let seen = |(i, e): (usize, &'_ Exchange)| match &e.result {
+            Ok(_) => {}
+            Err(failure) => panic!("question {} of {}: {failure} ({e:?})", i + 1, self.0.len()),
+        };
+        self.0.iter().enumerate().for_each(seen);
+        self.0.iter().filter_map(|e| e.result.as_ref().ok()).collect()
+    }
+
+    /// The only one.
+    ///
+    /// # Panics
+    /// There is not exactly one.
+    #[must_use]
+    pub fn one(&self) -> &Exchange {
+        match self.0.as_slice() {
+            [one] => one,
+            other => panic!("{} questions were asked, not one", other.len()),
+        }
+    }
+}
+
+/// What an attempt was doing when it failed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Step {
+    /// Making, setting up or binding the socket.
+    Socket,
+    /// connect.
+    Connect,
+    /// send or sendto.
+    Send,
+    /// recv or recvfrom.
+    Receive,
+}
+
+/// Why it failed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Cause {
+    /// The kernel said so.
+    Errno(i32),
+    /// Nothing came in time.
+    Timeout,
+    /// The other side closed.
+    Closed,
+    /// Something else came than was asked for.
+    Wrong(String),
+}
+
+/// A failed attempt.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Failure {
+    /// At which step.
+    pub step: Step,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Failure {
+    /// A failure with an error number.
+    #[must_use]
+    pub fn errno(step: Step, errno: Errno) -> Self {
+        Self { step, cause: Cause::Errno(errno as i32) }
+    }
+
+    /// A failure by time.
+    #[must_use]
+    pub fn timeout(step: Step) -> Self {
+        Self { step, cause: Cause::Timeout }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: ", self.step)?;
+        match &self.cause {
+            Cause::Errno(errno) => write!(f, "{:?}", Errno::from_raw(*errno)),
+            Cause::Timeout => f.write_str("timed out"),
+            Cause::Closed => f.write_str("closed by the other side"),
+            Cause::Wrong(what) => write!(f, "wrong answer: {what}"),
+        }
+    }
+}
