@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     bpf_toolchain::{self, Compiler, TARGET},
-    process,
+    process, strip,
 };
 
 /// Builds the object and returns its path, `target/bpf/berrylb.o`, where the agent's build script looks for it.
@@ -22,14 +22,15 @@ pub(crate) fn build() -> Result<PathBuf> {
     process::run(compiler.cargo_build(&linker)?.args(["--bin", "berrylb-ebpf"]))?;
     let out = process::workspace_root().join("target/bpf");
     let object = out.join("berrylb.o");
-    copy_if_changed(&out.join(TARGET).join("release/berrylb-ebpf"), &object)?;
+    let linked = out.join(TARGET).join("release/berrylb-ebpf");
+    let linked = fs::read(&linked).with_context(|| format!("read {}", linked.display()))?;
+    write_if_changed(&strip::strip_debug(&linked)?, &object)?;
     Ok(object)
 }
 
 /// Leaves an equal file alone, so that its time stamp does not make cargo rebuild the agent; replaces it as a whole, so
 /// that a build that runs at the same time never reads half an object.
-fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
-    let new = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+fn write_if_changed(new: &[u8], to: &Path) -> Result<()> {
     match fs::read(to) {
         Ok(old) if old == new => return Ok(()),
         Ok(_) => {}
@@ -47,21 +48,19 @@ mod tests {
 
     #[test]
     fn an_equal_object_keeps_its_time_stamp() {
-        let dir = std::env::temp_dir().join(format!("berrylb-xtask-copy-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("berrylb-xtask-write-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("create a folder");
-        let (from, to) = (dir.join("new"), dir.join("berrylb.o"));
-        fs::write(&from, b"one").expect("write");
-        copy_if_changed(&from, &to).expect("first copy");
+        let to = dir.join("berrylb.o");
+        write_if_changed(b"one", &to).expect("first");
         let old = std::time::SystemTime::UNIX_EPOCH;
         fs::File::options().write(true).open(&to).and_then(|file| file.set_modified(old)).expect("set time");
 
-        copy_if_changed(&from, &to).expect("equal copy");
+        write_if_changed(b"one", &to).expect("equal");
         assert_eq!(fs::metadata(&to).and_then(|meta| meta.modified()).expect("stat"), old);
 
-        fs::write(&from, b"two").expect("write");
-        copy_if_changed(&from, &to).expect("changed copy");
+        write_if_changed(b"two", &to).expect("changed");
         assert_eq!(fs::read(&to).expect("read"), b"two");
-        assert_eq!(fs::read_dir(&dir).expect("list").count(), 2, "no part is left behind");
+        assert_eq!(fs::read_dir(&dir).expect("list").count(), 1, "no part is left behind");
         fs::remove_dir_all(&dir).expect("remove");
     }
 }

@@ -8,6 +8,7 @@ mod pins;
 mod play;
 mod process;
 mod setup;
+mod strip;
 mod test;
 mod tidy;
 
