@@ -1,1 +1,19 @@
-//! TBD k8s
+//! Kubernetes objects from text into the model.
+//!
+//! The one place that knows Kubernetes' types and how they are written. The unit is one object: a bad one is left out
+//! whole and named, and never spoils its neighbours. Nothing here decides what an object means for traffic.
+
+pub mod convert;
+
+mod decode;
+mod documents;
+mod files;
+mod outcome;
+mod parse;
+mod path;
+mod tree;
+
+pub use files::{files, load};
+pub use outcome::{BadObject, Duplicate, Loaded, Located, Parsed, Position, UnknownKind, Unreadable, merge};
+pub use parse::parse;
+pub use path::{FieldPath, Invalid};

@@ -1,3 +1,15 @@
 //! From the model to the desired state. Pure: no clock, no I/O, no kernel.
+//!
+//! [`Planner`] is the way in. `claims` decides which Service an address belongs to, `topology` which endpoints a
+//! traffic policy may use, `frontends` puts both into the shape of the state document.
 
 pub mod state;
+
+mod claims;
+mod diagnostic;
+mod frontends;
+mod planner;
+mod topology;
+
+pub use diagnostic::{Diagnostic, Place};
+pub use planner::{PlanConfig, Planner};

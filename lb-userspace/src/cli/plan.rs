@@ -1,0 +1,108 @@
+//! `berrylb plan`: from YAML files to the state document, offline.
+//!
+//! Touches no kernel, no link, no host name and no environment: equal files and flags print equal bytes anywhere.
+
+use std::{
+    io::{self, Read, Write},
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use super::output::{self, OutputArgs};
+use crate::{
+    k8s,
+    plan::{PlanConfig, Planner},
+};
+
+/// Print what the datapath of a node should hold, from Kubernetes objects in files.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  kubectl get service,endpointslice,node -A -o yaml | berrylb plan --from - --node-name raspi002"
+)]
+pub struct PlanArgs {
+    /// File, folder (its own *.yaml, *.yml, *.json) or `-` for standard input; may be repeated, later objects win.
+    #[arg(long, required = true, value_name = "PATH")]
+    pub from: Vec<PathBuf>,
+    /// The node to plan for; without it, nothing is local.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    pub node_name: String,
+    /// Address that node ports listen on, in place of the Node object's; may be repeated.
+    #[arg(long, value_name = "IP", value_parser = node_address)]
+    pub node_address: Vec<IpAddr>,
+    /// The node's zone, in place of its Node object's label.
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+    /// Hold node ports to loadBalancerSourceRanges, too.
+    #[arg(long)]
+    pub source_ranges_nodeport: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Parses a value of `--node-address`.
+///
+/// # Errors
+/// Says why the text is not an address that a node port could listen on.
+pub fn node_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|_| "not an IP address".to_owned())?;
+    let address = address.to_canonical();
+    if address.is_unspecified() || address.is_multicast() {
+        return Err("node ports need an address of their own, not an unspecified or multicast one".to_owned());
+    }
+    Ok(address)
+}
+
+/// Runs the command on the process's standard streams. Exit code 1: a path could not be read or an object was bad; the
+/// state of all others is printed nevertheless.
+#[must_use]
+pub fn run(args: &PlanArgs) -> ExitCode {
+    let colour = output::stdout_colour();
+    let (mut out, mut err) = (io::BufWriter::new(io::stdout().lock()), io::stderr().lock());
+    match run_on(args, colour, &mut io::stdin(), &mut out, &mut err).and_then(|complete| out.flush().map(|()| complete))
+    {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Whoever reads us has read enough (`| head`).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error is gone as well, the exit code still tells.
+            let _told = writeln!(err, "berrylb plan: cannot write the state: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the command on any streams. Returns whether every path could be read and every object was good.
+///
+/// # Errors
+/// If `out` or `err` cannot be written.
+pub fn run_on(
+    args: &PlanArgs,
+    colour: bool,
+    stdin: &mut dyn Read,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<bool> {
+    let PlanArgs { from, node_name, node_address, zone, source_ranges_nodeport, output } = args;
+    let loaded = k8s::load(from, stdin);
+    let mut planner = Planner::new(PlanConfig {
+        node_name: node_name.clone(),
+        node_addresses: (!node_address.is_empty()).then(|| node_address.clone()),
+        zone: zone.clone(),
+        node_port_source_ranges: *source_ranges_nodeport,
+    });
+    for message in loaded.messages() {
+        writeln!(err, "{message}")?;
+    }
+    let complete = loaded.is_complete();
+    for located in loaded.objects.into_values() {
+        planner.upsert(located.object);
+    }
+    for diagnostic in planner.diagnostics() {
+        writeln!(err, "{diagnostic}")?;
+    }
+    output::print_state(&planner.state(), output.output, colour, out)?;
+    Ok(complete)
+}

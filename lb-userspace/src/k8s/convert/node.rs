@@ -1,0 +1,29 @@
+//! `v1 Node`.
+
+use k8s_openapi::api::core::v1::Node as Source;
+
+use super::{
+    super::{FieldPath, Invalid},
+    fields,
+};
+use crate::model::Node;
+
+/// The zone that a node stands in.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Converts a Node.
+///
+/// # Errors
+/// Names the first field that does not validate.
+pub fn node(source: &Source) -> Result<Node, Invalid> {
+    let mut addresses = Vec::new();
+    for (i, entry) in source.status.iter().filter_map(|s| s.addresses.as_ref()).flatten().enumerate() {
+        // Host names and DNS names are addresses to Kubernetes, but not to a socket.
+        if entry.type_ == "InternalIP" || entry.type_ == "ExternalIP" {
+            let path = || FieldPath::new(["status", "addresses"]).index(i).key("address");
+            addresses.push(fields::address(&entry.address, path)?);
+        }
+    }
+    let zone = fields::word(&source.metadata.labels, ZONE).filter(|z| !z.is_empty());
+    Ok(Node { name: fields::name(&source.metadata)?, addresses, zone: zone.map(Into::into) })
+}

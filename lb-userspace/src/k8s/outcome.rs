@@ -1,0 +1,191 @@
+//! What reading gives: objects with their place, and what had to be left out.
+//!
+//! Values only; everything that a person should read has a one-line `Display`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use crate::model::{Object, ObjectRef};
+
+/// A place in a file.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Position {
+    /// As it was named to us; `stdin` for standard input.
+    pub file: Arc<str>,
+    /// From 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// An object and where it begins.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Located {
+    /// The object.
+    pub object: Object,
+    /// First line of the document or List item.
+    pub at: Position,
+}
+
+/// An object that was left out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BadObject {
+    /// First line of the document or List item.
+    pub at: Position,
+    /// `kind`, as far as it could be read.
+    pub kind: Option<String>,
+    /// `metadata.namespace`, or `default` where a kind of ours leaves it out.
+    pub namespace: Option<String>,
+    /// `metadata.name`, as far as it could be read.
+    pub name: Option<String>,
+    /// What is wrong, with the line where that is known.
+    pub cause: String,
+    /// The object's identity, if it is one of our kinds and fully named. `None`: any object of the file could be meant,
+    /// as in a broken List.
+    pub key: Option<ObjectRef>,
+}
+
+impl fmt::Display for BadObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, kind, namespace, name, cause, key: _ } = self;
+        let kind = kind.as_deref().unwrap_or("object of unknown kind");
+        let name = name.as_deref().unwrap_or("(no name)");
+        match namespace {
+            Some(namespace) => write!(f, "{at}: {kind} {namespace}/{name}: {cause}; this object is left out"),
+            None => write!(f, "{at}: {kind} {name}: {cause}; this object is left out"),
+        }
+    }
+}
+
+/// A kind that has no effect here.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct UnknownKind {
+    /// `apiVersion`.
+    pub api_version: String,
+    /// `kind`.
+    pub kind: String,
+}
+
+/// What one text holds.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Parsed {
+    /// Good objects in the order of the text; the same object may be there twice.
+    pub objects: Vec<Located>,
+    /// Bad ones.
+    pub bad: Vec<BadObject>,
+    /// How many objects of each other kind.
+    pub unknown: BTreeMap<UnknownKind, usize>,
+}
+
+impl Parsed {
+    /// Puts back what `previous`, the same file parsed earlier, held for the objects that are bad now. If a bad object
+    /// cannot be identified, everything that the file held and no longer holds is put back.
+    pub fn keep_last_good(&mut self, previous: &Self) {
+        let present: BTreeSet<ObjectRef> = self.objects.iter().map(|o| o.object.key()).collect();
+        let anything = self.bad.iter().any(|b| b.key.is_none());
+        let bad: BTreeSet<&ObjectRef> = self.bad.iter().filter_map(|b| b.key.as_ref()).collect();
+        let kept = previous.objects.iter().filter(|o| {
+            let key = o.object.key();
+            !present.contains(&key) && (anything || bad.contains(&key))
+        });
+        let kept: Vec<_> = kept.cloned().collect();
+        self.objects.splice(0..0, kept);
+    }
+}
+
+/// The same object twice.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Duplicate {
+    /// Which object.
+    pub key: ObjectRef,
+    /// The one without effect.
+    pub dropped: Position,
+    /// The one that counts.
+    pub kept: Position,
+}
+
+impl fmt::Display for Duplicate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, dropped, kept } = self;
+        write!(f, "{dropped}: {key}: given again at {kept}; the later one counts")
+    }
+}
+
+/// A path that could not be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The path.
+    pub path: PathBuf,
+    /// Why.
+    pub error: io::Error,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot read {}: {}; check --from", self.path.display(), self.error)
+    }
+}
+
+/// What all paths together hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Each object once.
+    pub objects: BTreeMap<ObjectRef, Located>,
+    /// Bad objects in the order of reading.
+    pub bad: Vec<BadObject>,
+    /// Objects that were given more than once.
+    pub duplicates: Vec<Duplicate>,
+    /// How many objects of each other kind.
+    pub unknown: BTreeMap<UnknownKind, usize>,
+    /// Paths that could not be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Loaded {
+    /// Whether everything could be read and nothing was bad.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.bad.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// All there is to say about it, one line each.
+    #[must_use]
+    pub fn messages(&self) -> Vec<String> {
+        let Self { objects: _, bad, duplicates, unknown, unreadable } = self;
+        let unknown = unknown.iter().map(|(UnknownKind { api_version, kind }, count)| {
+            let objects = if *count == 1 { "object" } else { "objects" };
+            format!("{api_version} {kind}: {count} {objects} of this kind: no effect")
+        });
+        let unreadable = unreadable.iter().map(ToString::to_string);
+        let bad = bad.iter().map(ToString::to_string);
+        unreadable.chain(bad).chain(duplicates.iter().map(ToString::to_string)).chain(unknown).collect()
+    }
+}
+
+/// Joins what several texts hold, in that order: of the same object twice, the later counts.
+#[must_use]
+pub fn merge(parsed: impl IntoIterator<Item = Parsed>) -> Loaded {
+    let mut loaded = Loaded::default();
+    for Parsed { objects, bad, unknown } in parsed {
+        for located in objects {
+            let key = located.object.key();
+            let kept = located.at.clone();
+            if let Some(Located { at: dropped, .. }) = loaded.objects.insert(key.clone(), located) {
+                loaded.duplicates.push(Duplicate { key, dropped, kept });
+            }
+        }
+        loaded.bad.extend(bad);
+        for (kind, count) in unknown {
+            *loaded.unknown.entry(kind).or_default() += count;
+        }
+    }
+    loaded
+}

@@ -1,0 +1,168 @@
+//! The index: every object once, and the way from each to the Services it matters to.
+//!
+//! Synchronous and owned by one task. It never computes anything about traffic; it answers "what belongs to this
+//! Service" in time proportional to the answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{EndpointGroup, EndpointSlice, Endpoints, Kind, Node, Object, ObjectRef, Service};
+use crate::plan::state::ServiceName;
+
+/// What a change of one object may have an effect on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// Nothing: the object is equal to the one that was there, or matters to nobody.
+    None,
+    /// These Services: a slice that moves from one Service to another names both.
+    Services(Vec<ServiceName>),
+    /// A node of this name.
+    Node(Arc<str>),
+}
+
+type SliceKey = (Arc<str>, Arc<str>);
+
+/// All objects. Slices are kept by namespace and name, so equal names in two namespaces stay apart.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    services: BTreeMap<ServiceName, Service>,
+    slices: HashMap<SliceKey, EndpointSlice>,
+    slices_of: HashMap<ServiceName, BTreeSet<SliceKey>>,
+    endpoints: HashMap<ServiceName, Endpoints>,
+    nodes: HashMap<Arc<str>, Node>,
+}
+
+impl Index {
+    /// Puts an object in, in place of the one with the same key.
+    pub fn upsert(&mut self, object: Object) -> Change {
+        match object {
+            Object::Service(service) => {
+                let name = service.name.clone();
+                match self.services.insert(name.clone(), service) {
+                    Some(old) if old == self.services[&name] => Change::None,
+                    _ => Change::Services(vec![name]),
+                }
+            }
+            Object::EndpointSlice(slice) => {
+                let key = (slice.namespace.clone(), slice.name.clone());
+                if self.slices.get(&key) == Some(&slice) {
+                    return Change::None;
+                }
+                let mut touched = self.unlink(&key);
+                if let Some(service) = &slice.service {
+                    self.slices_of.entry(service.clone()).or_default().insert(key.clone());
+                    if !touched.contains(service) {
+                        touched.push(service.clone());
+                    }
+                }
+                self.slices.insert(key, slice);
+                Change::of(touched)
+            }
+            Object::Endpoints(endpoints) => {
+                let name = endpoints.name.clone();
+                match self.endpoints.insert(name.clone(), endpoints) {
+                    Some(old) if old == self.endpoints[&name] => Change::None,
+                    _ => Change::Services(vec![name]),
+                }
+            }
+            Object::Node(node) => {
+                let name = node.name.clone();
+                match self.nodes.insert(name.clone(), node) {
+                    Some(old) if old == self.nodes[&name] => Change::None,
+                    _ => Change::Node(name),
+                }
+            }
+        }
+    }
+
+    /// Takes an object out. One that is not there is no change.
+    pub fn remove(&mut self, key: &ObjectRef) -> Change {
+        let name = || ServiceName::new(key.namespace.clone(), key.name.clone());
+        match key.kind {
+            Kind::Service => Change::of(self.services.remove(&name()).map(|s| s.name).into_iter().collect()),
+            Kind::EndpointSlice => {
+                let slice = (key.namespace.clone(), key.name.clone());
+                let touched = self.unlink(&slice);
+                self.slices.remove(&slice);
+                Change::of(touched)
+            }
+            Kind::Endpoints => Change::of(self.endpoints.remove(&name()).map(|e| e.name).into_iter().collect()),
+            Kind::Node => match self.nodes.remove(&key.name) {
+                Some(node) => Change::Node(node.name),
+                None => Change::None,
+            },
+        }
+    }
+
+    /// Keys of all objects, in no particular order.
+    pub fn keys(&self) -> impl Iterator<Item = ObjectRef> {
+        let service = |kind: Kind, n: &ServiceName| ObjectRef::new(kind, n.namespace.clone(), n.name.clone());
+        let services = self.services.keys().map(move |n| service(Kind::Service, n));
+        let slices = self.slices.keys().map(|(ns, n)| ObjectRef::new(Kind::EndpointSlice, ns.clone(), n.clone()));
+        let endpoints = self.endpoints.keys().map(move |n| service(Kind::Endpoints, n));
+        let nodes = self.nodes.keys().map(|n| ObjectRef::new(Kind::Node, "", n.clone()));
+        services.chain(slices).chain(endpoints).chain(nodes)
+    }
+
+    /// A Service by name.
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// All Services in order of name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// A Node by name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// Whether an Endpoints object stands for this Service: it is the Service's own way to say where it runs (no
+    /// selector) and it is not excluded from mirroring.
+    fn mirrored_endpoints(&self, service: &Service) -> Option<&Endpoints> {
+        if service.has_selector {
+            return None;
+        }
+        self.endpoints.get(&service.name).filter(|e| !e.skip_mirror)
+    }
+
+    /// The endpoints of a Service, in an order that depends on names only. Slices that the mirroring controller wrote
+    /// give way to the Endpoints object that they mirror, which is the newer of the two; all other slices count.
+    #[must_use]
+    pub fn groups(&self, service: &Service) -> Vec<&EndpointGroup> {
+        let endpoints = self.mirrored_endpoints(service);
+        let mut groups: Vec<&EndpointGroup> = Vec::new();
+        for key in self.slices_of.get(&service.name).into_iter().flatten() {
+            let slice = &self.slices[key];
+            if !slice.ignored && !(slice.mirrored && endpoints.is_some()) {
+                groups.push(&slice.group);
+            }
+        }
+        groups.extend(endpoints.into_iter().flat_map(|e| &e.groups));
+        groups
+    }
+
+    /// Takes a slice out of its Service's set and names that Service.
+    fn unlink(&mut self, key: &SliceKey) -> Vec<ServiceName> {
+        let Some(service) = self.slices.get(key).and_then(|s| s.service.clone()) else { return Vec::new() };
+        if let Some(slices) = self.slices_of.get_mut(&service) {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        vec![service]
+    }
+}
+
+impl Change {
+    fn of(services: Vec<ServiceName>) -> Self {
+        if services.is_empty() { Self::None } else { Self::Services(services) }
+    }
+}

@@ -1,0 +1,130 @@
+//! What an operator should know about a plan that is otherwise complete: values with object names, which the CLI
+//! prints and the agent may turn into Events. None of them makes a command fail.
+
+use std::{fmt, net::IpAddr};
+
+use super::state::{FrontendType, Protocol, ServiceName};
+
+/// An address, port and protocol, and how it came about.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// Kind of address.
+    pub kind: FrontendType,
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, address, port, protocol } = self;
+        match address {
+            IpAddr::V4(a) => write!(f, "{kind} {a}:{port}/{protocol}"),
+            IpAddr::V6(a) => write!(f, "{kind} [{a}]:{port}/{protocol}"),
+        }
+    }
+}
+
+/// One remark. The order is by Service, so that equal plans remark in equal order.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Diagnostic {
+    /// An address that two Services, or one Service twice, lay claim to.
+    Taken {
+        /// Who does not get it.
+        loser: ServiceName,
+        /// What it wanted.
+        wanted: Place,
+        /// Who has it; may be the same Service.
+        owner: ServiceName,
+        /// As what the owner has it.
+        as_kind: FrontendType,
+    },
+    /// Listed, but no packet of it is carried.
+    NotCarried {
+        /// The Service.
+        service: ServiceName,
+        /// `spec.ports[].name`.
+        port_name: String,
+        /// Port.
+        port: u16,
+        /// The protocol.
+        protocol: Protocol,
+    },
+    /// Neither headless nor ExternalName, but without cluster IP: nothing is served, as with kube-proxy.
+    NoClusterIp {
+        /// The Service.
+        service: ServiceName,
+    },
+    /// An address of a family that the Service has no cluster IP of, so that it has no endpoints either.
+    WrongFamily {
+        /// The Service.
+        service: ServiceName,
+        /// Kind of address.
+        kind: FrontendType,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Node ports, but no address of this node to listen on.
+    NoNodeAddress {
+        /// The first of the Services.
+        service: ServiceName,
+        /// How many others.
+        others: usize,
+        /// This node's name.
+        node: String,
+    },
+}
+
+impl Diagnostic {
+    /// The Service it is about.
+    #[must_use]
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            Self::Taken { loser: service, .. }
+            | Self::NotCarried { service, .. }
+            | Self::NoClusterIp { service }
+            | Self::WrongFamily { service, .. }
+            | Self::NoNodeAddress { service, .. } => service,
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken { loser, wanted, owner, as_kind } if loser == owner => {
+                write!(f, "service {loser}: {wanted} is left out: the Service has it already, as {as_kind}")
+            }
+            Self::Taken { loser, wanted, owner, as_kind } => write!(
+                f,
+                "service {loser}: {wanted} is left out: service {owner}, which comes first by age and name, has it as \
+                 {as_kind}; give one of the two another address or port"
+            ),
+            Self::NotCarried { service, port_name, port, protocol } => write!(
+                f,
+                "service {service} port \"{port_name}\" ({port}/{protocol}): {protocol} is listed, but the datapath \
+                 does not carry it"
+            ),
+            Self::NoClusterIp { service } => {
+                write!(f, "service {service}: no cluster IP, so nothing of it is served; set spec.clusterIP")
+            }
+            Self::WrongFamily { service, kind, address } => write!(
+                f,
+                "service {service}: {kind} {address} is left out: the Service has no cluster IP of that family; see \
+                 spec.ipFamilyPolicy"
+            ),
+            Self::NoNodeAddress { service, others, node } => {
+                let more = if *others > 0 { format!(" and {others} more") } else { String::new() };
+                let hint = if node.is_empty() {
+                    "give --node-address, or --node-name and that Node object".to_owned()
+                } else {
+                    format!("give --node-address, or a Node object named {node} with an InternalIP")
+                };
+                write!(f, "service {service}{more}: node ports are left out: no address of this node is known; {hint}")
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The planner: objects in, changes of the desired state out, at a cost that follows the change.
+//!
+//! Work is put off until somebody asks: a burst of objects plans each touched Service once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    claims::Claims,
+    diagnostic::Diagnostic,
+    frontends::{self, Input},
+    state::{Frontend, HealthCheck, ServiceChange, ServiceName, State},
+    topology::Here,
+};
+use crate::model::{Change, Index, Object, ObjectRef};
+
+/// What a plan depends on besides objects.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PlanConfig {
+    /// `--node-name`; `""`: nothing is local.
+    pub node_name: String,
+    /// `--node-address`: in place of the Node object's addresses, loopback allowed. Unspecified addresses are dropped.
+    pub node_addresses: Option<Vec<IpAddr>>,
+    /// `--zone`: in place of the Node object's label.
+    pub zone: Option<String>,
+    /// `--source-ranges-nodeport`: source ranges hold for node ports, too.
+    pub node_port_source_ranges: bool,
+}
+
+/// One Service's part of the state.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Planned {
+    frontends: Vec<Frontend>,
+    health_check: Option<HealthCheck>,
+    diagnostics: Vec<Diagnostic>,
+    has_node_ports: bool,
+}
+
+/// Desired state for one node.
+#[derive(Clone, Debug, Default)]
+pub struct Planner {
+    config: PlanConfig,
+    index: Index,
+    claims: Claims,
+    planned: BTreeMap<ServiceName, Planned>,
+    /// As last used for planning.
+    node_addresses: Vec<IpAddr>,
+    /// As last used for planning.
+    zone: Option<String>,
+    /// Services whose own objects changed.
+    dirty: BTreeSet<ServiceName>,
+    /// Whether this node's addresses or zone may have changed.
+    node_dirty: bool,
+    /// Services whose frontends differ from what [`Self::take_changes`] last told.
+    changed: BTreeSet<ServiceName>,
+}
+
+impl Planner {
+    /// A planner that knows no object.
+    #[must_use]
+    pub fn new(config: PlanConfig) -> Self {
+        Self { config, node_dirty: true, ..Self::default() }
+    }
+
+    /// An object appeared or changed.
+    pub fn upsert(&mut self, object: Object) {
+        let change = self.index.upsert(object);
+        self.note(change);
+    }
+
+    /// An object is gone. One that was never there is ignored.
+    pub fn remove(&mut self, key: &ObjectRef) {
+        let change = self.index.remove(key);
+        self.note(change);
+    }
+
+    /// Removes every object that `keep` refuses: what a confirmed full list no longer holds.
+    pub fn retain(&mut self, keep: impl Fn(&ObjectRef) -> bool) {
+        let gone: Vec<_> = self.index.keys().filter(|key| !keep(key)).collect();
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
+    /// Replaces `--node-address`; `None`: the Node object's addresses count.
+    pub fn set_node_addresses(&mut self, addresses: Option<Vec<IpAddr>>) {
+        self.config.node_addresses = addresses;
+        self.node_dirty = true;
+    }
+
+    /// The addresses that node ports listen on, sorted. Never an unspecified one; loopback only by configuration.
+    #[must_use]
+    pub fn node_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = match (&self.config.node_addresses, self.index.node(&self.config.node_name)) {
+            (Some(given), _) => given.clone(),
+            (None, Some(node)) => node.addresses.iter().copied().filter(|a| !a.is_loopback()).collect(),
+            (None, None) => Vec::new(),
+        };
+        addresses.retain(|a| !a.is_unspecified());
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    /// The Services whose frontends changed since the last call, in order of name, each with its whole new state.
+    pub fn take_changes(&mut self) -> Vec<ServiceChange> {
+        self.settle();
+        let frontends = |name: &ServiceName| self.planned.get(name).map(|p| p.frontends.clone()).unwrap_or_default();
+        std::mem::take(&mut self.changed)
+            .into_iter()
+            .map(|service| ServiceChange { frontends: frontends(&service), service })
+            .collect()
+    }
+
+    /// The whole state.
+    pub fn state(&mut self) -> State {
+        self.settle();
+        let frontends = self.planned.values().flat_map(|p| p.frontends.iter().cloned()).collect();
+        let health_checks = self.planned.values().filter_map(|p| p.health_check.clone()).collect();
+        State::new(self.config.node_name.clone(), frontends, health_checks)
+    }
+
+    /// The health check ports, in order of Service.
+    pub fn health_checks(&mut self) -> Vec<HealthCheck> {
+        self.settle();
+        self.planned.values().filter_map(|p| p.health_check.clone()).collect()
+    }
+
+    /// What an operator should know, in order of kind and Service.
+    pub fn diagnostics(&mut self) -> Vec<Diagnostic> {
+        self.settle();
+        let mut all: Vec<_> = self.planned.values().flat_map(|p| p.diagnostics.iter().cloned()).collect();
+        if self.node_addresses.is_empty() {
+            let mut with_node_ports = self.planned.iter().filter(|(_, p)| p.has_node_ports).map(|(name, _)| name);
+            if let Some(service) = with_node_ports.next() {
+                all.push(Diagnostic::NoNodeAddress {
+                    service: service.clone(),
+                    others: with_node_ports.count(),
+                    node: self.config.node_name.clone(),
+                });
+            }
+        }
+        all.sort();
+        all
+    }
+
+    fn note(&mut self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Services(names) => self.dirty.extend(names),
+            Change::Node(name) => self.node_dirty |= *name == *self.config.node_name,
+        }
+    }
+
+    fn zone_now(&self) -> Option<String> {
+        let label = || self.index.node(&self.config.node_name).and_then(|n| n.zone.as_deref().map(str::to_owned));
+        self.config.zone.clone().or_else(label).filter(|z| !z.is_empty())
+    }
+
+    /// Brings `planned` up to date: first all claims, which decides who owns what, then the Services that this
+    /// touched. The second step never changes claims, so one round is enough.
+    fn settle(&mut self) {
+        self.settle_node();
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut touched = BTreeSet::new();
+        for name in &dirty {
+            let claims = self.index.service(name).map(|s| frontends::claims(s, &self.node_addresses));
+            touched.extend(self.claims.replace(name, claims.unwrap_or_default()));
+        }
+        touched.extend(dirty);
+        for name in touched {
+            let new = self.plan(&name);
+            let old = self.planned.get(&name);
+            if new.as_ref().map(|p| &p.frontends) != old.map(|p| &p.frontends) {
+                let was_empty = old.is_none_or(|p| p.frontends.is_empty());
+                let is_empty = new.as_ref().is_none_or(|p| p.frontends.is_empty());
+                if !(was_empty && is_empty) {
+                    self.changed.insert(name.clone());
+                }
+            }
+            match new {
+                Some(planned) => self.planned.insert(name, planned),
+                None => self.planned.remove(&name),
+            };
+        }
+    }
+
+    /// Finds the Services that a change of this node's addresses or zone has an effect on.
+    fn settle_node(&mut self) {
+        if !std::mem::take(&mut self.node_dirty) {
+            return;
+        }
+        let (addresses, zone) = (self.node_addresses(), self.zone_now());
+        let zone_changed = zone != self.zone;
+        let addresses_changed = addresses != self.node_addresses;
+        for service in self.index.services() {
+            if zone_changed || (addresses_changed && frontends::has_node_ports(service)) {
+                self.dirty.insert(service.name.clone());
+            }
+        }
+        self.zone = zone;
+        self.node_addresses = addresses;
+    }
+
+    fn plan(&self, name: &ServiceName) -> Option<Planned> {
+        let service = self.index.service(name)?;
+        let groups = self.index.groups(service);
+        let input = Input {
+            service,
+            groups: &groups,
+            here: Here { name: &self.config.node_name, zone: self.zone.as_deref() },
+            node_port_source_ranges: self.config.node_port_source_ranges,
+        };
+        let mut diagnostics = frontends::remarks(service);
+        let mut won = Vec::new();
+        for claim in self.claims.of(name) {
+            match self.claims.owner(&claim.target) {
+                Some(owner) if *owner != claim.claimant => diagnostics.push(frontends::taken(claim, owner)),
+                Some(_) | None => won.push(claim),
+            }
+        }
+        Some(Planned {
+            frontends: input.frontends(won.into_iter()),
+            health_check: input.health_check(),
+            diagnostics,
+            has_node_ports: frontends::has_node_ports(service),
+        })
+    }
+}
