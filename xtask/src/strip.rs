@@ -75,10 +75,8 @@ mod tests {
         let builder = Builder::read(stripped.as_slice()).expect("still ELF");
         let content = |name: &str| {
             let section = builder.sections.iter().find(|section| section.name.as_slice() == name.as_bytes())?;
-            match &section.data {
-                SectionData::Data(data) => Some(data.as_slice().to_vec()),
-                other => panic!("{name}: {other:?}"),
-            }
+            let SectionData::Data(data) = &section.data else { panic!("{name}: {:?}", section.data) };
+            Some(data.as_slice().to_vec())
         };
         assert_eq!(content("classifier").as_deref(), Some(b"program.".as_slice()));
         assert_eq!(content(".BTF").as_deref(), Some(b"types".as_slice()));
