@@ -27,7 +27,7 @@ pub mod flow_state {
 /// Value of `flows` and `embryos`. Everything up to [`Flow::check`] never changes while the entry lives; `state` and
 /// `seen` do.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Flow {
     /// What the packet becomes.
     pub to: Tuple,
@@ -63,51 +63,25 @@ pub const fn ticks(seconds: u32) -> u32 {
 }
 
 impl Flow {
-    /// A flow that turns `key` into `to`, sealed by its check word.
-    #[expect(clippy::too_many_arguments, reason = "one constructor seals all fields")]
+    /// Sets the check word after a change of immutable fields.
     #[inline(always)]
-    #[must_use]
-    pub const fn new(
-        key: Tuple,
-        to: Tuple,
-        service: u32,
-        identity: u32,
-        backend: u32,
-        backend_generation: u32,
-        oif: u32,
-        role: u8,
-        seen: u32,
-    ) -> Self {
-        let mut flow = Self {
-            to,
-            service,
-            identity,
-            backend,
-            backend_generation,
-            oif,
-            role,
-            state: flow_state::NEW,
-            reserved: [0; 2],
-            seen,
-            check: 0,
-        };
-        flow.check = flow.seal(key);
-        flow
+    pub const fn reseal(&mut self, key: &Tuple) {
+        self.check = self.seal(key);
     }
 
     /// Whether the value is whole and belongs to `key`.
     #[inline(always)]
     #[must_use]
-    pub const fn is_for(&self, key: Tuple) -> bool {
+    pub const fn is_for(&self, key: &Tuple) -> bool {
         self.check == self.seal(key)
     }
 
     /// Multilinear hash of the key and the immutable fields (pairs of words multiplied, so the products are
-    /// independent of each other and cheap).
-    #[inline(always)]
-    const fn seal(&self, key: Tuple) -> u32 {
+    /// independent of each other and cheap). Not inlined: its temporaries would crowd the callers' BPF stacks.
+    #[inline(never)]
+    const fn seal(&self, key: &Tuple) -> u32 {
         let a = tuple_hash(key);
-        let b = tuple_hash(self.to);
+        let b = tuple_hash(&self.to);
         let c = mul(self.service, 0x9e37_79b9, self.identity, 0x85eb_ca6b);
         let d = mul(self.backend, 0xc2b2_ae35, self.backend_generation, 0x27d4_eb2f);
         let e = mul(self.oif, 0x1656_67b1, self.role as u32, 0x94d0_49bb);
@@ -123,7 +97,7 @@ const fn mul(a: u32, ka: u64, b: u32, kb: u64) -> u64 {
 
 /// 64 bits over a tuple: the seal of flows and, mixed, the flow hash of Maglev.
 #[inline(always)]
-pub(crate) const fn tuple_hash(t: Tuple) -> u64 {
+pub(crate) const fn tuple_hash(t: &Tuple) -> u64 {
     let (s, d, p) = (t.src.words(), t.dst.words(), t.tail_words());
     mul(s[0], 0x243f_6a88, s[1], 0x85a3_08d3)
         .wrapping_add(mul(s[2], 0x1319_8a2e, s[3], 0x0370_7344))
@@ -135,7 +109,7 @@ pub(crate) const fn tuple_hash(t: Tuple) -> u64 {
 /// The flow hash that Maglev selects by: all of the tuple, well mixed; the upper half is used.
 #[inline(always)]
 #[must_use]
-pub const fn flow_tuple_hash(t: Tuple) -> u64 {
+pub const fn flow_tuple_hash(t: &Tuple) -> u64 {
     let h = tuple_hash(t);
     (h ^ h >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }

@@ -80,16 +80,8 @@ pub mod program {
     /// tc, ingress of an uplink or overlay without a link-layer header (wireguard, ipip, tun).
     pub const UPLINK_L3: &str = "uplink_l3";
     /// Every cgroup socket-address program, by the name of its hook.
-    pub const SOCKET: [&str; 8] = [
-        "connect4",
-        "connect6",
-        "sendmsg4",
-        "sendmsg6",
-        "recvmsg4",
-        "recvmsg6",
-        "getpeername4",
-        "getpeername6",
-    ];
+    pub const SOCKET: [&str; 8] =
+        ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
     /// Every tc program.
     pub const TC: [&str; 4] = [POD_INGRESS, POD_EGRESS, UPLINK_INGRESS, UPLINK_L3];
 }

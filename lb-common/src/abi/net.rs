@@ -52,6 +52,13 @@ impl Addr {
         self.bytes
     }
 
+    /// As [`Self::octets`], in place.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_octets(&self) -> &[u8; 16] {
+        &self.bytes
+    }
+
     /// The last four bytes: the address, if [`Self::is_v4`].
     #[inline(always)]
     #[must_use]
@@ -64,13 +71,7 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn words(self) -> [u32; 4] {
-        let b = self.bytes;
-        [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
-        ]
+        zerocopy::transmute!(self.bytes)
     }
 
     /// Whether this is an IPv4 address.
@@ -127,11 +128,7 @@ impl From<Ipv6Addr> for Addr {
 
 impl From<Addr> for IpAddr {
     fn from(addr: Addr) -> Self {
-        if addr.is_v4() {
-            Self::V4(addr.v4_octets().into())
-        } else {
-            Self::V6(addr.bytes.into())
-        }
+        if addr.is_v4() { Self::V4(addr.v4_octets().into()) } else { Self::V6(addr.bytes.into()) }
     }
 }
 
@@ -216,10 +213,31 @@ impl Tuple {
         Self::new(self.dst, self.dport, self.src, self.sport, self.proto)
     }
 
+    /// Becomes the tuple of a packet that answers `other`; in place, unlike [`Self::reversed`].
+    #[inline(always)]
+    pub const fn set_reverse_of(&mut self, other: &Self) {
+        self.src = other.dst;
+        self.dst = other.src;
+        self.sport = other.dport;
+        self.dport = other.sport;
+        self.proto = other.proto;
+    }
+
+    /// Whether `other` is the tuple of a packet that answers this one.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_reverse_of(&self, other: &Self) -> bool {
+        self.src == other.dst
+            && self.dst == other.src
+            && self.sport == other.dport
+            && self.dport == other.sport
+            && self.proto == other.proto
+    }
+
     /// The ports and protocol as two words in memory order, for hashing.
     #[inline(always)]
-    pub(crate) const fn tail_words(self) -> [u32; 2] {
+    pub(crate) const fn tail_words(&self) -> [u32; 2] {
         let (s, d) = (self.sport.octets(), self.dport.octets());
-        [u32::from_ne_bytes([s[0], s[1], d[0], d[1]]), self.proto as u32]
+        [zerocopy::transmute!([s, d]), self.proto as u32]
     }
 }

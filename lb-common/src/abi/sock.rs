@@ -64,7 +64,7 @@ impl SockEntry {
     #[inline(always)]
     #[must_use]
     pub const fn new(
-        key: SockKey,
+        key: &SockKey,
         addr: Addr,
         port: Port,
         service: u32,
@@ -80,17 +80,18 @@ impl SockEntry {
     /// Whether the value is whole and belongs to `key`.
     #[inline(always)]
     #[must_use]
-    pub const fn is_for(&self, key: SockKey) -> bool {
+    pub const fn is_for(&self, key: &SockKey) -> bool {
         self.check == self.seal(key)
     }
 
-    #[inline(always)]
-    const fn seal(&self, key: SockKey) -> u32 {
-        let ends = flow::tuple_hash(Tuple::new(key.addr, key.port, self.addr, self.port, key.proto));
+    #[inline(never)]
+    const fn seal(&self, key: &SockKey) -> u32 {
+        let ends = flow::tuple_hash(&Tuple::new(key.addr, key.port, self.addr, self.port, key.proto));
         let a = (key.cookie ^ ends).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let b = (self.service as u64 | (self.identity as u64) << 32).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
         let c = (self.backend as u64 | (self.backend_generation as u64) << 32).wrapping_add(key.kind as u64);
-        ((a ^ b.rotate_left(23) ^ c.wrapping_mul(0x1656_67b1_9e37_79f9)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
+        ((a ^ b.rotate_left(23) ^ c.wrapping_mul(0x1656_67b1_9e37_79f9)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32)
+            as u32
     }
 }
 

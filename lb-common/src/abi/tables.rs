@@ -107,6 +107,18 @@ macro_rules! counters {
             /// All counters in order of their index.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// The counter of an index; [`Counter::DropInternal`] for one that is none.
+            #[inline(always)]
+            #[must_use]
+            pub const fn from_index(index: u32) -> Self {
+                $(
+                    if index == Self::$variant as u32 {
+                        return Self::$variant;
+                    }
+                )+
+                Self::DropInternal
+            }
+
             /// The name that the CLI and metrics show.
             #[must_use]
             pub const fn name(self) -> &'static str {

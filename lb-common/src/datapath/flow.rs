@@ -5,11 +5,10 @@
 //! other direction's as well (and puts it back if it is gone), so a one-way stream does not lose its way back.
 
 use super::{
-    frontend::Choice,
     parse::{Parsed, tcp_flag},
     tables::{FlowTable, Tables},
 };
-use crate::abi::{Addr, Counter, Flow, Port, Tuple, flow_state, role, ticks};
+use crate::abi::{Counter, Flow, Port, Tuple, flow_state, role, ticks};
 
 /// An entry and the table it stands in.
 #[derive(Clone, Copy)]
@@ -18,27 +17,40 @@ pub(super) struct Found {
     pub(super) flow: Flow,
 }
 
+impl Found {
+    /// A place for [`find`] to fill.
+    #[inline(always)]
+    pub(super) fn empty() -> Self {
+        Self { table: FlowTable::Flows, flow: Flow::default() }
+    }
+}
+
 /// Idle time after which a UDP flow is over and its next packet chooses anew: Linux conntrack's defaults
 /// (`nf_conntrack_udp_timeout`, 30 s, and `…_stream`, 120 s), which kube-proxy's users are used to.
 const UDP_IDLE_EMBRYO: u32 = ticks(30);
 const UDP_IDLE: u32 = ticks(120);
 
-#[inline(always)]
-pub(super) fn find<T: Tables>(tables: &T, key: &Tuple) -> Option<Found> {
-    if let Some(flow) = find_in(tables, FlowTable::Flows, key) {
-        return Some(Found { table: FlowTable::Flows, flow });
+/// Finds the entry of `key`, among the answered flows first. Not inlined, for the BPF stack's sake.
+#[inline(never)]
+pub(super) fn find<T: Tables>(tables: &T, key: &Tuple, found: &mut Found) -> bool {
+    found.table = FlowTable::Flows;
+    if find_in(tables, FlowTable::Flows, key, &mut found.flow) {
+        return true;
     }
-    find_in(tables, FlowTable::Embryos, key).map(|flow| Found { table: FlowTable::Embryos, flow })
+    found.table = FlowTable::Embryos;
+    find_in(tables, FlowTable::Embryos, key, &mut found.flow)
 }
 
 #[inline(always)]
-fn find_in<T: Tables>(tables: &T, table: FlowTable, key: &Tuple) -> Option<Flow> {
-    let flow = tables.flow(table, key)?;
-    if flow.is_for(*key) {
-        return Some(flow);
+fn find_in<T: Tables>(tables: &T, table: FlowTable, key: &Tuple, flow: &mut Flow) -> bool {
+    if !tables.flow(table, key, flow) {
+        return false;
+    }
+    if flow.is_for(key) {
+        return true;
     }
     tables.count(Counter::Recycled);
-    tables.flow(table, key).filter(|flow| flow.is_for(*key))
+    tables.flow(table, key, flow) && flow.is_for(key)
 }
 
 /// Whether a UDP flow still leads to a backend that its service would use: same service, same backend, not idle.
@@ -61,10 +73,10 @@ pub(super) fn holds<T: Tables>(tables: &T, flow: &Flow) -> bool {
         && backend.usable(state.word)
 }
 
-/// Notes a packet of a known flow: its state, the time, and the first reply.
+/// Notes a packet of a known flow: its state, the time, and the first reply. Work at most once per tick and state.
 #[inline(always)]
 pub(super) fn hit<T: Tables>(tables: &T, key: &Tuple, found: &Found, parsed: &Parsed, now: u32) {
-    let Found { table, flow } = *found;
+    let flow = &found.flow;
     let reply = flow.role & role::FORWARD == 0;
     let mut state = flow.state;
     if parsed.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
@@ -74,108 +86,110 @@ pub(super) fn hit<T: Tables>(tables: &T, key: &Tuple, found: &Found, parsed: &Pa
     } else if !reply && state == flow_state::REPLIED && parsed.is_tcp() {
         state = flow_state::ESTABLISHED;
     }
-    if reply && table as u32 == FlowTable::Embryos as u32 {
-        promote(tables, key, &flow, state, now);
-    } else if state != flow.state || flow.seen != now {
-        tables.touch_flow(table, key, state, now);
-        let mate_key = flow.to.reversed();
-        if !tables.touch_flow(table, &mate_key, state, now) {
-            let mate = mate(key, &flow, state, now);
-            tables.insert_flow(table, &mate_key, &mate);
+    let promote = reply && matches!(found.table, FlowTable::Embryos);
+    if promote || state != flow.state || flow.seen != now {
+        note(tables, key, found, Note { state, promote, now });
+    }
+}
+
+/// What [`note`] writes down.
+#[derive(Clone, Copy)]
+struct Note {
+    state: u8,
+    /// Move both entries to `flows`.
+    promote: bool,
+    now: u32,
+}
+
+/// Writes down a flow's progress in both directions. Not inlined, as on the BPF stack its entry lives only meanwhile.
+#[inline(never)]
+fn note<T: Tables>(tables: &T, key: &Tuple, found: &Found, note: Note) {
+    let Note { state, promote, now } = note;
+    let flow = &found.flow;
+    let mate_key = flow.to.reversed();
+    if promote {
+        let mut entry = *flow;
+        entry.state = state;
+        entry.seen = now;
+        let moved = tables.insert_flow(FlowTable::Flows, key, &entry);
+        turn(&mut entry, key, &mate_key);
+        if moved && tables.insert_flow(FlowTable::Flows, &mate_key, &entry) {
+            tables.remove_flow(FlowTable::Embryos, key);
+            tables.remove_flow(FlowTable::Embryos, &mate_key);
+        } else {
+            // The embryos go on as they are.
+            tables.count(Counter::DropFlowTable);
+        }
+        return;
+    }
+    tables.touch_flow(found.table, key, state, now);
+    if !tables.touch_flow(found.table, &mate_key, state, now) {
+        let mut entry = *flow;
+        entry.state = state;
+        entry.seen = now;
+        turn(&mut entry, key, &mate_key);
+        if !tables.insert_flow(found.table, &mate_key, &entry) {
+            tables.count(Counter::DropFlowTable);
         }
     }
 }
 
-/// The other direction's entry, made from this one. Kept under the key `flow.to.reversed()`.
+/// Makes the entry of `key` that of the other direction, whose key is `mate_key` (`flow.to.reversed()`).
 #[inline(always)]
-fn mate(key: &Tuple, flow: &Flow, state: u8, now: u32) -> Flow {
-    let mut mate = Flow::new(
-        flow.to.reversed(),
-        key.reversed(),
-        flow.service,
-        flow.identity,
-        flow.backend,
-        flow.backend_generation,
-        flow.oif,
-        flow.role ^ role::FORWARD,
-        now,
-    );
-    mate.state = state;
-    mate
-}
-
-/// Moves both entries to `flows`. If that takes none, the embryo goes on as it is.
-#[inline(always)]
-fn promote<T: Tables>(tables: &T, key: &Tuple, flow: &Flow, state: u8, now: u32) {
-    let forward_key = flow.to.reversed();
-    let forward = mate(key, flow, state, now);
-    let mut reply = *flow;
-    reply.state = state;
-    reply.seen = now;
-    if tables.insert_flow(FlowTable::Flows, key, &reply) && tables.insert_flow(FlowTable::Flows, &forward_key, &forward) {
-        tables.remove_flow(FlowTable::Embryos, key);
-        tables.remove_flow(FlowTable::Embryos, &forward_key);
-    } else {
-        tables.count(Counter::DropFlowTable);
-    }
-}
-
-/// How a new flow leaves.
-#[derive(Clone, Copy)]
-pub(super) struct Way {
-    /// [`Flow::oif`].
-    pub(super) oif: u32,
-    /// [`role::HAIRPIN`] or 0.
-    pub(super) role: u8,
-    /// Source address the backend sees.
-    pub(super) source: Addr,
+fn turn(flow: &mut Flow, key: &Tuple, mate_key: &Tuple) {
+    flow.to.set_reverse_of(key);
+    flow.role ^= role::FORWARD;
+    flow.reseal(mate_key);
 }
 
 /// Source ports that are tried before a flow is given up, the client's own first.
 const PORT_TRIES: u32 = 4;
 
-/// Makes the entries of a new flow and gives its forward one; `None` if there is no free port or no room, counted.
+/// Gives a new flow a source port and enters it in both directions. `flow` is its forward entry but for the port, the
+/// time and the seal.
+///
+/// # Errors
+/// The counter to drop under, if there is no free port or no room.
 #[inline(always)]
-pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, choice: &Choice, way: Way, now: u32) -> Result<Flow, Counter> {
-    let Choice { service, identity, id, backend } = *choice;
-    let mut sport = key.sport;
+pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow) -> Result<(), Counter> {
     let mut i = 0;
     while i < PORT_TRIES {
-        let to = Tuple::new(way.source, sport, backend.addr, backend.port, key.proto);
-        let reply_key = to.reversed();
-        if is_free(tables, &reply_key, key) {
-            let forward =
-                Flow::new(*key, to, service, identity, id, backend.generation, way.oif, way.role | role::FORWARD, now);
-            let reply = mate(key, &forward, flow_state::NEW, now);
-            // The reply entry first: whoever finds the forward one may rely on it.
-            if !tables.insert_flow(FlowTable::Embryos, &reply_key, &reply)
-                || !tables.insert_flow(FlowTable::Embryos, key, &forward)
-            {
-                return Err(Counter::DropFlowTable);
-            }
-            return Ok(forward);
+        if is_free(tables, key, flow) {
+            flow.seen = tables.now();
+            return if insert_both(tables, key, flow) { Ok(()) } else { Err(Counter::DropFlowTable) };
         }
         // Above the ports that pods and nodes choose from by default (32768–60999), so a clash stays unlikely.
-        sport = Port::new(61_000 + (tables.random() & 0x0fff) as u16);
+        flow.to.sport = Port::new(61_000 + (tables.random() & 0x0fff) as u16);
         i += 1;
     }
     Err(Counter::DropNoPort)
 }
 
-/// Whether replies under this key may belong to the flow `key`: nobody else's live flow has them.
-#[inline(always)]
-fn is_free<T: Tables>(tables: &T, reply_key: &Tuple, key: &Tuple) -> bool {
-    match find(tables, reply_key) {
-        None => true,
-        Some(other) => {
-            other.flow.to == key.reversed() || other.flow.state == flow_state::CLOSING || !holds(tables, &other.flow)
-        }
-    }
+/// The reply entry first: whoever finds the forward one may rely on it. False if a table takes no entry.
+#[inline(never)]
+fn insert_both<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow) -> bool {
+    flow.role |= role::FORWARD;
+    flow.reseal(key);
+    let reply_key = flow.to.reversed();
+    let mut reply = *flow;
+    turn(&mut reply, key, &reply_key);
+    tables.insert_flow(FlowTable::Embryos, &reply_key, &reply) && tables.insert_flow(FlowTable::Embryos, key, flow)
+}
+
+/// Whether replies of the new flow `flow` may belong to it: nobody else's live flow has them.
+#[inline(never)]
+fn is_free<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
+    let mut other = Found::empty();
+    !find(tables, &flow.to.reversed(), &mut other)
+        || other.flow.to.is_reverse_of(key)
+        || other.flow.state == flow_state::CLOSING
+        || !holds(tables, &other.flow)
 }
 
 /// Forgets a flow in both directions, given either entry.
-#[inline(always)]
-pub(super) fn forget<T: Tables>(tables: &T, key: &Tuple, found: &Found) {
+#[inline(never)]
+pub(super) fn forget<T: Tables>(tables: &T, key: &Tuple, found: &Found) -> bool {
     tables.remove_flow(found.table, key);
     tables.remove_flow(found.table, &found.flow.to.reversed());
+    true
 }

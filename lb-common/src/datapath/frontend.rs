@@ -2,7 +2,7 @@
 
 use super::tables::Tables;
 use crate::abi::{
-    Addr, AffinityEntry, AffinityKey, Backend, Counter, Port, ServiceKey, ServiceRef, ServiceState, action, frontend,
+    Addr, AffinityEntry, AffinityKey, Counter, Port, ServiceKey, ServiceRef, ServiceState, action, frontend,
     node_addr_flag, service_flag, ticks,
 };
 
@@ -56,8 +56,12 @@ pub struct Choice {
     pub identity: u32,
     /// Backend id.
     pub id: u32,
-    /// The backend.
-    pub backend: Backend,
+    /// The backend's generation.
+    pub generation: u32,
+    /// The backend's address.
+    pub addr: Addr,
+    /// The backend's port.
+    pub port: Port,
 }
 
 /// Why a frontend gives no backend: also the reason that is counted.
@@ -92,43 +96,65 @@ pub(super) fn admit<T: Tables>(tables: &T, found: ServiceRef, source: Addr) -> R
 /// Chooses a backend: the client's earlier one while affinity holds and it is usable, else by flow hash (Maglev) or at
 /// random. `hash` is the flow's, `client` as [`AffinityKey::client`].
 #[inline(always)]
-pub fn select<T: Tables>(tables: &T, service: u32, state: &ServiceState, client: Addr, hash: u64) -> Option<Choice> {
-    let identity = state.identity as u32;
-    let key = AffinityKey { service, identity, client };
+pub fn select<T: Tables>(tables: &T, service: u32, state: &ServiceState, client: &Addr, hash: u64) -> Option<Choice> {
+    let mut choice = Choice {
+        service,
+        identity: state.identity as u32,
+        id: 0,
+        generation: 0,
+        addr: Addr::UNSPECIFIED,
+        port: Port::new(0),
+    };
+    choose(tables, state, client, hash, &mut choice).then_some(choice)
+}
+
+/// Fills in the backend; false if there is none. Not inlined, for the BPF stack's sake.
+#[inline(never)]
+fn choose<T: Tables>(tables: &T, state: &ServiceState, client: &Addr, hash: u64, choice: &mut Choice) -> bool {
+    let key = AffinityKey { service: choice.service, identity: choice.identity, client: *client };
     let sticky = state.affinity_seconds != 0;
-    if sticky && let Some(choice) = remembered(tables, &key, state) {
-        return Some(choice);
+    if sticky && remembered(tables, &key, state, choice) {
+        return true;
+    }
+    if state.word.count() == 0 {
+        return false;
     }
     let x = if state.flags & service_flag::MAGLEV != 0 { (hash >> 32) as u32 } else { tables.random() };
     // Scales x to the run without a division (Lemire, "Fast random integer generation in an interval", 2019).
     let offset = ((x as u64 * state.word.count() as u64) >> 32) as u32;
-    if state.word.count() == 0 {
-        return None;
-    }
-    let id = tables.slot(state.word.offset().wrapping_add(offset))?;
-    let backend = tables.backend(id)?;
-    if backend.generation == 0 {
-        return None;
+    let Some(id) = tables.slot(state.word.offset().wrapping_add(offset)) else { return false };
+    if !take(tables, id, choice) {
+        return false;
     }
     if sticky {
-        tables.insert_affinity(&key, &AffinityEntry::new(id, backend.generation, tables.now()));
+        tables.insert_affinity(&key, &AffinityEntry::new(id, choice.generation, tables.now()));
     }
-    Some(Choice { service, identity, id, backend })
+    true
 }
 
 #[inline(always)]
-fn remembered<T: Tables>(tables: &T, key: &AffinityKey, state: &ServiceState) -> Option<Choice> {
-    let entry = tables.affinity(key)?;
+fn take<T: Tables>(tables: &T, id: u32, choice: &mut Choice) -> bool {
+    let Some(backend) = tables.backend(id) else { return false };
+    choice.id = id;
+    choice.generation = backend.generation;
+    choice.addr = backend.addr;
+    choice.port = backend.port;
+    backend.generation != 0
+}
+
+#[inline(always)]
+fn remembered<T: Tables>(tables: &T, key: &AffinityKey, state: &ServiceState, choice: &mut Choice) -> bool {
+    let Some(entry) = tables.affinity(key) else { return false };
     let now = tables.now();
     if now.wrapping_sub(entry.seen) > ticks(state.affinity_seconds) {
-        return None;
+        return false;
     }
-    let backend = tables.backend(entry.backend)?;
+    let Some(backend) = tables.backend(entry.backend) else { return false };
     if backend.generation != entry.backend_generation || !backend.usable(state.word) {
-        return None;
+        return false;
     }
     if now != entry.seen {
         tables.insert_affinity(key, &AffinityEntry::new(entry.backend, entry.backend_generation, now));
     }
-    Some(Choice { service: key.service, identity: key.identity, id: entry.backend, backend })
+    take(tables, entry.backend, choice)
 }

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::abi::Tuple;
+use crate::abi::Addr;
 
 /// The packet could not be read or written there. Reads beyond its end are faults, never panics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,7 +36,7 @@ pub trait Packet {
     ///
     /// # Errors
     /// [`Fault`] if they do not lie wholly inside the packet, or it cannot be made writable.
-    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Result<(), Fault>;
+    fn write<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), Fault>;
 
     /// Applies a change to a transport checksum.
     ///
@@ -44,7 +44,7 @@ pub trait Packet {
     /// [`Fault`] as for [`Self::write`].
     fn update_l4_checksum(&mut self, change: L4Checksum) -> Result<(), Fault>;
 
-    /// The device by which the host would forward `tuple`, had it come in by `iif`; `None` where it would not forward
-    /// it (local delivery, no route, forwarding off). Interface indexes.
-    fn route(&self, tuple: &Tuple, iif: u32) -> Option<u32>;
+    /// The device by which the host would forward a packet, had it come in by `iif`; 0 where it would not forward it
+    /// (local delivery, no route, forwarding off). Interface indexes.
+    fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> u32;
 }

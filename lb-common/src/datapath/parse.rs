@@ -18,7 +18,7 @@ pub mod tcp_flag {
 }
 
 /// A TCP or UDP packet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Parsed {
     /// Addresses, ports and protocol.
     pub tuple: Tuple,
@@ -85,7 +85,7 @@ const ETHERTYPE_IPV6: [u8; 2] = 0x86ddu16.to_be_bytes();
 
 /// Fixed part of an IPv4 header (RFC 791 3.1).
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(2))]
+#[repr(C, align(4))]
 struct Ipv4 {
     version_ihl: u8,
     tos: u8,
@@ -101,7 +101,7 @@ struct Ipv4 {
 
 /// Fixed IPv6 header (RFC 8200 3).
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(2))]
+#[repr(C, align(4))]
 struct Ipv6 {
     version_class_flow: [u8; 4],
     payload_len: [u8; 2],
@@ -113,7 +113,7 @@ struct Ipv6 {
 
 /// First bytes of an extension header (RFC 8200 4.3, 4.5).
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(2))]
+#[repr(C, align(4))]
 struct Extension {
     next: u8,
     len: u8,
@@ -122,7 +122,7 @@ struct Extension {
 
 /// A TCP header up to its flags (RFC 9293 3.1).
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(2))]
+#[repr(C, align(4))]
 struct Tcp {
     ports: [u8; 4],
     seq_ack: [u8; 8],
@@ -133,7 +133,7 @@ struct Tcp {
 
 /// A UDP header (RFC 768).
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(2))]
+#[repr(C, align(4))]
 struct Udp {
     ports: [u8; 4],
     len_checksum: [u8; 4],
@@ -151,13 +151,15 @@ mod next {
 }
 
 /// Describes the packet whose IP header starts behind `l2_len` bytes (14, or 0 for a device without link layer).
+/// Fills in a place of the caller's, as a BPF stack has room for few; on an error it is left in part.
 ///
 /// # Errors
 /// Why it is not a TCP or UDP packet that can be described.
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, l2_len: usize) -> Result<Parsed, Unparsed> {
+pub fn parse<P: Packet>(packet: &P, l2_len: usize, into: &mut Parsed) -> Result<(), Unparsed> {
     let v4 = if l2_len == 0 {
-        match packet.read::<u8>(0)? >> 4 {
+        // Two bytes: "at least one byte" compiles to a comparison from which the verifier learns nothing.
+        match packet.read::<[u8; 2]>(0)?[0] >> 4 {
             4 => true,
             6 => false,
             _ => return Err(Unparsed::NotIp),
@@ -169,12 +171,14 @@ pub fn parse<P: Packet>(packet: &P, l2_len: usize) -> Result<Parsed, Unparsed> {
             _ => return Err(Unparsed::NotIp),
         }
     };
-    if v4 { parse_v4(packet, l2_len) } else { parse_v6(packet, l2_len) }
+    into.l3 = l2_len;
+    into.v4 = v4;
+    if v4 { parse_v4(packet, into) } else { parse_v6(packet, into) }
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Unparsed> {
-    let ip: Ipv4 = packet.read(l3)?;
+fn parse_v4<P: Packet>(packet: &P, into: &mut Parsed) -> Result<(), Unparsed> {
+    let ip: Ipv4 = packet.read(into.l3)?;
     let header_len = ((ip.version_ihl & 0x0f) as usize) * 4;
     if ip.version_ihl >> 4 != 4 || header_len < 20 {
         return Err(Unparsed::Malformed);
@@ -183,28 +187,27 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Unparsed> {
     if fragment & 0x1fff != 0 {
         return Err(Unparsed::LaterFragment);
     }
-    let (ports, tcp_flags) = parse_l4(packet, l3 + header_len, ip.proto)?;
-    Ok(Parsed {
-        tuple: tuple(Addr::v4(ip.src), Addr::v4(ip.dst), ports, ip.proto),
-        l3,
-        l4: l3 + header_len,
-        v4: true,
-        ip_checksum: ip.checksum,
-        tcp_flags,
-        fragment: fragment & 0x2000 != 0,
-    })
+    into.fragment = fragment & 0x2000 != 0;
+    into.ip_checksum = ip.checksum;
+    into.tuple.src = Addr::v4(ip.src);
+    into.tuple.dst = Addr::v4(ip.dst);
+    into.tuple.proto = ip.proto;
+    into.l4 = into.l3 + header_len;
+    parse_l4(packet, into)
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Unparsed> {
-    let ip: Ipv6 = packet.read(l3)?;
+fn parse_v6<P: Packet>(packet: &P, into: &mut Parsed) -> Result<(), Unparsed> {
+    let ip: Ipv6 = packet.read(into.l3)?;
     if ip.version_class_flow[0] >> 4 != 6 {
         return Err(Unparsed::Malformed);
     }
-    let (src, dst) = (Addr::v6(ip.src), Addr::v6(ip.dst));
-    let mut l4 = l3 + 40;
+    into.tuple.src = Addr::v6(ip.src);
+    into.tuple.dst = Addr::v6(ip.dst);
+    into.fragment = false;
+    into.ip_checksum = [0; 2];
+    let mut l4 = into.l3 + 40;
     let mut proto = ip.next;
-    let mut fragment = false;
     if proto != proto::TCP && proto != proto::UDP {
         let mut i = 0;
         while i < MAX_EXTENSIONS {
@@ -221,7 +224,7 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Unparsed> {
                         return Err(Unparsed::LaterFragment);
                     }
                     // An atomic fragment (RFC 6946) has neither offset nor followers.
-                    fragment |= field & 1 != 0;
+                    into.fragment |= field & 1 != 0;
                     proto = extension.next;
                     8
                 }
@@ -231,33 +234,34 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Parsed, Unparsed> {
             i += 1;
         }
     }
-    let (ports, tcp_flags) = parse_l4(packet, l4, proto)?;
-    if src.is_v4() || dst.is_v4() {
+    into.tuple.proto = proto;
+    into.l4 = l4;
+    parse_l4(packet, into)?;
+    if into.tuple.src.is_v4() || into.tuple.dst.is_v4() {
         return Err(Unparsed::MappedAddress);
     }
-    Ok(Parsed { tuple: tuple(src, dst, ports, proto), l3, l4, v4: false, ip_checksum: [0; 2], tcp_flags, fragment })
+    Ok(())
 }
 
 #[inline(always)]
-fn parse_l4<P: Packet>(packet: &P, l4: usize, proto: u8) -> Result<([u8; 4], u8), Unparsed> {
-    match proto {
+fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed) -> Result<(), Unparsed> {
+    let ports = match into.tuple.proto {
         proto::TCP => {
-            let tcp: Tcp = packet.read(l4)?;
+            let tcp: Tcp = packet.read(into.l4)?;
             if tcp.data_offset >> 4 < 5 {
                 return Err(Unparsed::Malformed);
             }
-            Ok((tcp.ports, tcp.flags))
+            into.tcp_flags = tcp.flags;
+            tcp.ports
         }
         proto::UDP => {
-            let udp: Udp = packet.read(l4)?;
-            Ok((udp.ports, 0))
+            into.tcp_flags = 0;
+            packet.read::<Udp>(into.l4)?.ports
         }
-        _ => Err(Unparsed::OtherProtocol),
-    }
-}
-
-#[inline(always)]
-fn tuple(src: Addr, dst: Addr, ports: [u8; 4], proto: u8) -> Tuple {
+        _ => return Err(Unparsed::OtherProtocol),
+    };
     let [a, b, c, d] = ports;
-    Tuple::new(src, Port::from_octets([a, b]), dst, Port::from_octets([c, d]), proto)
+    into.tuple.sport = Port::from_octets([a, b]);
+    into.tuple.dport = Port::from_octets([c, d]);
+    Ok(())
 }

@@ -4,17 +4,15 @@
 //! by the bridge and never reach the stack, so conntrack would see half a connection and call its packets INVALID.
 
 use super::{
-    flow::{self, Found, Way},
-    frontend::{self, Choice, NoChoice, Traffic},
+    flow::{self, Found},
+    frontend::{self, NoChoice, Traffic},
     packet::Packet,
     parse::{Parsed, parse},
     rewrite::rewrite,
     tables::Tables,
     verdict::Verdict,
 };
-use crate::abi::{
-    Addr, Counter, Dev, Flow, ServiceRef, Tuple, flow_state, flow_tuple_hash, local_path, role, scope,
-};
+use crate::abi::{Addr, Counter, Dev, Flow, ServiceRef, Tuple, flow_state, flow_tuple_hash, local_path, role, scope};
 
 /// Length of the link-layer header on a pod link: all are Ethernet, in bytes.
 pub const L2_LEN: usize = 14;
@@ -22,59 +20,83 @@ pub const L2_LEN: usize = 14;
 /// A packet that a pod sends, on the host side of its link. `ifindex` is that link.
 #[inline(always)]
 pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
-    let Ok(parsed) = parse(packet, L2_LEN) else { return Verdict::Pass };
-    let key = parsed.tuple;
-    if !parsed.opens()
-        && let Some(found) = flow::find(tables, &key)
-    {
-        let now = tables.now();
-        let forward = found.flow.role & role::FORWARD != 0;
-        // Established TCP keeps its backend until it ends; UDP leaves one that is gone with its next packet.
-        if !forward || parsed.is_tcp() || flow::udp_holds(tables, &found, now) {
-            return translate(packet, tables, &parsed, &found, now);
-        }
-        flow::forget(tables, &key, &found);
+    let mut parsed = Parsed::default();
+    if parse(packet, L2_LEN, &mut parsed).is_err() {
+        return Verdict::Pass;
     }
-    let traffic =
-        Traffic { dst: key.dst, dport: key.dport, proto: key.proto, scope: scope::INTERNAL, host: false };
+    if !parsed.opens()
+        && let Some(verdict) = Verdict::unpack(known(packet, tables, &parsed))
+    {
+        return verdict;
+    }
+    let key = &parsed.tuple;
+    let traffic = Traffic { dst: key.dst, dport: key.dport, proto: key.proto, scope: scope::INTERNAL, host: false };
     match frontend::find(tables, &traffic) {
-        Some(found) => open(packet, tables, &parsed, found, ifindex),
-        None => direct(tables, &parsed),
+        Some(found) => {
+            if parsed.opens()
+                && let Some(verdict) = Verdict::unpack(repeated(packet, tables, &parsed, found.index()))
+            {
+                return verdict;
+            }
+            match open(packet, tables, &parsed, found, ifindex) {
+                Ok(verdict) => verdict,
+                Err(reason) => Verdict::Drop(reason),
+            }
+        }
+        None => {
+            direct(tables, &parsed);
+            Verdict::Pass
+        }
     }
 }
 
 /// A packet towards a pod, on the host side of its link: replies of flows that take the host's stack.
 #[inline(always)]
 pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let Ok(parsed) = parse(packet, L2_LEN) else { return Verdict::Pass };
-    if parsed.opens() {
+    let mut parsed = Parsed::default();
+    if parse(packet, L2_LEN, &mut parsed).is_err() {
         return Verdict::Pass;
     }
-    let Some(found) = flow::find(tables, &parsed.tuple) else { return Verdict::Pass };
+    let mut found = Found::empty();
+    if parsed.opens() || !flow::find(tables, &parsed.tuple, &mut found) {
+        return Verdict::Pass;
+    }
     if found.flow.role & (role::FORWARD | role::HAIRPIN) != 0 || found.flow.oif != 0 {
         return Verdict::Pass;
     }
-    if parsed.fragment {
-        return Verdict::Drop(Counter::DropFragment);
-    }
-    flow::hit(tables, &parsed.tuple, &found, &parsed, tables.now());
-    rewritten(packet, &parsed, &found.flow.to, Verdict::Stack)
+    translate(packet, tables, &parsed, &found, tables.now())
 }
 
-/// A packet of a known flow, on ingress.
+/// A packet that does not open a connection, on ingress: the packed verdict of its flow, or 0 if it has none that it
+/// may stay in. Not inlined, for the BPF stack's sake.
+#[inline(never)]
+fn known<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed) -> u64 {
+    let mut found = Found::empty();
+    if !flow::find(tables, &parsed.tuple, &mut found) {
+        return 0;
+    }
+    let now = tables.now();
+    if found.flow.role & role::FORWARD == 0 {
+        if way_out(&found.flow) == Verdict::Stack {
+            // A reply that goes through the stack is translated where it leaves it: on the client's link.
+            return Verdict::Pass.pack();
+        }
+    } else if !parsed.is_tcp() && !flow::udp_holds(tables, &found, now) {
+        // Established TCP keeps its backend until it ends; UDP leaves one that is gone with its next packet.
+        flow::forget(tables, &parsed.tuple, &found);
+        return 0;
+    }
+    translate(packet, tables, parsed, &found, now).pack()
+}
+
+/// A packet of a known flow that is translated here.
 #[inline(always)]
 fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed, found: &Found, now: u32) -> Verdict {
-    let flow = &found.flow;
-    let verdict = way_out(flow);
-    if flow.role & role::FORWARD == 0 && verdict == Verdict::Stack {
-        // A reply that goes through the stack is translated where it leaves it: on the client's link.
-        return Verdict::Pass;
-    }
     if parsed.fragment {
         return Verdict::Drop(Counter::DropFragment);
     }
     flow::hit(tables, &parsed.tuple, found, parsed, now);
-    rewritten(packet, parsed, &flow.to, verdict)
+    rewritten(packet, parsed, &found.flow.to, way_out(&found.flow))
 }
 
 #[inline(always)]
@@ -90,13 +112,19 @@ fn way_out(flow: &Flow) -> Verdict {
 
 #[inline(always)]
 fn rewritten<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple, verdict: Verdict) -> Verdict {
-    match rewrite(packet, parsed, to) {
-        Ok(()) => verdict,
-        Err(_) => Verdict::Drop(Counter::DropInternal),
-    }
+    if rewrite_framed(packet, parsed, to) { verdict } else { Verdict::Drop(Counter::DropInternal) }
+}
+
+/// [`rewrite`] on a BPF stack frame of its own.
+#[inline(never)]
+fn rewrite_framed<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> bool {
+    rewrite(packet, parsed, to).is_ok()
 }
 
 /// A packet to a frontend that belongs to no flow it may stay in.
+///
+/// # Errors
+/// The counter to drop it under.
 #[inline(always)]
 fn open<P: Packet, T: Tables>(
     packet: &mut P,
@@ -104,77 +132,87 @@ fn open<P: Packet, T: Tables>(
     parsed: &Parsed,
     found: ServiceRef,
     ifindex: u32,
-) -> Verdict {
-    let key = parsed.tuple;
+) -> Result<Verdict, Counter> {
+    let key = &parsed.tuple;
     if parsed.fragment {
-        return Verdict::Drop(Counter::DropFragment);
+        return Err(Counter::DropFragment);
     }
-    let now = tables.now();
     if parsed.is_tcp() && !parsed.opens() {
-        return if now < tables.config().grace_until { Verdict::Pass } else { Verdict::Drop(Counter::DropNoFlow) };
+        let grace = tables.now() < tables.config().grace_until;
+        return if grace { Ok(Verdict::Pass) } else { Err(Counter::DropNoFlow) };
     }
+    let mut flow = Flow::default();
+    if let Some(reason) = choose(tables, key, found, &mut flow) {
+        return Err(reason);
+    }
+    if !find_way(packet, tables, ifindex, &mut flow) {
+        return Err(Counter::DropNoPort);
+    }
+    flow::open(tables, key, &mut flow)?;
+    tables.count(Counter::PacketFlows);
+    tables.count_connection(flow.backend);
+    Ok(rewritten(packet, parsed, &flow.to, way_out(&flow)))
+}
+
+/// Chooses a backend and fills in its part of the flow; the counter to drop under, if there is none. Not inlined, for
+/// the BPF stack's sake.
+#[inline(never)]
+fn choose<T: Tables>(tables: &T, key: &Tuple, found: ServiceRef, flow: &mut Flow) -> Option<Counter> {
     let state = match frontend::admit(tables, found, key.src) {
         Ok(state) => state,
-        Err(NoChoice::Reject) => return Verdict::Drop(Counter::DropNoEndpoint),
-        Err(NoChoice::Drop(reason)) => return Verdict::Drop(reason),
+        Err(NoChoice::Reject) => return Some(Counter::DropNoEndpoint),
+        Err(NoChoice::Drop(reason)) => return Some(reason),
     };
-    if let Some(old) = flow::find(tables, &key) {
-        // The opening packet once more: the backend that may have answered it already stays.
-        if old.flow.role & role::FORWARD != 0
-            && old.flow.state < flow_state::ESTABLISHED
-            && old.flow.service == found.index()
-            && flow::holds(tables, &old.flow)
-        {
-            return translate(packet, tables, parsed, &old, now);
-        }
-        flow::forget(tables, &key, &old);
+    let Some(choice) = frontend::select(tables, found.index(), &state, &key.src, flow_tuple_hash(key)) else {
+        return Some(Counter::DropInternal);
+    };
+    flow.to = Tuple::new(key.src, key.sport, choice.addr, choice.port, key.proto);
+    flow.service = choice.service;
+    flow.identity = choice.identity;
+    flow.backend = choice.id;
+    flow.backend_generation = choice.generation;
+    None
+}
+
+/// An opening packet on a tuple that has a flow. Sent once more, it stays with the backend that may have answered
+/// already; otherwise the flow is over, and the answer is 0.
+#[inline(never)]
+fn repeated<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed, service: u32) -> u64 {
+    let mut old = Found::empty();
+    if !flow::find(tables, &parsed.tuple, &mut old) {
+        return 0;
     }
-    let Some(choice) = frontend::select(tables, found.index(), &state, key.src, flow_tuple_hash(key)) else {
-        return Verdict::Drop(Counter::DropInternal);
-    };
-    let way = match way(packet, tables, &key, &choice, ifindex) {
-        Ok(way) => way,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    let flow = match flow::open(tables, &key, &choice, way, now) {
-        Ok(flow) => flow,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    tables.count(Counter::PacketFlows);
-    tables.count_connection(choice.id);
-    rewritten(packet, parsed, &flow.to, way_out(&flow))
+    if old.flow.role & role::FORWARD != 0
+        && old.flow.state < flow_state::ESTABLISHED
+        && old.flow.service == service
+        && flow::holds(tables, &old.flow)
+    {
+        return translate(packet, tables, parsed, &old, tables.now()).pack();
+    }
+    flow::forget(tables, &parsed.tuple, &old);
+    0
 }
 
 /// How the flow leaves: back to its own pod, straight to a neighbour on the same bridge, or through the host's stack.
-#[inline(always)]
-fn way<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    key: &Tuple,
-    choice: &Choice,
-    ifindex: u32,
-) -> Result<Way, Counter> {
-    let dev = tables.dev(ifindex);
-    if choice.backend.addr == key.src {
+/// False if a pod's own answer would have no address to come from.
+#[inline(never)]
+fn find_way<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32, flow: &mut Flow) -> bool {
+    let hairpin = flow.to.src == flow.to.dst;
+    let Some(dev) = tables.dev(ifindex) else { return !hairpin };
+    if hairpin {
         // A pod never answers a packet that bears its own address as source: the gateway stands in, as behind
         // kube-proxy's hairpin masquerade.
-        let source = dev.map_or(Addr::UNSPECIFIED, |dev| gateway(&dev, key.src.is_v4()));
-        if source.is_unspecified() {
-            return Err(Counter::DropNoPort);
-        }
-        return Ok(Way { oif: 0, role: role::HAIRPIN, source });
+        flow.role = role::HAIRPIN;
+        flow.to.src = gateway(&dev, flow.to.src.is_v4());
+        return !flow.to.src.is_unspecified();
     }
-    let mut oif = 0;
-    if let Some(dev) = dev
-        && dev.bridge != 0
+    if dev.bridge != 0
         && tables.config().local_path == local_path::REDIRECT
+        && packet.route(&flow.to.src, &flow.to.dst, dev.bridge) == dev.bridge
     {
-        let to = Tuple::new(key.src, key.sport, choice.backend.addr, choice.backend.port, key.proto);
-        if packet.route(&to, dev.bridge) == Some(dev.bridge) {
-            oif = dev.bridge;
-        }
+        flow.oif = dev.bridge;
     }
-    Ok(Way { oif, role: 0, source: key.src })
+    true
 }
 
 #[inline(always)]
@@ -183,18 +221,18 @@ const fn gateway(dev: &Dev, v4: bool) -> Addr {
 }
 
 /// A packet to no frontend. If it starts a connection on the ports of a translated one to the same backend, the
-/// translated one is over: its replies could not be told apart.
-#[inline(always)]
-fn direct<T: Tables>(tables: &T, parsed: &Parsed) -> Verdict {
+/// translated one is over: its replies could not be told apart. Whether that was so.
+#[inline(never)]
+fn direct<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
     if parsed.is_tcp() && !parsed.opens() {
-        return Verdict::Pass;
+        return false;
     }
     let reply_key = parsed.tuple.reversed();
-    if let Some(found) = flow::find(tables, &reply_key)
-        && found.flow.role & (role::FORWARD | role::HAIRPIN) == 0
-    {
-        flow::forget(tables, &reply_key, &found);
-        tables.count(Counter::FlowReplaced);
+    let mut found = Found::empty();
+    if !flow::find(tables, &reply_key, &mut found) || found.flow.role & (role::FORWARD | role::HAIRPIN) != 0 {
+        return false;
     }
-    Verdict::Pass
+    flow::forget(tables, &reply_key, &found);
+    tables.count(Counter::FlowReplaced);
+    true
 }

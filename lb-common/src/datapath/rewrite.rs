@@ -25,7 +25,7 @@ pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> Result
     packet.update_l4_checksum(change)?;
     let (old, new) = (ports(from), ports(to));
     if old != new {
-        packet.write(parsed.l4, new.to_ne_bytes())?;
+        packet.write(parsed.l4, &new.to_ne_bytes())?;
         packet.update_l4_checksum(L4Checksum { diff: checksum::diff([old], [new]), pseudo: false, ..change })?;
     }
     Ok(())
@@ -35,12 +35,11 @@ pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> Result
 #[inline(always)]
 fn rewrite_v4<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> Result<u32, Fault> {
     let from = &parsed.tuple;
-    let diff =
-        checksum::diff([from.src.words()[3], from.dst.words()[3]], [to.src.words()[3], to.dst.words()[3]]);
+    let diff = checksum::diff([from.src.words()[3], from.dst.words()[3]], [to.src.words()[3], to.dst.words()[3]]);
     let [c0, c1] = checksum::apply(parsed.ip_checksum, diff);
     let [s0, s1, s2, s3] = to.src.v4_octets();
     let [d0, d1, d2, d3] = to.dst.v4_octets();
-    packet.write(parsed.l3 + 10, [c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])?;
+    packet.write(parsed.l3 + 10, &[c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])?;
     Ok(diff)
 }
 
@@ -49,10 +48,10 @@ fn rewrite_v6<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> Result<
     let from = &parsed.tuple;
     let diff = checksum::diff(pair(from.src, from.dst), pair(to.src, to.dst));
     if from.src != to.src {
-        packet.write(parsed.l3 + 8, to.src.octets())?;
+        packet.write(parsed.l3 + 8, to.src.as_octets())?;
     }
     if from.dst != to.dst {
-        packet.write(parsed.l3 + 24, to.dst.octets())?;
+        packet.write(parsed.l3 + 24, to.dst.as_octets())?;
     }
     Ok(diff)
 }

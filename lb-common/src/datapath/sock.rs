@@ -1,7 +1,7 @@
 //! The socket path: a destination is rewritten once, in the socket call, and costs nothing per packet.
 
 use super::{
-    frontend::{self, NoChoice, Traffic, select},
+    frontend::{self, Choice, NoChoice, Traffic, select},
     tables::Tables,
 };
 use crate::abi::{
@@ -58,14 +58,11 @@ pub fn connect<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
     if !wanted {
         return Outcome::Pass;
     }
-    match translate(tables, call, policy) {
-        Translation::None => Outcome::Pass,
-        Translation::Refused => Outcome::Refuse,
-        Translation::To(addr, port, _) => {
-            tables.count(if call.proto == proto::TCP { Counter::SocketTcp } else { Counter::SocketUdp });
-            Outcome::To(addr, port)
-        }
+    let outcome = translate(tables, call, policy);
+    if matches!(outcome, Outcome::To(..)) {
+        tables.count(if call.proto == proto::TCP { Counter::SocketTcp } else { Counter::SocketUdp });
     }
+    outcome
 }
 
 /// `sendmsg` on an unconnected UDP socket. It keeps its backend for this destination while that is usable: protocols
@@ -75,104 +72,89 @@ pub fn sendmsg<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
     if policy.socket_lb & socket_lb::UDP == 0 || call.proto != proto::UDP {
         return Outcome::Pass;
     }
-    let key = SockKey::new(call.cookie, call.dst, call.dport, call.proto, sock_kind::STICKY);
-    if let Some(entry) = tables.sock(&key)
-        && entry.is_for(key)
-        && holds(tables, &entry)
-    {
-        // Also keeps the way back from being evicted while only this direction is used.
-        if tables.sock(&way_back(call, entry.addr, entry.port)).is_none() {
-            remember_way_back(tables, call, &entry);
-        }
-        return Outcome::To(entry.addr, entry.port);
+    let mut backend = Place::default();
+    if stays(tables, call, &mut backend) {
+        return Outcome::To(backend.addr, backend.port);
     }
-    match translate(tables, call, policy) {
-        Translation::None => Outcome::Pass,
-        Translation::Refused => Outcome::Refuse,
-        Translation::To(addr, port, entry) => {
-            let entry = SockEntry::new(
-                key,
-                addr,
-                port,
-                entry.service,
-                entry.identity,
-                entry.backend,
-                entry.backend_generation,
-            );
-            if !tables.insert_sock(&key, &entry) {
-                tables.count(Counter::SocketTable);
-            }
-            tables.count(Counter::SocketUdp);
-            Outcome::To(addr, port)
-        }
+    let outcome = translate(tables, call, policy);
+    if matches!(outcome, Outcome::To(..)) {
+        tables.count(Counter::SocketUdp);
     }
+    outcome
 }
 
 /// The frontend that this socket named when it was sent to `addr`:`port`, for recvmsg and getpeername.
 #[inline(always)]
 pub fn reverse<T: Tables>(tables: &T, cookie: u64, addr: Addr, port: Port, proto: u8) -> Option<(Addr, Port)> {
     let key = SockKey::new(cookie, addr, port, proto, sock_kind::REVNAT);
-    let entry = tables.sock(&key).filter(|entry| entry.is_for(key))?;
-    Some((entry.addr, entry.port))
+    let mut entry = SockEntry::default();
+    (tables.sock(&key, &mut entry) && entry.is_for(&key)).then_some((entry.addr, entry.port))
 }
 
-#[derive(Clone, Copy)]
-enum Translation {
-    None,
+/// An address and port to be filled in.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    addr: Addr,
+    port: Port,
+}
+
+/// What [`attempt`] found. A BPF subprogram returns no more than a register.
+#[derive(Clone, Copy, Eq, PartialEq)]
+#[repr(u32)]
+enum Attempt {
+    NotOurs,
     Refused,
-    /// The backend, and the entry that remembers the frontend.
-    To(Addr, Port, SockEntry),
+    Translated,
 }
 
 #[inline(always)]
-fn translate<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Translation {
-    let traffic = Traffic {
-        dst: call.dst,
-        dport: call.dport,
-        proto: call.proto,
-        scope: scope::INTERNAL,
-        host: call.host,
-    };
-    let Some(found) = frontend::find(tables, &traffic) else { return Translation::None };
+fn translate<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
+    let mut backend = Place::default();
+    match attempt(tables, call, policy.has_set_retval, &mut backend) {
+        Attempt::NotOurs => Outcome::Pass,
+        Attempt::Refused => Outcome::Refuse,
+        Attempt::Translated => Outcome::To(backend.addr, backend.port),
+    }
+}
+
+/// Finds the frontend, chooses a backend and remembers both. Not inlined, for the BPF stack's sake.
+#[inline(never)]
+fn attempt<T: Tables>(tables: &T, call: &Call, can_refuse: bool, place: &mut Place) -> Attempt {
+    let traffic =
+        Traffic { dst: call.dst, dport: call.dport, proto: call.proto, scope: scope::INTERNAL, host: call.host };
+    let Some(found) = frontend::find(tables, &traffic) else { return Attempt::NotOurs };
     if !call.host && found.bits() & bits::RANGES != 0 {
         // A pod's source address is not known here: the packet path holds it to the ranges.
-        return Translation::None;
+        return Attempt::NotOurs;
     }
     // The node itself is let in if one of its addresses is: the agent keeps that answer under the address `::`.
     let state = match frontend::admit(tables, found, Addr::UNSPECIFIED) {
         Ok(state) => state,
-        Err(_) if !policy.has_set_retval && !call.host && call.proto == proto::TCP => return Translation::None,
+        // Where a refusal can only be EPERM, a pod's TCP is better refused by the packet path.
+        Err(_) if !can_refuse && !call.host && call.proto == proto::TCP => return Attempt::NotOurs,
         Err(NoChoice::Reject) => {
             tables.count(Counter::SocketRefused);
-            return Translation::Refused;
+            return Attempt::Refused;
         }
         Err(NoChoice::Drop(_)) => {
             tables.count(Counter::SocketDropped);
-            return Translation::Refused;
+            return Attempt::Refused;
         }
     };
     let client = AffinityKey::netns(call.netns);
-    let hash = flow_tuple_hash(Tuple::new(client, Port::new(0), call.dst, call.dport, call.proto)) ^ spread(call.cookie);
-    let Some(choice) = select(tables, found.index(), &state, client, hash) else {
+    let hash =
+        flow_tuple_hash(&Tuple::new(client, Port::new(0), call.dst, call.dport, call.proto)) ^ spread(call.cookie);
+    let Some(choice) = select(tables, found.index(), &state, &client, hash) else {
         tables.count(Counter::SocketDropped);
-        return Translation::Refused;
+        return Attempt::Refused;
     };
-    let (addr, port) = (choice.backend.addr, choice.backend.port);
-    let key = way_back(call, addr, port);
-    let entry = SockEntry::new(
-        key,
-        call.dst,
-        call.dport,
-        choice.service,
-        choice.identity,
-        choice.id,
-        choice.backend.generation,
-    );
-    if !tables.insert_sock(&key, &entry) {
-        tables.count(Counter::SocketTable);
+    *place = Place { addr: choice.addr, port: choice.port };
+    remember(tables, call, &choice, sock_kind::REVNAT);
+    if call.proto == proto::UDP {
+        remember(tables, call, &choice, sock_kind::STICKY);
     }
     tables.count_connection(choice.id);
-    Translation::To(addr, port, entry)
+    Attempt::Translated
 }
 
 /// A socket has no source port yet when it connects, so its cookie makes the flow hash differ between sockets.
@@ -182,25 +164,47 @@ const fn spread(cookie: u64) -> u64 {
 }
 
 #[inline(always)]
-const fn way_back(call: &Call, addr: Addr, port: Port) -> SockKey {
-    SockKey::new(call.cookie, addr, port, call.proto, sock_kind::REVNAT)
+const fn key(call: &Call, addr: Addr, port: Port, kind: u8) -> SockKey {
+    SockKey::new(call.cookie, addr, port, call.proto, kind)
 }
 
-#[inline(always)]
-fn remember_way_back<T: Tables>(tables: &T, call: &Call, sticky: &SockEntry) {
-    let key = way_back(call, sticky.addr, sticky.port);
-    let entry = SockEntry::new(
-        key,
-        call.dst,
-        call.dport,
-        sticky.service,
-        sticky.identity,
-        sticky.backend,
-        sticky.backend_generation,
-    );
-    if !tables.insert_sock(&key, &entry) {
+/// Remembers a choice in one direction; false, and counted, if the table takes no entry.
+#[inline(never)]
+fn remember<T: Tables>(tables: &T, call: &Call, choice: &Choice, kind: u8) -> bool {
+    let Choice { service, identity, id, generation, addr, port } = *choice;
+    let (key, (addr, port)) = if kind == sock_kind::REVNAT {
+        (key(call, addr, port, kind), (call.dst, call.dport))
+    } else {
+        (key(call, call.dst, call.dport, kind), (addr, port))
+    };
+    let entry = SockEntry::new(&key, addr, port, service, identity, id, generation);
+    let kept = tables.insert_sock(&key, &entry);
+    if !kept {
         tables.count(Counter::SocketTable);
     }
+    kept
+}
+
+/// Whether this socket has a backend for this destination that it may keep.
+#[inline(never)]
+fn stays<T: Tables>(tables: &T, call: &Call, place: &mut Place) -> bool {
+    let sticky = key(call, call.dst, call.dport, sock_kind::STICKY);
+    let mut entry = SockEntry::default();
+    if !tables.sock(&sticky, &mut entry) || !entry.is_for(&sticky) || !holds(tables, &entry) {
+        return false;
+    }
+    *place = Place { addr: entry.addr, port: entry.port };
+    let choice = Choice {
+        service: entry.service,
+        identity: entry.identity,
+        id: entry.backend,
+        generation: entry.backend_generation,
+        addr: entry.addr,
+        port: entry.port,
+    };
+    // Looking also keeps the way back from being evicted while only this direction is used.
+    tables.sock(&key(call, choice.addr, choice.port, sock_kind::REVNAT), &mut entry)
+        || remember(tables, call, &choice, sock_kind::REVNAT)
 }
 
 #[inline(always)]

@@ -24,16 +24,17 @@ pub trait Tables {
     fn slot(&self, slot: u32) -> Option<u32>;
     /// Looks up `backends`.
     fn backend(&self, id: u32) -> Option<Backend>;
-    /// Looks up a flow table. The value may belong to another key: see [`Flow::is_for`].
-    fn flow(&self, table: FlowTable, key: &Tuple) -> Option<Flow>;
+    /// Looks up a flow table and copies the entry; false if there is none. It may belong to another key by now: see
+    /// [`Flow::is_for`]. Into a place of the caller's, as a BPF stack has room for few.
+    fn flow(&self, table: FlowTable, key: &Tuple, into: &mut Flow) -> bool;
     /// Inserts or replaces; false if the table takes no entry.
     fn insert_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool;
     /// Removes, if there.
     fn remove_flow(&self, table: FlowTable, key: &Tuple);
     /// Sets `state` and `seen` in place; false if there is no such entry.
     fn touch_flow(&self, table: FlowTable, key: &Tuple, state: u8, seen: u32) -> bool;
-    /// Looks up `sock_revnat`. The value may belong to another key: see [`SockEntry::is_for`].
-    fn sock(&self, key: &SockKey) -> Option<SockEntry>;
+    /// Looks up `sock_revnat`, as [`Self::flow`]; see [`SockEntry::is_for`].
+    fn sock(&self, key: &SockKey, into: &mut SockEntry) -> bool;
     /// Inserts or replaces; false if the table takes no entry.
     fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool;
     /// Looks up `affinity`.

@@ -1,14 +1,21 @@
 //! Packets that enter the node from outside: a ClusterIP is closed to them.
 
 use super::{
-    frontend, packet::Packet, parse::parse, tables::Tables, verdict::Verdict,
+    frontend,
+    packet::Packet,
+    parse::{Parsed, parse},
+    tables::Tables,
+    verdict::Verdict,
 };
 use crate::abi::{Counter, ServiceKey, frontend as bits, scope};
 
 /// A packet on an uplink or overlay, `l2_len` bytes of link-layer header before its IP header (14 or 0).
 #[inline(always)]
 pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T, l2_len: usize) -> Verdict {
-    let Ok(parsed) = parse(packet, l2_len) else { return Verdict::Pass };
+    let mut parsed = Parsed::default();
+    if parse(packet, l2_len, &mut parsed).is_err() {
+        return Verdict::Pass;
+    }
     let key = ServiceKey {
         addr: parsed.tuple.dst,
         port: parsed.tuple.dport,

@@ -1,0 +1,19 @@
+//! Read-only globals, set by the loader before verification; the verifier removes what they switch off.
+
+use aya_ebpf::Global;
+
+/// Cookie of the agent's network namespace.
+#[unsafe(no_mangle)]
+pub(crate) static HOST_NETNS: Global<u64> = Global::new(0);
+
+/// [`lb_common::abi::socket_lb`] bits.
+#[unsafe(no_mangle)]
+pub(crate) static SOCKET_LB: Global<u8> = Global::new(3);
+
+/// 1 where `bpf_set_retval` exists.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_SET_RETVAL: Global<u8> = Global::new(1);
+
+/// 1 where `bpf_ktime_get_coarse_ns` exists.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_COARSE_CLOCK: Global<u8> = Global::new(1);

@@ -1,0 +1,219 @@
+//! The maps, and the core's `Tables` over them. Sizes here are placeholders: the loader sets them.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    macros::btf_map,
+};
+use lb_common::{
+    abi::{
+        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, NodeAddr, RangeKey,
+        ServiceKey, ServiceRef, ServiceState, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
+    },
+    datapath::{FlowTable, Tables},
+};
+
+use crate::globals::HAS_COARSE_CLOCK;
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map(name = "services")]
+static SERVICES: HashMap<ServiceKey, ServiceRef, 1024> = HashMap::new();
+#[btf_map(name = "svc_state")]
+static SVC_STATE: Array<ServiceState, 1024, MMAPABLE> = Array::new();
+#[btf_map(name = "slots")]
+static SLOTS: Array<u32, 1024, MMAPABLE> = Array::new();
+#[btf_map(name = "backends")]
+static BACKENDS: Array<Backend, 1024> = Array::new();
+#[btf_map(name = "flows")]
+static FLOWS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
+#[btf_map(name = "embryos")]
+static EMBRYOS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
+#[btf_map(name = "sock_revnat")]
+static SOCK_REVNAT: LruHashMap<SockKey, SockEntry, 1024> = LruHashMap::new();
+#[btf_map(name = "affinity")]
+static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 1024> = LruHashMap::new();
+#[btf_map(name = "source_ranges")]
+static SOURCE_RANGES: LpmTrie<RangeKey, u32, 1024> = LpmTrie::new();
+#[btf_map(name = "node_addrs")]
+static NODE_ADDRS: HashMap<Addr, NodeAddr, 64> = HashMap::new();
+#[btf_map(name = "devs")]
+static DEVS: HashMap<u32, Dev, 64> = HashMap::new();
+#[btf_map(name = "config")]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+#[btf_map(name = "svc_counters")]
+static SVC_COUNTERS: PerCpuArray<BackendCounter, 1024> = PerCpuArray::new();
+
+/// Prefix length of a whole source-range key, in bits.
+const WHOLE_RANGE: u32 = 8 * size_of::<RangeKey>() as u32;
+
+/// The pinned maps of this agent.
+pub(crate) struct Kernel;
+
+impl Kernel {
+    #[inline(always)]
+    fn flows(table: FlowTable) -> &'static LruHashMap<Tuple, Flow, 1024> {
+        match table {
+            FlowTable::Flows => &FLOWS,
+            FlowTable::Embryos => &EMBRYOS,
+        }
+    }
+}
+
+/// Copies a value with one load for each word, so that what is checked later is what is used: the compiler may not
+/// read the map again.
+///
+/// # Safety
+/// `from` is valid for reads, and `T` is plain data whose size is a multiple of its alignment of at least four bytes.
+#[inline(always)]
+unsafe fn copy_once<T>(from: *const T, into: &mut T) {
+    const { assert!(align_of::<T>() >= 4) };
+    let (from, into) = (from.cast::<u32>(), core::ptr::from_mut(into).cast::<u32>());
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: both hold as many words.
+        unsafe { into.add(i).write(from.add(i).read_volatile()) };
+        i += 1;
+    }
+}
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<ServiceRef> {
+        let word = SERVICES.get_ptr(key)?.cast::<u64>();
+        // SAFETY: a live map value of eight bytes, aligned to eight; one load, so never half of another's.
+        Some(ServiceRef { word: unsafe { word.read_volatile() } })
+    }
+
+    #[inline(always)]
+    fn state(&self, index: u32) -> Option<ServiceState> {
+        let ptr = SVC_STATE.get_ptr(index)?;
+        // SAFETY: a live map value. Its first word is the commit word and is read with one load; the rest belongs to
+        // the service as long as the index does.
+        unsafe {
+            let word = StateWord { word: ptr.cast::<u64>().read_volatile() };
+            let mut state = ptr.read();
+            state.word = word;
+            Some(state)
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, slot: u32) -> Option<u32> {
+        SLOTS.get(slot).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend> {
+        BACKENDS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn flow(&self, table: FlowTable, key: &Tuple, into: &mut Flow) -> bool {
+        let Some(ptr) = Self::flows(table).get_ptr(key) else { return false };
+        // SAFETY: a live map value; that it may change meanwhile is what `Flow::check` is for.
+        unsafe { copy_once(ptr, into) };
+        true
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
+        Self::flows(table).insert(key, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, table: FlowTable, key: &Tuple) {
+        // Removing what is gone is what was wanted.
+        let _gone = Self::flows(table).remove(key);
+    }
+
+    #[inline(always)]
+    fn touch_flow(&self, table: FlowTable, key: &Tuple, state: u8, seen: u32) -> bool {
+        let Some(ptr) = Self::flows(table).get_ptr_mut(key) else { return false };
+        // SAFETY: a live map value; both fields are outside the check word, and each is one store.
+        unsafe {
+            (&raw mut (*ptr).state).write_volatile(state);
+            (&raw mut (*ptr).seen).write_volatile(seen);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn sock(&self, key: &SockKey, into: &mut SockEntry) -> bool {
+        let Some(ptr) = SOCK_REVNAT.get_ptr(key) else { return false };
+        // SAFETY: a live map value; that it may change meanwhile is what `SockEntry::check` is for.
+        unsafe { copy_once(ptr, into) };
+        true
+    }
+
+    #[inline(always)]
+    fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool {
+        SOCK_REVNAT.insert(key, entry, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        let ptr = AFFINITY.get_ptr(key)?;
+        // SAFETY: a live map value. A recycled one names a backend of another service, which its user checks.
+        Some(unsafe { ptr.read() })
+    }
+
+    #[inline(always)]
+    fn insert_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) -> bool {
+        AFFINITY.insert(key, entry, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn in_ranges(&self, service: u32, source: Addr) -> bool {
+        SOURCE_RANGES.get(&Key::new(WHOLE_RANGE, RangeKey { service, addr: source })).is_some()
+    }
+
+    #[inline(always)]
+    fn node_addr(&self, addr: &Addr) -> Option<NodeAddr> {
+        // SAFETY: a live map value of one word.
+        unsafe { NODE_ADDRS.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn dev(&self, ifindex: u32) -> Option<Dev> {
+        // SAFETY: a live map value; it is replaced as a whole and rarely.
+        unsafe { DEVS.get(ifindex) }.copied()
+    }
+
+    #[inline(always)]
+    fn config(&self) -> Config {
+        CONFIG.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        if let Some(ptr) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: this CPU's own value.
+            unsafe { *ptr += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, backend: u32) {
+        if let Some(ptr) = SVC_COUNTERS.get_ptr_mut(backend) {
+            // SAFETY: this CPU's own value.
+            unsafe { (*ptr).connections += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: helpers without arguments; the loader says which of them this kernel has.
+        let ns = unsafe { if HAS_COARSE_CLOCK.load() != 0 { bpf_ktime_get_coarse_ns() } else { bpf_ktime_get_ns() } };
+        (ns >> TICK_SHIFT) as u32
+    }
+}

@@ -1,0 +1,114 @@
+//! `impl Packet` for an skb: direct reads, writes through helpers.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup},
+    helpers::{
+        bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use lb_common::{
+    abi::{Addr, proto},
+    datapath::{Fault, L4Checksum, Packet},
+};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `BPF_FIB_LKUP_RET_SUCCESS` and `…_NO_NEIGH`: there is a route; the neighbour is resolved by the redirect.
+const FIB_SUCCESS: i64 = 0;
+const FIB_NO_NEIGH: i64 = 7;
+
+/// An skb on a tc hook.
+pub(crate) struct Skb(pub(crate) TcContext);
+
+impl Skb {
+    /// Makes the headers linear, so that reads need no helper: just as many bytes as plain headers take, as payload in
+    /// fragments is the rule on these hooks and moving it would cost each packet.
+    #[inline(always)]
+    pub(crate) fn pull_headers(&self, l2_len: usize) {
+        let plain = match self.read::<[u8; 7]>(l2_len) {
+            Ok([0x45, ..]) => l2_len + 40,
+            Ok([first, _, _, _, _, _, next]) if first >> 4 == 6 && (next == proto::TCP || next == proto::UDP) => {
+                l2_len + 60
+            }
+            _ => l2_len + 160,
+        };
+        let wanted = (plain as u32).min(self.0.len());
+        if ((self.0.data_end() - self.0.data()) as u32) < wanted {
+            // SAFETY: the context is the program's own. On failure the reads fault, and the packet passes.
+            unsafe { bpf_skb_pull_data(self.0.skb.skb, wanted) };
+        }
+    }
+
+    /// Sends the packet out of a device, with the neighbour resolved there.
+    #[inline(always)]
+    pub(crate) fn redirect_neigh(&self, ifindex: u32) -> i32 {
+        // SAFETY: no parameters are handed over, so the helper takes the route from the packet.
+        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    }
+
+    /// Swaps the link-layer addresses and sends the packet back out of its own link.
+    #[inline(always)]
+    pub(crate) fn bounce(&mut self) -> Result<i32, Fault> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.read::<[u8; 12]>(0)?;
+        self.write(0, &[g, h, i, j, k, l, a, b, c, d, e, f])?;
+        // SAFETY: a helper without pointers.
+        Ok(unsafe { bpf_redirect((*self.0.skb.skb).ifindex, 0) } as i32)
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn read<T: FromBytes + KnownLayout + Immutable + Copy>(&self, offset: usize) -> Result<T, Fault> {
+        let start = self.0.data() + offset;
+        if start + size_of::<T>() > self.0.data_end() {
+            return Err(Fault);
+        }
+        // SAFETY: in bounds by the check above, any bytes are a `T`, and the architectures that we load on read words
+        // at any address (the verifier refuses packet access at odd ones elsewhere).
+        Ok(unsafe { *(start as *const T) })
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), Fault> {
+        // SAFETY: the source is N bytes of stack; the helper checks the packet's bounds.
+        let ret = unsafe { bpf_skb_store_bytes(self.0.skb.skb, offset as u32, bytes.as_ptr().cast(), N as u32, 0) };
+        if ret == 0 { Ok(()) } else { Err(Fault) }
+    }
+
+    #[inline(always)]
+    fn update_l4_checksum(&mut self, change: L4Checksum) -> Result<(), Fault> {
+        let mut flags = 0;
+        if change.pseudo {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+        }
+        if change.zero_is_none {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        // SAFETY: the helper checks the packet's bounds; a size of 0 means that `to` is a difference.
+        let ret =
+            unsafe { bpf_l4_csum_replace(self.0.skb.skb, change.offset as u32, 0, u64::from(change.diff), flags) };
+        if ret == 0 { Ok(()) } else { Err(Fault) }
+    }
+
+    #[inline(always)]
+    fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> u32 {
+        // SAFETY: plain data; all zero is a valid value of it.
+        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        params.ifindex = iif;
+        if dst.is_v4() {
+            params.family = AF_INET;
+            params.__bindgen_anon_3.ipv4_src = src.words()[3];
+            params.__bindgen_anon_4.ipv4_dst = dst.words()[3];
+        } else {
+            params.family = AF_INET6;
+            params.__bindgen_anon_3.ipv6_src = src.words();
+            params.__bindgen_anon_4.ipv6_dst = dst.words();
+        }
+        // SAFETY: the parameters are on the stack and as long as is said.
+        let ret = unsafe { bpf_fib_lookup(self.0.as_ptr(), &raw mut params, size_of::<bpf_fib_lookup>() as i32, 0) };
+        if matches!(ret, FIB_SUCCESS | FIB_NO_NEIGH) { params.ifindex } else { 0 }
+    }
+}
