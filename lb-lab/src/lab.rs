@@ -44,7 +44,7 @@ pub struct Lab {
 pub struct Machine {
     place: Place,
     addresses: Pair,
-    _shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 /// What all parts of a lab hold on to: its name, its options, and its end.
@@ -113,6 +113,12 @@ impl Lab {
         &self.shared.name
     }
 
+    /// The lab's own folder; gone with it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.shared.folder
+    }
+
     /// The options it was made with.
     #[must_use]
     pub fn config(&self) -> &LabConfig {
@@ -151,7 +157,7 @@ impl Lab {
 impl Machine {
     fn new(name: &str, netns: Arc<NetNs>, addresses: Pair, shared: &Arc<Shared>) -> Result<Self> {
         let place = Place::new(name, netns, shared.cgroup.join(name), shared.folder.join(name), shared.config.ipv6)?;
-        Ok(Self { place, addresses, _shared: Arc::clone(shared) })
+        Ok(Self { place, addresses, shared: Arc::clone(shared) })
     }
 
     /// Its LAN addresses.
@@ -174,7 +180,7 @@ impl Machine {
     /// The gateway is not on the LAN.
     pub fn route_services(&self, via: Pair) -> Result<()> {
         self.route(SERVICE_NETWORK.into(), via.v4.addr().into())?;
-        if self._shared.config.ipv6 {
+        if self.shared.config.ipv6 {
             self.route(SERVICE_NETWORK6.into(), via.v6.addr().into())?;
         }
         Ok(())

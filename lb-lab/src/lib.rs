@@ -5,28 +5,36 @@
 //! is killed. Several labs live side by side. Nothing here touches an interface, a cgroup or a namespace that it did
 //! not make.
 
+mod agent;
+pub mod apps;
 mod cgroup;
+pub mod command;
 pub mod config;
+mod folder;
 mod lab;
 pub mod netlink;
 mod netns;
 mod nft;
 mod node;
+pub mod objects;
 pub mod peer;
 mod place;
 mod pod;
-pub mod process;
+mod process;
 mod reaper;
 
+pub use agent::Agent;
+pub use command::{Command, Output};
 pub use config::{LabConfig, Network, Pair};
+pub use folder::Folder;
 pub use lab::{Lab, Machine, has_bridge_netfilter};
 pub use netns::{NETNS_DIR, NetNs};
 pub use node::{BRIDGE, Node};
 pub use peer::{Peer, Pending};
 pub use place::{Host, Place};
 pub use pod::Pod;
-pub use process::{Command, Output, Process};
-pub use reaper::{reap, remove, sweep_dead};
+pub use process::Process;
+pub use reaper::{remove, sweep_dead};
 
 /// A clean-up that failed: a panic, so that no test passes over it, but not on top of another one.
 pub(crate) fn complain(error: &anyhow::Error) {

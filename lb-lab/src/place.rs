@@ -13,13 +13,13 @@ use anyhow::{Context, Result};
 
 use crate::{
     cgroup,
+    command::{Command, Doors},
     netns::NetNs,
     peer::{self, Ask, Peer, Pending, Serve},
-    process::{Command, Doors},
 };
 
 /// Namespace, cgroup and folder of a node, a pod or the outside machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     name: String,
     cgroup: PathBuf,
@@ -37,8 +37,18 @@ impl Place {
         Ok(Self { name: name.into(), cgroup, ipv6, doors: Doors { netns, cgroup: Arc::new(file), logs: folder } })
     }
 
+    pub(crate) fn has_ipv6(&self) -> bool {
+        self.ipv6
+    }
+
     pub(crate) fn netns_arc(&self) -> &Arc<NetNs> {
         &self.doors.netns
+    }
+}
+
+impl Host for Place {
+    fn place(&self) -> &Place {
+        self
     }
 }
 
@@ -79,7 +89,7 @@ pub trait Host {
     ///
     /// # Errors
     /// It cannot be started, ends with another status than 0, or takes longer than
-    /// [`crate::process::DEFAULT_TIMEOUT`].
+    /// [`crate::command::DEFAULT_TIMEOUT`].
     fn sh(&self, line: &str) -> Result<String>
     where
         Self: Sized,

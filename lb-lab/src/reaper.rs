@@ -92,7 +92,7 @@ impl Reaper {
 ///
 /// # Errors
 /// Something of the lab stays.
-pub fn reap(lab: &str) -> Result<()> {
+pub(crate) fn reap(lab: &str) -> Result<()> {
     let mut end = Vec::new();
     io::stdin().read_to_end(&mut end).context("wait for the owner's end")?;
     remove(lab)

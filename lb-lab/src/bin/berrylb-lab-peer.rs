@@ -7,15 +7,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use lb_lab::{Host, Lab, peer, reap};
+use lb_lab::{Host, Lab, peer};
 
 fn main() -> Result<()> {
-    let args: Vec<String> = env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["session"] => peer::session(),
-        ["reap", lab] => reap(lab),
-        ["hold-lab"] => hold_lab(),
-        _ => bail!("usage: berrylb-lab-peer session | reap LAB | hold-lab"),
+    if peer::main_if_asked()? {
+        return Ok(());
+    }
+    match env::args().nth(1).as_deref() {
+        Some("hold-lab") => hold_lab(),
+        _ => bail!("usage: {} session | reap LAB | hold-lab", peer::PROGRAM),
     }
 }
 

@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use super::{message::Ask, session::STOP};
-use crate::process::{Command, Process};
+use super::{request::Ask, session::STOP};
+use crate::{Command, Process};
 
 /// What a peer may take beyond a request's own limit: this machine may be busy building something.
 const SLACK: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    message::{Cause, Failure, Step},
+    answer::{Cause, Failure, Step},
     sockets::failure,
     tcp::connect,
 };

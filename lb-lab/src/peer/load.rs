@@ -11,8 +11,9 @@ use std::{
 };
 
 use super::{
+    answer::{Held, Load},
     http,
-    message::{Held, Hold, HttpLoad, Load, Transport},
+    request::{Hold, HttpLoad, Transport},
     session::{Sockets, Stop},
 };
 

@@ -2,13 +2,14 @@
 //! the right cgroup.
 //!
 //! One peer process takes requests as JSON lines on standard input and answers each with one JSON line. The types
-//! here are both sides' language; [`Peer`] is the side of the test, [`session`] that of the process. What a peer saw
+//! here are both sides' language; [`Peer`] is the side of the test, `session` that of the process. What a peer saw
 //! is reported, never judged: a failed connect is an answer.
 
+mod answer;
 mod client;
 mod http;
 mod load;
-mod message;
+mod request;
 mod serve;
 mod session;
 mod sockets;
@@ -18,27 +19,49 @@ mod udp;
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
 
+use crate::reaper::reap;
+pub use answer::*;
 pub use client::{Peer, Pending};
-pub use message::*;
-pub use session::session;
+pub use request::*;
+use session::session;
 
 /// File name of the peer program.
 pub const PROGRAM: &str = "berrylb-lab-peer";
 
-/// The peer program, from the environment variable `BERRYLB_LAB_PEER` or the target folder that this program was built
-/// into.
+/// Whether the running program has called [`main_if_asked`], and so can be the peer program itself.
+static OWN_PROGRAM: AtomicBool = AtomicBool::new(false);
+
+/// To be called first thing in `main` by a program that is its own peer program: does the peer's work and gives true
+/// if that is what this process was started for.
+///
+/// # Errors
+/// The peer's work failed.
+pub fn main_if_asked() -> Result<bool> {
+    OWN_PROGRAM.store(true, Ordering::Relaxed);
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["session"] => session()?,
+        ["reap", lab] => reap(lab)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// The peer program: this one, if it has called [`main_if_asked`]; else `berrylb-lab-peer` in the target folder that
+/// this program was built into.
 ///
 /// # Errors
 /// It is not built.
 pub fn path() -> Result<PathBuf> {
-    if let Some(path) = env::var_os("BERRYLB_LAB_PEER") {
-        return Ok(path.into());
-    }
     let own = env::current_exe().context("find the running program")?;
+    if OWN_PROGRAM.load(Ordering::Relaxed) {
+        return Ok(own);
+    }
     // Programs are in target/PROFILE, tests in target/PROFILE/deps, examples in target/PROFILE/examples.
     let folders = own.ancestors().skip(1).take(2);
     let found = folders.map(|folder| folder.join(PROGRAM)).find(|path| path.exists());

@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    message::{Seen, Serve, Serving},
+    answer::{Seen, Serving},
+    request::Serve,
     sockets::canonical,
 };
 

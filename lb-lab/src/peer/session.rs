@@ -17,8 +17,9 @@ use serde::Serialize;
 use socket2::Socket;
 
 use super::{
+    answer::{Exchange, Opened},
     load,
-    message::{Close, Exchange, Open, Opened, Ping, Request, Transport},
+    request::{Close, Open, Ping, Request, Transport},
     serve, sockets, tcp, udp,
 };
 
@@ -43,7 +44,7 @@ impl Stop {
 ///
 /// # Errors
 /// Standard input or output breaks, or a line is not a request.
-pub fn session() -> Result<()> {
+pub(super) fn session() -> Result<()> {
     let stopped = Arc::new(AtomicU64::new(0));
     let (sender, requests) = mpsc::channel();
     thread::spawn({
@@ -136,7 +137,7 @@ impl Sockets {
         let start = std::time::Instant::now();
         let limit = Some(timeout.max(Duration::from_millis(1)));
         if let Err(error) = socket.set_read_timeout(limit).and_then(|()| socket.set_write_timeout(limit)) {
-            return Some(tcp::failed(sockets::failure(super::message::Step::Socket, &error)));
+            return Some(tcp::failed(sockets::failure(super::answer::Step::Socket, &error)));
         }
         Some(match open.transport {
             Transport::Tcp => Exchange {

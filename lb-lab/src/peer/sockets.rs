@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::message::{Cause, Failure, Step};
+use super::answer::{Cause, Failure, Step};
 
 /// A socket towards `to` that is bound but not connected. With `mapped` it is an IPv6 socket whatever `to` is.
 pub(super) fn towards(

@@ -10,7 +10,8 @@ use std::{
 use socket2::{Socket, Type};
 
 use super::{
-    message::{Answers, Big, Cause, Exchange, Failure, Seen, Step, TcpAsk},
+    answer::{Answers, Cause, Exchange, Failure, Seen, Step},
+    request::{Big, TcpAsk},
     session::Stop,
     sockets::{failure, local, peer, target, towards},
 };

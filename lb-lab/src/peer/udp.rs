@@ -10,7 +10,8 @@ use std::{
 use socket2::{Socket, Type};
 
 use super::{
-    message::{Answers, Cause, Exchange, Failure, Seen, Step, UdpAsk},
+    answer::{Answers, Cause, Exchange, Failure, Seen, Step},
+    request::UdpAsk,
     session::Stop,
     sockets::{canonical, failure, local, peer, target, towards},
     tcp::{failed, micros},
