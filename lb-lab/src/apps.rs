@@ -66,6 +66,8 @@ pub struct Records {
     pub hosts: Vec<(String, IpAddr)>,
     /// SRV: name, target, port.
     pub services: Vec<(String, String, u16)>,
+    /// CNAME: name and target, which must be one of `hosts`.
+    pub aliases: Vec<(String, String)>,
     /// A domain that is never asked for elsewhere.
     pub domain: Option<String>,
     /// Where everything else is asked for.
@@ -84,6 +86,9 @@ pub fn dnsmasq(host: &impl Host, records: &Records) -> Result<Process> {
     }
     for (name, target, port) in &records.services {
         writeln!(text, "srv-host={name},{target},{port}")?;
+    }
+    for (name, target) in &records.aliases {
+        writeln!(text, "cname={name},{target}")?;
     }
     if let Some(domain) = &records.domain {
         writeln!(text, "local=/{domain}/")?;

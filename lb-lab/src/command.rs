@@ -3,7 +3,7 @@
 //! Nothing here waits without a limit.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CStr, CString, OsStr},
     fmt,
     fs::File,
     io::{self, Read, Write},
@@ -19,6 +19,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
 
 use crate::{
     netns::NetNs,
@@ -28,6 +32,8 @@ use crate::{
 /// Time limit of a command unless it says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+const RESOLV_CONF: &CStr = c"/etc/resolv.conf";
+
 /// Where a command enters: shared by all commands of one [`crate::Place`].
 #[derive(Clone, Debug)]
 pub(crate) struct Doors {
@@ -36,6 +42,8 @@ pub(crate) struct Doors {
     pub(crate) cgroup: Arc<File>,
     /// Folder for log files.
     pub(crate) logs: PathBuf,
+    /// What processes here see as `/etc/resolv.conf`, instead of the machine's.
+    pub(crate) resolv_conf: Option<Arc<CString>>,
 }
 
 /// A command that will run inside a place. Made by [`crate::Host::command`].
@@ -65,14 +73,22 @@ impl Command {
         let mut inner = std::process::Command::new(program);
         // A group of its own: its children die with it, and a Ctrl-C at the terminal reaches the owner alone.
         inner.process_group(0).stdin(Stdio::null());
-        let (netns, cgroup) = (Arc::clone(&doors.netns), Arc::clone(&doors.cgroup));
+        let Doors { netns, cgroup, resolv_conf, .. } = doors.clone();
         let enter = move || {
-            nix::sched::setns(&*netns, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            setns(&*netns, CloneFlags::CLONE_NEWNET)?;
             // "0" is the writer itself.
-            (&*cgroup).write_all(b"0")
+            (&*cgroup).write_all(b"0")?;
+            if let Some(file) = &resolv_conf {
+                // Mounts made here stay here; those of the machine still arrive.
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                let propagation = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+                mount(None::<&CStr>, c"/", None::<&CStr>, propagation, None::<&CStr>)?;
+                mount(Some(file.as_c_str()), RESOLV_CONF, None::<&CStr>, MsFlags::MS_BIND, None::<&CStr>)?;
+            }
+            Ok(())
         };
-        // SAFETY: between fork and exec the closure makes two system calls, setns and write, on descriptors opened
-        // before; it allocates nothing and takes no lock.
+        // SAFETY: between fork and exec the closure makes system calls on descriptors and strings that exist already;
+        // it allocates nothing and takes no lock.
         unsafe { inner.pre_exec(enter) };
         let label = format!("{} on {place}", program.to_string_lossy());
         Self { inner, doors, label, input: None, timeout: DEFAULT_TIMEOUT }

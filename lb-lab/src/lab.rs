@@ -20,6 +20,7 @@ use nix::{
 use crate::{
     cgroup,
     config::{self, LAN_MTU, LabConfig, Pair, SERVICE_NETWORK, SERVICE_NETWORK6, mac},
+    enter,
     netlink::{VethEnd, default_route},
     netns::NetNs,
     node::{self, Node},
@@ -36,6 +37,7 @@ pub struct Lab {
     nodes: Vec<Node>,
     outside: Machine,
     router: Machine,
+    enter: PathBuf,
     shared: Arc<Shared>,
 }
 
@@ -96,7 +98,8 @@ impl Lab {
                 node.connect(other)?;
             }
         }
-        Ok(Self { nodes, outside, router, shared })
+        let enter = enter::write(&shared.name, &shared.folder, &shared.cgroup)?;
+        Ok(Self { nodes, outside, router, enter, shared })
     }
 
     /// The story's cluster.
@@ -117,6 +120,12 @@ impl Lab {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.shared.folder
+    }
+
+    /// A script for people: `sh PATH NAME [COMMAND…]` runs a shell or a command on a node, in a pod or outside.
+    #[must_use]
+    pub fn enter_script(&self) -> &Path {
+        &self.enter
     }
 
     /// The options it was made with.

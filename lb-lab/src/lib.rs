@@ -10,6 +10,7 @@ pub mod apps;
 mod cgroup;
 pub mod command;
 pub mod config;
+mod enter;
 mod folder;
 mod lab;
 pub mod netlink;

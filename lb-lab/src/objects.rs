@@ -4,7 +4,7 @@
 
 use std::{
     fmt::{self, Write},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use crate::{Host, Lab, Pod};
@@ -79,6 +79,31 @@ impl Service {
             affinity_seconds: None,
             spec: Vec::new(),
         }
+    }
+
+    /// The environment variables that the kubelet gives to pods of the Service's namespace that start after it.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let (Some(ip), Some(first)) = (self.cluster_ips.first(), self.ports.first()) else { return Vec::new() };
+        let upper = |name: &str| name.to_uppercase().replace('-', "_");
+        let name = upper(&self.name);
+        let url = |port: &Port| format!("{}://{}", port.protocol.to_lowercase(), SocketAddr::new(*ip, port.port));
+        let mut variables = vec![
+            (format!("{name}_SERVICE_HOST"), ip.to_string()),
+            (format!("{name}_SERVICE_PORT"), first.port.to_string()),
+            (format!("{name}_PORT"), url(first)),
+        ];
+        for port in &self.ports {
+            if !port.name.is_empty() {
+                variables.push((format!("{name}_SERVICE_PORT_{}", upper(port.name)), port.port.to_string()));
+            }
+            let one = format!("{name}_PORT_{}_{}", port.port, port.protocol);
+            variables.push((one.clone(), url(port)));
+            variables.push((format!("{one}_PROTO"), port.protocol.to_lowercase()));
+            variables.push((format!("{one}_PORT"), port.port.to_string()));
+            variables.push((format!("{one}_ADDR"), ip.to_string()));
+        }
+        variables
     }
 
     /// The slice of this Service with these endpoints, all of one address family.
@@ -310,78 +335,4 @@ fn metadata(f: &mut fmt::Formatter<'_>, name: &str, namespace: &str, labels: &[(
 fn quoted(address: IpAddr) -> String {
     let text = address.to_string();
     if text.starts_with(':') || text.ends_with(':') { format!("'{text}'") } else { text }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_service_reads_as_kubectl_prints_it() {
-        let ports = [Port { node_port: Some(30080), ..Port::tcp("http-port", 8080, 80) }];
-        let ips = ["10.111.197.69".parse().unwrap(), "fd00:10:96::".parse().unwrap()];
-        let service = Service { kind: "NodePort", ..Service::new("sample-clusterip", &ips, &ports) };
-        let expected = "apiVersion: v1
-kind: Service
-metadata:
-  creationTimestamp: \"2026-01-01T00:00:00Z\"
-  name: sample-clusterip
-  namespace: default
-  resourceVersion: \"1\"
-spec:
-  clusterIP: 10.111.197.69
-  clusterIPs:
-  - 10.111.197.69
-  - 'fd00:10:96::'
-  internalTrafficPolicy: Cluster
-  ipFamilies:
-  - IPv4
-  - IPv6
-  ipFamilyPolicy: PreferDualStack
-  ports:
-  - name: http-port
-    nodePort: 30080
-    port: 8080
-    protocol: TCP
-    targetPort: 80
-  selector:
-    app: sample-app
-  sessionAffinity: None
-  type: NodePort
-status:
-  loadBalancer: {}
-";
-        assert_eq!(service.to_string(), expected);
-    }
-
-    #[test]
-    fn a_slice_reads_as_kubectl_prints_it() {
-        let service = Service::new("web", &[], &[Port::tcp("", 80, 8080)]);
-        let endpoint = Endpoint::new("fd00:10:244:1::72".parse().unwrap(), "raspi002").terminating();
-        let expected = "addressType: IPv6
-apiVersion: discovery.k8s.io/v1
-endpoints:
-- addresses:
-  - fd00:10:244:1::72
-  conditions:
-    ready: false
-    serving: true
-    terminating: true
-  nodeName: raspi002
-kind: EndpointSlice
-metadata:
-  creationTimestamp: \"2026-01-01T00:00:00Z\"
-  labels:
-    endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io
-    kubernetes.io/service-name: web
-  name: web-ipv6
-  namespace: default
-  resourceVersion: \"1\"
-ports:
-- name: \"\"
-  port: 8080
-  protocol: TCP
-";
-        assert_eq!(service.slice(&[endpoint]).to_string(), expected);
-    }
 }

@@ -2,9 +2,10 @@
 //! machine each have one, and [`Host`] is what they share.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     fs::{self, File},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -34,7 +35,20 @@ impl Place {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let procs = cgroup.join("cgroup.procs");
         let file = File::options().write(true).open(&procs).with_context(|| format!("open {}", procs.display()))?;
-        Ok(Self { name: name.into(), cgroup, ipv6, doors: Doors { netns, cgroup: Arc::new(file), logs: folder } })
+        Ok(Self {
+            name: name.into(),
+            cgroup,
+            ipv6,
+            doors: Doors { netns, cgroup: Arc::new(file), logs: folder, resolv_conf: None },
+        })
+    }
+
+    /// Gives processes that start here from now on this `/etc/resolv.conf`.
+    pub(crate) fn set_resolv_conf(&mut self, text: &str) -> Result<()> {
+        let path = self.doors.logs.join("resolv.conf");
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        self.doors.resolv_conf = Some(Arc::new(CString::new(path.into_os_string().into_vec())?));
+        Ok(())
     }
 
     pub(crate) fn has_ipv6(&self) -> bool {

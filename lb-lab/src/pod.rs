@@ -99,6 +99,17 @@ impl Pod {
         if other.is_ipv4() { self.ip4().into() } else { self.ip6().into() }
     }
 
+    /// Makes `server` the DNS server of processes that start from now on, with the search list that the kubelet gives to
+    /// pods of the namespace `default`.
+    ///
+    /// # Errors
+    /// The pod's folder cannot be written.
+    pub fn set_dns(&mut self, server: IpAddr) -> Result<()> {
+        self.place.set_resolv_conf(&format!(
+            "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver {server}\noptions ndots:5\n"
+        ))
+    }
+
     /// Name of the node's end of its link.
     #[must_use]
     pub fn link(&self) -> &str {

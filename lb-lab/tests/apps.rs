@@ -30,6 +30,7 @@ fn dnsmasq_answers_and_forwards() {
     let records = apps::Records {
         hosts: vec![(name.clone(), "10.111.197.69".parse().unwrap())],
         services: vec![(format!("_http-port._tcp.{name}"), name.clone(), 8080)],
+        aliases: vec![("alias.default.svc.cluster.local".into(), name.clone())],
         domain: Some("cluster.local".into()),
         upstream: Some(lab.router().addresses().v4.addr().into()),
     };
@@ -41,7 +42,17 @@ fn dnsmasq_answers_and_forwards() {
     assert_eq!(ask(&format!("_http-port._tcp.{name} SRV")), format!("0 0 8080 {name}.\n"));
     assert_eq!(ask("-x 10.111.197.69"), format!("{name}.\n"));
     assert_eq!(ask("www.example.org"), "203.0.113.80\n");
+    assert_eq!(ask("alias.default.svc.cluster.local"), format!("{name}.\n10.111.197.69\n"));
     assert_eq!(ask("unknown.default.svc.cluster.local"), "");
+    // A pod's own resolver, with the kubelet's search list; the machine's file is not touched.
+    let before = std::fs::read("/etc/resolv.conf").unwrap();
+    let mut client = lab.node("raspi002").add_pod("client").unwrap();
+    client.set_dns(pod.ip4().into()).unwrap();
+    assert_eq!(
+        client.sh("getent ahostsv4 sample-clusterip | grep STREAM").unwrap().split(' ').next(),
+        Some("10.111.197.69")
+    );
+    assert_eq!(std::fs::read("/etc/resolv.conf").unwrap(), before);
 }
 
 #[test]
@@ -52,7 +63,8 @@ fn a_server_that_cannot_start_says_why() {
     let error = apps::nginx(&pod).unwrap_err().to_string();
     assert!(error.contains("nginx on sample") && error.contains("port 80 is taken"), "{error}");
     drop(taken);
-    let records = apps::Records { hosts: vec![("name\nno-such-option".into(), pod.ip4().into())], ..Default::default() };
+    let records =
+        apps::Records { hosts: vec![("name\nno-such-option".into(), pod.ip4().into())], ..Default::default() };
     let error = apps::dnsmasq(&pod, &records).unwrap_err().to_string();
     assert!(error.contains("dnsmasq on sample: it ended with") && error.contains("dnsmasq.conf"), "{error}");
 }

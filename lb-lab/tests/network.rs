@@ -149,3 +149,29 @@ fn two_labs_do_not_meet() {
         assert_eq!(answers.names(), [(pod.name().to_owned(), 5)].into());
     }
 }
+
+#[test]
+fn people_enter_by_the_script() {
+    let lab = Lab::story().unwrap();
+    let node = lab.node("raspi002");
+    let mut pod = node.add_pod_at("sample", 72).unwrap();
+    let enter = |name: &str, command: &str| {
+        let mut sh = std::process::Command::new("sh");
+        sh.arg(lab.enter_script()).arg(name).args(["sh", "-c", command]);
+        let output = sh.output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    for (name, address, cgroup) in [
+        ("raspi002", "192.168.178.12/24", node.cgroup()),
+        ("sample", "10.244.1.72/24", pod.cgroup()),
+        ("outside", "192.168.178.200/24", lab.outside().cgroup()),
+        ("router", "192.168.178.1/24", lab.router().cgroup()),
+    ] {
+        let text = enter(name, "ip -4 -o addr; cat /proc/self/cgroup");
+        let inside = cgroup.to_string_lossy().split_once(lab.name()).map(|(_, rest)| format!("{}{rest}\n", lab.name()));
+        assert!(text.contains(address) && text.contains(&inside.unwrap()), "{name}: {text}");
+    }
+    pod.set_dns("10.96.0.10".parse().unwrap()).unwrap();
+    assert!(enter("sample", "cat /etc/resolv.conf").contains("nameserver 10.96.0.10\n"));
+    assert!(enter("nobody", "true").contains("has no node, pod or machine nobody"));
+}
