@@ -5,7 +5,7 @@
 /// One document of a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Document<'a> {
-    /// Its text, beginning with its `---` where it has one.
+    /// Its text, without a `---` line that carries nothing else.
     pub(super) text: &'a [u8],
     /// Line in the file, from 1, of the first line of `text`.
     pub(super) first_line: u32,
@@ -28,7 +28,8 @@ pub(super) fn split(bytes: &[u8]) -> Vec<Document<'_>> {
         let end = offset + line.len();
         if is_marker(bare, b"---") {
             push(&bytes[start..offset], first_line);
-            (start, first_line) = (end - bare.len(), number);
+            // What stands behind the marker on its own line is part of the document.
+            (start, first_line) = if has_content(bare) { (end - bare.len(), number) } else { (end, number + 1) };
         } else if is_marker(bare, b"...") {
             push(&bytes[start..offset], first_line);
             (start, first_line) = (end, number + 1);
@@ -47,12 +48,14 @@ fn is_marker(line: &[u8], marker: &[u8]) -> bool {
 
 fn document(text: &[u8], first_line: u32) -> Option<Document<'_>> {
     let text = text.strip_prefix(BOM).unwrap_or(text);
-    let has_content = |line: &[u8]| {
-        let line = if is_marker(line, b"---") { &line[3..] } else { line };
-        !line.starts_with(b"%") && line.trim_ascii_start().first().is_some_and(|b| *b != b'#')
-    };
     let content_line = first_line + u32::try_from(text.split(|b| *b == b'\n').position(has_content)?).ok()?;
     Some(Document { text, first_line, content_line })
+}
+
+/// Whether a line is more than a marker, a directive, a comment or blank.
+fn has_content(line: &[u8]) -> bool {
+    let line = if is_marker(line, b"---") { &line[3..] } else { line };
+    !line.starts_with(b"%") && line.trim_ascii_start().first().is_some_and(|b| *b != b'#')
 }
 
 #[cfg(test)]
@@ -72,12 +75,12 @@ mod tests {
     fn documents_end_at_markers() {
         check("", &[]);
         check("a: 1", &[(1, 1, "a: 1")]);
-        check("a: 1\n---\nb: 2\n", &[(1, 1, "a: 1\n"), (2, 3, "---\nb: 2\n")]);
-        check("---\r\na: 1\r\n---\r\nb: 2", &[(1, 2, "---\r\na: 1\r\n"), (3, 4, "---\r\nb: 2")]);
-        check("a: |\n  x\n---\n  y\n", &[(1, 1, "a: |\n  x\n"), (3, 4, "---\n  y\n")]);
-        check("--- {a: 1}\n--- # next\nb: 2", &[(1, 1, "--- {a: 1}\n"), (2, 3, "--- # next\nb: 2")]);
+        check("a: 1\n---\nb: 2\n", &[(1, 1, "a: 1\n"), (3, 3, "b: 2\n")]);
+        check("---\r\na: 1\r\n---\r\nb: 2", &[(2, 2, "a: 1\r\n"), (4, 4, "b: 2")]);
+        check("a: |\n  x\n---\n  y\n", &[(1, 1, "a: |\n  x\n"), (4, 4, "  y\n")]);
+        check("--- {a: 1}\n--- # next\nb: 2", &[(1, 1, "--- {a: 1}\n"), (3, 3, "b: 2")]);
         check("a: 1\n...\nb: 2\n...\n", &[(1, 1, "a: 1\n"), (3, 3, "b: 2\n")]);
-        check("---\t\na: 1", &[(1, 2, "---\t\na: 1")]);
+        check("---\t\na: 1", &[(2, 2, "a: 1")]);
     }
 
     #[test]
@@ -90,13 +93,13 @@ mod tests {
     #[test]
     fn empty_documents_vanish() {
         check("---\n---\n# note\n\n---\n", &[]);
-        check("%YAML 1.2\n---\na: 1\n", &[(2, 3, "---\na: 1\n")]);
+        check("%YAML 1.2\n---\na: 1\n", &[(3, 3, "a: 1\n")]);
         check("# a\n\n# b\na: 1\n", &[(1, 4, "# a\n\n# b\na: 1\n")]);
     }
 
     #[test]
     fn byte_order_marks_are_dropped() {
-        check("\u{feff}a: 1\n\u{feff}---\nb: 2", &[(1, 1, "a: 1\n"), (2, 3, "---\nb: 2")]);
+        check("\u{feff}a: 1\n\u{feff}---\n\u{feff}b: 2", &[(1, 1, "a: 1\n"), (3, 3, "b: 2")]);
         check("\u{feff}", &[]);
     }
 }

@@ -14,6 +14,6 @@ mod path;
 mod tree;
 
 pub use files::{files, load};
-pub use outcome::{BadObject, Duplicate, Loaded, Located, Parsed, Position, UnknownKind, Unreadable, merge};
+pub use outcome::{BadObject, Duplicate, Loaded, Located, Meant, Parsed, Position, UnknownKind, Unreadable, merge};
 pub use parse::parse;
 pub use path::{FieldPath, Invalid};

@@ -48,14 +48,24 @@ pub struct BadObject {
     pub name: Option<String>,
     /// What is wrong, with the line where that is known.
     pub cause: String,
-    /// The object's identity, if it is one of our kinds and fully named. `None`: any object of the file could be meant,
-    /// as in a broken List.
-    pub key: Option<ObjectRef>,
+    /// Which object of ours it was meant to be.
+    pub meant: Meant,
+}
+
+/// What a bad object was meant to be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Meant {
+    /// This object of a kind of ours.
+    Object(ObjectRef),
+    /// One or more that cannot be told, as in a broken List or without a name.
+    Unclear,
+    /// Of a kind that has no effect.
+    Nothing,
 }
 
 impl fmt::Display for BadObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, kind, namespace, name, cause, key: _ } = self;
+        let Self { at, kind, namespace, name, cause, meant: _ } = self;
         let kind = kind.as_deref().unwrap_or("object of unknown kind");
         let name = name.as_deref().unwrap_or("(no name)");
         match namespace {
@@ -90,11 +100,16 @@ impl Parsed {
     /// cannot be identified, everything that the file held and no longer holds is put back.
     pub fn keep_last_good(&mut self, previous: &Self) {
         let present: BTreeSet<ObjectRef> = self.objects.iter().map(|o| o.object.key()).collect();
-        let anything = self.bad.iter().any(|b| b.key.is_none());
-        let bad: BTreeSet<&ObjectRef> = self.bad.iter().filter_map(|b| b.key.as_ref()).collect();
+        let lost = |key: &ObjectRef| {
+            self.bad.iter().any(|b| match &b.meant {
+                Meant::Object(bad) => bad == key,
+                Meant::Unclear => true,
+                Meant::Nothing => false,
+            })
+        };
         let kept = previous.objects.iter().filter(|o| {
             let key = o.object.key();
-            !present.contains(&key) && (anything || bad.contains(&key))
+            !present.contains(&key) && lost(&key)
         });
         let kept: Vec<_> = kept.cloned().collect();
         self.objects.splice(0..0, kept);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{
-    BadObject, FieldPath, Invalid, Located, Parsed, Position, UnknownKind, convert,
+    BadObject, FieldPath, Invalid, Located, Meant, Parsed, Position, UnknownKind, convert,
     decode::decode,
     documents::{self, Document},
     tree::{self, Node, SyntaxError, Value},
@@ -210,9 +210,17 @@ impl Guess {
             Some(_) => namespace = None,
             None => {}
         }
-        let key = ours
-            .zip(name.as_deref())
-            .map(|(kind, name)| ObjectRef::new(kind, namespace.as_deref().unwrap_or_default(), name));
-        BadObject { at, kind, namespace, name, cause, key }
+        let meant = match (ours, &name, names) {
+            (Some(kind), Some(name), _) => {
+                Meant::Object(ObjectRef::new(kind, namespace.as_deref().unwrap_or_default(), name.as_str()))
+            }
+            (None, _, Some(names)) if !LISTS.iter().any(|list| (list.0, list.1) == names) => Meant::Nothing,
+            (Some(_) | None, _, _) => Meant::Unclear,
+        };
+        BadObject { at, kind, namespace, name, cause, meant }
     }
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -140,7 +140,8 @@ impl Index {
         let mut groups: Vec<&EndpointGroup> = Vec::new();
         for key in self.slices_of.get(&service.name).into_iter().flatten() {
             let slice = &self.slices[key];
-            if !slice.ignored && !(slice.mirrored && endpoints.is_some()) {
+            let mirror_of_these = slice.mirrored && endpoints.is_some();
+            if !(slice.ignored || mirror_of_these) {
                 groups.push(&slice.group);
             }
         }

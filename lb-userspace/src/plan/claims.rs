@@ -45,36 +45,33 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Replaces all claims of a Service. Returns the other Services that gained or lost an address by it, or have lost
-    /// it to another owner than before.
+    /// Replaces all claims of a Service. Returns the other Services that have to be planned anew: the contenders for
+    /// each target that changed its owner, as they gain it, lose it, or lose it to somebody else than before.
     pub(super) fn replace(&mut self, service: &ServiceName, claims: Vec<Claim>) -> BTreeSet<ServiceName> {
-        let mut touched = BTreeSet::new();
         let old = self.by_service.remove(service).unwrap_or_default();
-        if old == claims {
-            if !claims.is_empty() {
-                self.by_service.insert(service.clone(), claims);
+        let mut owners: BTreeMap<Target, Option<Claimant>> = BTreeMap::new();
+        if old != claims {
+            for Claim { target, .. } in old.iter().chain(&claims) {
+                owners.entry(*target).or_insert_with(|| self.owner(target).cloned());
             }
-            return touched;
-        }
-        for claim in &old {
-            if let Some(claimants) = self.by_target.get_mut(&claim.target) {
-                claimants.remove(&claim.claimant);
-                touched.extend(claimants.iter().map(|c| c.service.clone()));
-                if claimants.is_empty() {
-                    self.by_target.remove(&claim.target);
+            for Claim { target, claimant } in &old {
+                if let Some(claimants) = self.by_target.get_mut(target) {
+                    claimants.remove(claimant);
+                    if claimants.is_empty() {
+                        self.by_target.remove(target);
+                    }
                 }
             }
-        }
-        for claim in &claims {
-            let claimants = self.by_target.entry(claim.target).or_default();
-            touched.extend(claimants.iter().map(|c| c.service.clone()));
-            claimants.insert(claim.claimant.clone());
+            for Claim { target, claimant } in &claims {
+                self.by_target.entry(*target).or_default().insert(claimant.clone());
+            }
         }
         if !claims.is_empty() {
             self.by_service.insert(service.clone(), claims);
         }
-        touched.remove(service);
-        touched
+        let moved = owners.iter().filter(|(target, before)| self.owner(target) != before.as_ref());
+        let contenders = moved.flat_map(|(target, _)| self.by_target.get(target)).flatten();
+        contenders.map(|c| c.service.clone()).filter(|name| name != service).collect()
     }
 
     /// The claims of a Service, in the order it made them.
@@ -119,6 +116,9 @@ mod tests {
         assert_eq!(claims.replace(&name("b"), vec![b.clone()]), BTreeSet::from([name("a")]));
         assert_eq!(claims.owner(&a.target).unwrap().service, name("b"));
         assert!(claims.replace(&name("b"), vec![b]).is_empty(), "the same claims again change nothing");
+        let last = claim("c", 3, FrontendType::ExternalIp, 80);
+        assert!(claims.replace(&name("c"), vec![last]).is_empty(), "one more loser changes nothing for others");
+        assert!(claims.replace(&name("c"), vec![claim("c", 1, FrontendType::ExternalIp, 81)]).is_empty());
         assert_eq!(claims.replace(&name("b"), vec![]), BTreeSet::from([name("a")]));
         assert_eq!(claims.owner(&a.target).unwrap().service, name("a"));
         assert!(claims.replace(&name("a"), vec![]).is_empty());

@@ -55,6 +55,7 @@ pub struct Planner {
     node_dirty: bool,
     /// Services whose frontends differ from what [`Self::take_changes`] last told.
     changed: BTreeSet<ServiceName>,
+    plans: u64,
 }
 
 impl Planner {
@@ -128,6 +129,12 @@ impl Planner {
         self.planned.values().filter_map(|p| p.health_check.clone()).collect()
     }
 
+    /// How many times a Service was planned so far: the work that changes have cost.
+    #[must_use]
+    pub fn plans(&self) -> u64 {
+        self.plans
+    }
+
     /// What an operator should know, in order of kind and Service.
     pub fn diagnostics(&mut self) -> Vec<Diagnostic> {
         self.settle();
@@ -171,6 +178,7 @@ impl Planner {
         }
         touched.extend(dirty);
         for name in touched {
+            self.plans += 1;
             let new = self.plan(&name);
             let old = self.planned.get(&name);
             if new.as_ref().map(|p| &p.frontends) != old.map(|p| &p.frontends) {
@@ -229,3 +237,7 @@ impl Planner {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "planner_tests.rs"]
+mod tests;

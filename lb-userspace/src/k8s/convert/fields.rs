@@ -158,3 +158,69 @@ impl<'a> Names<'a> {
         name.filter(|n| !n.is_empty()).map(|n| self.share(n))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nowhere() -> FieldPath {
+        FieldPath::default()
+    }
+
+    #[test]
+    fn ranges_are_normal() {
+        for (text, expected) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            (" 10.1.2.3/8\t", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("192.0.2.1/32", "192.0.2.1/32"),
+            ("FD00:0::1/64", "fd00::/64"),
+            ("::/0", "::/0"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+        ] {
+            assert_eq!(range(text, nowhere).map(|r| r.to_string()).as_deref(), Ok(expected), "{text}");
+        }
+        for text in ["", "10.0.0.0", "10.0.0.0/33", "fd00::/129", "10.0.0.0/-1", "10.0.0/8", "a/8", "10.0.0.0 /8"] {
+            assert!(range(text, nowhere).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_normal() {
+        for (text, any, special, expected) in [
+            ("10.0.0.1", true, true, "10.0.0.1"),
+            ("FD00:0:0::1", true, true, "fd00::1"),
+            ("::ffff:10.0.0.1", true, true, "10.0.0.1"),
+            ("127.0.0.1", true, false, "127.0.0.1"),
+            ("::1", true, false, "::1"),
+            ("169.254.169.254", true, false, "169.254.169.254"),
+            ("fe80::1", true, false, "fe80::1"),
+            ("0.0.0.0", false, false, ""),
+            ("::", false, false, ""),
+            ("::ffff:0.0.0.0", false, false, ""),
+            ("224.0.0.1", false, false, ""),
+            ("ff02::1", false, false, ""),
+            ("10.0.0.01", false, false, ""),
+            ("10.0.0.1 ", false, false, ""),
+            ("[fd00::1]", false, false, ""),
+            ("fe80::1%eth0", false, false, ""),
+            ("", false, false, ""),
+        ] {
+            let found = virtual_address(text, nowhere).ok();
+            assert_eq!(found.map(|a| a.to_string()), any.then(|| expected.to_owned()), "{text}");
+            assert_eq!(routable_address(text, nowhere).is_ok(), special, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_names() {
+        for good in ["a", "web-1", "10.0.0.1", &"a".repeat(253)] {
+            assert!(checked_name(good).is_ok(), "{good}");
+        }
+        for bad in ["A", "a/b", "a b", "é", "a\n", &"a".repeat(254)] {
+            assert!(checked_name(bad).is_err(), "{bad}");
+        }
+    }
+}

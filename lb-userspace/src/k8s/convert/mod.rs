@@ -11,6 +11,3 @@ mod service;
 pub use endpoints::{endpoint_slice, endpoints};
 pub use node::node;
 pub use service::service;
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,189 @@
+//! What a change costs, and what is told of it. That the outcome is right is shown by `tests/golden*.rs`.
+
+use super::*;
+use crate::model::{
+    Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Kind, Node, Policy, Service, ServicePort,
+    ServiceType, SliceFamily,
+};
+use crate::plan::state::{Action, Algorithm, FrontendType, Protocol};
+
+const SERVICES: u8 = 100;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn mk_name(n: u8) -> ServiceName {
+    ServiceName::new("default", format!("s{n:03}"))
+}
+
+fn mk_service(n: u8) -> Service {
+    Service {
+        name: mk_name(n),
+        created: Created(Some(n.into())),
+        ignored: false,
+        kind: ServiceType::ClusterIp,
+        headless: false,
+        has_selector: true,
+        cluster_ips: vec![IpAddr::from([10, 96, 0, n])],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        ports: vec![ServicePort { name: "".into(), port: 80, node_port: None, protocol: Protocol::Tcp }],
+        internal_policy: Policy::Cluster,
+        external_policy: Policy::Cluster,
+        affinity_seconds: None,
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
+        algorithm: Algorithm::Random,
+    }
+}
+
+fn mk_slice(n: u8, endpoints: u8) -> EndpointSlice {
+    let endpoint = |i| Endpoint {
+        address: IpAddr::from([10, 1, n, i]),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node_name: None,
+        zone: None,
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
+    };
+    EndpointSlice {
+        namespace: "default".into(),
+        name: format!("s{n:03}-x").into(),
+        service: Some(mk_name(n)),
+        ignored: false,
+        mirrored: false,
+        family: SliceFamily::V4,
+        group: EndpointGroup {
+            ports: vec![EndpointPort { name: "".into(), port: 8080, protocol: Protocol::Tcp }],
+            endpoints: (1..=endpoints).map(endpoint).collect(),
+        },
+    }
+}
+
+fn mk_node(addresses: &[&str], zone: Option<&str>) -> Object {
+    let addresses = addresses.iter().map(|a| ip(a)).collect();
+    Object::Node(Node { name: "n1".into(), addresses, zone: zone.map(Into::into) })
+}
+
+/// A hundred Services with a slice each, all told; every tenth has a node port.
+fn mk_planner() -> Planner {
+    let mut planner = Planner::new(PlanConfig { node_name: "n1".into(), ..PlanConfig::default() });
+    planner.upsert(mk_node(&["192.168.1.1"], Some("a")));
+    for n in 0..SERVICES {
+        let mut service = mk_service(n);
+        if n % 10 == 0 {
+            service.kind = ServiceType::NodePort;
+            service.ports[0].node_port = Some(30_000 + u16::from(n));
+        }
+        planner.upsert(Object::Service(service));
+        planner.upsert(Object::EndpointSlice(mk_slice(n, 3)));
+    }
+    assert_eq!(planner.take_changes().len(), usize::from(SERVICES));
+    assert_eq!(planner.plans(), u64::from(SERVICES), "a burst plans each Service once");
+    planner
+}
+
+/// Asserts how many Services a change plans anew, and which are told.
+#[track_caller]
+fn check(change: impl FnOnce(&mut Planner), plans: u64, told: &[u8]) {
+    let mut planner = mk_planner();
+    change(&mut planner);
+    let changes = planner.take_changes();
+    let names: Vec<_> = changes.iter().map(|c| c.service.clone()).collect();
+    assert_eq!(names, told.iter().map(|n| mk_name(*n)).collect::<Vec<_>>());
+    assert_eq!(planner.plans() - u64::from(SERVICES), plans);
+    assert_eq!(planner.take_changes(), [], "told once");
+}
+
+fn with_external_ip(n: u8) -> Object {
+    Object::Service(Service { external_ips: vec![ip("192.0.2.1")], ..mk_service(n) })
+}
+
+#[test]
+fn one_object_costs_one_service() {
+    check(|p| p.upsert(Object::EndpointSlice(mk_slice(7, 4))), 1, &[7]);
+    check(|p| p.remove(&ObjectRef::new(Kind::EndpointSlice, "default", "s007-x")), 1, &[7]);
+    check(|p| p.remove(&ObjectRef::new(Kind::Service, "default", "s007")), 1, &[7]);
+    check(|p| p.upsert(with_external_ip(7)), 1, &[7]);
+}
+
+#[test]
+fn what_changes_nothing_costs_nothing() {
+    check(|p| p.upsert(Object::Service(mk_service(7))), 0, &[]);
+    check(|p| p.upsert(Object::EndpointSlice(mk_slice(7, 3))), 0, &[]);
+    check(|p| p.upsert(mk_node(&["192.168.1.1"], Some("a"))), 0, &[]);
+    check(|p| p.remove(&ObjectRef::new(Kind::Service, "default", "unknown")), 0, &[]);
+    check(|p| p.remove(&ObjectRef::new(Kind::Node, "", "n2")), 0, &[]);
+    let other_node = Object::Node(Node { name: "n2".into(), addresses: vec![ip("192.168.1.2")], zone: None });
+    check(|p| p.upsert(other_node), 0, &[]);
+    let not_ready = |mut slice: EndpointSlice| {
+        slice.group.ports.push(EndpointPort { name: "unused".into(), port: 1, protocol: Protocol::Udp });
+        Object::EndpointSlice(slice)
+    };
+    check(|p| p.upsert(not_ready(mk_slice(7, 3))), 1, &[]);
+}
+
+#[test]
+fn a_slice_that_moves_costs_both() {
+    let moved = EndpointSlice { service: Some(mk_name(9)), ..mk_slice(7, 3) };
+    check(|p| p.upsert(Object::EndpointSlice(moved)), 2, &[7, 9]);
+}
+
+#[test]
+fn an_address_costs_its_contenders() {
+    let claim = |p: &mut Planner| [3, 5, 9].map(with_external_ip).into_iter().for_each(|s| p.upsert(s));
+    check(claim, 3, &[3]);
+    let mut planner = mk_planner();
+    claim(&mut planner);
+    planner.take_changes();
+    let external = |change: &ServiceChange| change.frontends.iter().any(|f| f.kind == FrontendType::ExternalIp);
+    let before = planner.plans();
+    planner.upsert(Object::Service(mk_service(3)));
+    let changes = planner.take_changes();
+    let gained: Vec<_> = changes.iter().map(|c| (c.service.clone(), external(c))).collect();
+    assert_eq!(gained, [(mk_name(3), false), (mk_name(5), true)], "the next in age gets it; the third is not told");
+    assert_eq!(planner.plans() - before, 3);
+    let before = planner.plans();
+    planner.upsert(with_external_ip(50));
+    assert_eq!(planner.take_changes(), []);
+    assert_eq!(planner.plans() - before, 1, "one more loser costs nobody else");
+}
+
+#[test]
+fn the_node_costs_what_depends_on_it() {
+    let node_ports: Vec<u8> = (0..SERVICES).step_by(10).collect();
+    check(|p| p.upsert(mk_node(&["192.168.1.1", "192.168.1.2"], Some("a"))), 10, &node_ports);
+    check(|p| p.upsert(mk_node(&["192.168.1.1", "127.0.0.1"], Some("a"))), 0, &[]);
+    check(|p| p.set_node_addresses(Some(vec![ip("127.0.0.1")])), 10, &node_ports);
+    check(|p| p.set_node_addresses(Some(vec![ip("192.168.1.1"), ip("::")])), 0, &[]);
+    check(|p| p.remove(&ObjectRef::new(Kind::Node, "", "n1")), u64::from(SERVICES), &node_ports);
+    check(|p| p.upsert(mk_node(&["192.168.1.1"], Some("b"))), u64::from(SERVICES), &[]);
+}
+
+#[test]
+fn what_a_confirmed_list_lacks_is_removed() {
+    let mut planner = mk_planner();
+    planner.retain(|key| key.kind != Kind::Service || &*key.name >= "s098");
+    let gone = planner.take_changes();
+    assert_eq!(gone.len(), 98);
+    assert!(gone.iter().all(|c| c.frontends.is_empty()));
+    let left = planner.state().frontends;
+    assert!(left.iter().all(|f| f.service.as_ref().is_some_and(|s| *s >= mk_name(98))));
+    assert_eq!(left.iter().filter(|f| f.action == Action::Forward).count(), 2);
+}
+
+#[test]
+fn a_service_that_came_and_went_is_not_told() {
+    check(
+        |p| {
+            let new = Service { cluster_ips: vec![ip("10.97.0.1")], ..mk_service(200) };
+            p.upsert(Object::Service(new));
+            p.remove(&ObjectRef::new(Kind::Service, "default", "s200"));
+        },
+        1,
+        &[],
+    );
+}
