@@ -1,0 +1,183 @@
+//! All that follows from the table of links, as one value that can be compared with the one before. Pure.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use lb_common::abi::Dev;
+
+use super::{
+    addresses::node_addresses,
+    classify::{Classified, ClassifyOptions, LinkRole, classify},
+    devs::devs,
+    links::Table,
+};
+
+/// Roles, `devs` entries and addresses of the node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Topology {
+    /// Every link with the decision about it, in order of index.
+    pub classified: Vec<Classified>,
+    /// Entries of `devs` by interface index.
+    pub devs: BTreeMap<u32, Dev>,
+    /// The node's addresses: those given, else those of the uplinks.
+    pub node_addresses: Vec<IpAddr>,
+    /// Roles by interface index, with the serial of the link, which tells a new device from an old one of that index.
+    roles: BTreeMap<u32, (u64, LinkRole)>,
+}
+
+/// What has to be done to get from one topology to the next, in this order: `devs` entries before programs that read
+/// them, programs before the entries that they read go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopologyChanges {
+    /// Entries of `devs` to write.
+    pub set_devs: Vec<(u32, Dev)>,
+    /// Links to attach programs to. A vanished device (`ENODEV`) is no reason to worry: its removal follows.
+    pub attach: Vec<LinkRole>,
+    /// Links to take programs off.
+    pub detach: Vec<u32>,
+    /// Entries of `devs` to remove.
+    pub remove_devs: Vec<u32>,
+    /// Whether the node's addresses changed.
+    pub addresses: bool,
+}
+
+impl TopologyChanges {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Topology {
+    /// Derives everything from the table.
+    #[must_use]
+    pub fn derive(table: &Table, options: &ClassifyOptions) -> Self {
+        let classified = classify(table, options);
+        let node_addresses = if options.node_addresses.is_empty() {
+            node_addresses(table, &classified)
+        } else {
+            options.node_addresses.clone()
+        };
+        let devs = devs(table, &classified, &node_addresses);
+        let roles = classified
+            .iter()
+            .filter_map(|link| Some((link.ifindex, (table.link(link.ifindex)?.serial, link.role()?))))
+            .collect();
+        Self { classified, devs, node_addresses, roles }
+    }
+
+    /// Links that programs belong on, in order of index.
+    pub fn roles(&self) -> impl Iterator<Item = &LinkRole> {
+        self.roles.values().map(|(_, role)| role)
+    }
+
+    /// What leads from this topology to `next`. After a resync ([`super::NetEvent::resynced`]) every link is attached
+    /// again, as one may have been replaced unseen; attaching replaces in place.
+    #[must_use]
+    pub fn changes(&self, next: &Self, resynced: bool) -> TopologyChanges {
+        let same = |index: &u32, role: &(u64, LinkRole)| {
+            // A new name or reason alone changes no program.
+            !resynced
+                && self.roles.get(index).is_some_and(|(serial, old)| {
+                    (*serial, old.kind, old.l2_len) == (role.0, role.1.kind, role.1.l2_len)
+                })
+        };
+        TopologyChanges {
+            set_devs: next
+                .devs
+                .iter()
+                .filter(|(index, dev)| self.devs.get(index) != Some(dev))
+                .map(|(index, dev)| (*index, *dev))
+                .collect(),
+            attach: next
+                .roles
+                .iter()
+                .filter(|(index, role)| !same(index, role))
+                .map(|(_, (_, role))| role.clone())
+                .collect(),
+            detach: self.roles.keys().filter(|index| !next.roles.contains_key(index)).copied().collect(),
+            remove_devs: self.devs.keys().filter(|index| !next.devs.contains_key(index)).copied().collect(),
+            addresses: self.node_addresses != next.node_addresses,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{classify::LinkKind, test_table::TestTable},
+        *,
+    };
+
+    fn derive(t: &TestTable) -> Topology {
+        Topology::derive(&t.table, &ClassifyOptions::default())
+    }
+
+    fn node() -> TestTable {
+        let mut t = TestTable::default();
+        t.link(2, "eth0", None).address(2, "192.168.1.2", 24).default_route(2);
+        t.link(3, "cni0", Some("bridge")).address(3, "10.244.1.1", 24);
+        t
+    }
+
+    #[test]
+    fn from_nothing_everything_is_set_and_attached() {
+        let mut t = node();
+        t.pod(5, "veth5", Some(3));
+        let changes = Topology::default().changes(&derive(&t), false);
+        assert_eq!(changes.set_devs.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [2, 5]);
+        let attach: Vec<_> = changes.attach.iter().map(|role| (role.ifindex, role.kind)).collect();
+        assert_eq!(attach, [(2, LinkKind::Uplink), (5, LinkKind::Pod)]);
+        assert!(changes.addresses && changes.detach.is_empty() && changes.remove_devs.is_empty());
+        assert!(derive(&t).changes(&derive(&t), false).is_empty());
+        let again = derive(&t).changes(&derive(&t), true);
+        assert_eq!(again, TopologyChanges { attach: changes.attach, ..TopologyChanges::default() });
+    }
+
+    #[test]
+    fn a_pod_that_joins_its_bridge_later_is_attached_once() {
+        let mut t = node();
+        let before = derive(&t);
+        t.pod(5, "veth5", None);
+        let alone = derive(&t);
+        assert_eq!(before.changes(&alone, false).attach.len(), 1);
+        t.pod(5, "veth5", Some(3));
+        let changes = alone.changes(&derive(&t), false);
+        assert!(changes.attach.is_empty());
+        assert_eq!(changes.set_devs.first().map(|(index, dev)| (*index, dev.bridge)), Some((5, 3)));
+        t.pod(5, "renamed", Some(3));
+        assert!(derive(&t).changes(&derive(&t), false).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_goes_is_detached_and_forgotten() {
+        let mut t = node();
+        t.pod(5, "veth5", Some(3));
+        let before = derive(&t);
+        t.gone(5);
+        let changes = before.changes(&derive(&t), false);
+        assert_eq!((changes.detach.as_slice(), changes.remove_devs.as_slice()), ([5].as_slice(), [5].as_slice()));
+        assert!(changes.attach.is_empty() && changes.set_devs.is_empty() && !changes.addresses);
+    }
+
+    #[test]
+    fn an_index_that_is_used_again_is_attached_again() {
+        let mut t = node();
+        t.pod(5, "veth5", Some(3));
+        let before = derive(&t);
+        t.gone(5).pod(5, "veth5", Some(3));
+        let changes = before.changes(&derive(&t), false);
+        assert_eq!(changes.attach.iter().map(|role| role.ifindex).collect::<Vec<_>>(), [5]);
+        assert!(changes.detach.is_empty());
+    }
+
+    #[test]
+    fn given_addresses_stand_and_others_follow_the_links() {
+        let mut t = node();
+        let before = derive(&t);
+        t.address(2, "192.168.1.3", 24);
+        assert!(before.changes(&derive(&t), false).addresses);
+        let given = ClassifyOptions { node_addresses: vec!["192.168.1.2".parse().expect("ip")], ..Default::default() };
+        assert_eq!(Topology::derive(&t.table, &given).node_addresses, given.node_addresses);
+    }
+}
