@@ -30,7 +30,7 @@ pub struct Agent {
     process: Option<Process>,
 }
 
-/// The parts of the command line that its commands share.
+/// Values of its flags.
 #[derive(Clone, Debug)]
 struct Args {
     from: PathBuf,
@@ -55,7 +55,7 @@ impl Agent {
             addresses: node.ips(),
             bpffs: node.bpffs(),
             cgroup: node.cgroup_root().into(),
-            socket: node.dir().join("agent.sock"),
+            socket: node.agent_socket(),
             overlays: node.overlays(),
         };
         let extra = extra.iter().map(ToString::to_string).collect();
@@ -140,17 +140,10 @@ impl Agent {
         line.trim().trim_end_matches(" kB").parse().with_context(|| format!("{path}: `{line}` is not a size"))
     }
 
-    /// `berrylb` with this subcommand on this node, and the flags that find this agent's folders. The program's own
-    /// arguments are to be added behind.
+    /// `berrylb` with this subcommand on this node. The node's environment says where its agent is.
     #[must_use]
     pub fn command(&self, subcommand: &[&str]) -> Command {
-        let Args { bpffs, cgroup, socket, .. } = &self.args;
-        let command = self.place.command(&self.binary).args(subcommand);
-        let command = command.arg("--bpffs").arg(bpffs).arg("--api-socket").arg(socket);
-        match subcommand.first() {
-            Some(&"cleanup" | &"agent" | &"verify") => command.arg("--cgroup").arg(cgroup),
-            Some(_) | None => command,
-        }
+        self.place.command(&self.binary).args(subcommand)
     }
 
     /// Runs `berrylb cleanup`.
@@ -206,8 +199,9 @@ impl Agent {
     /// The command line of the agent itself.
     #[must_use]
     pub fn agent_command(&self) -> Command {
-        let Args { from, name, addresses, overlays, .. } = &self.args;
+        let Args { from, name, addresses, bpffs, cgroup, socket, overlays } = &self.args;
         let command = self.command(&["agent"]).arg("--from").arg(from).args(["--node-name", name]);
+        let command = command.arg("--bpffs").arg(bpffs).arg("--cgroup").arg(cgroup).arg("--api-socket").arg(socket);
         let command = addresses.iter().fold(command, |c, ip| c.args(["--node-address", &ip.to_string()]));
         let command = command.args(["--uplinks", "eth0", "--pod-links", "veth*"]);
         let command = if overlays.is_empty() { command } else { command.args(["--overlays", &overlays.join(",")]) };

@@ -22,12 +22,35 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// nginx is not installed (`apt-get install nginx`) or does not start.
 pub fn nginx(host: &impl Host) -> Result<Process> {
-    let folder = host.dir().join("nginx");
-    let page = folder.join("html");
+    let page = host.dir().join("nginx/html");
     fs::create_dir_all(&page).with_context(|| format!("create {}", page.display()))?;
     let index = page.join("index.html");
     fs::write(&index, format!("{}\n", host.name())).with_context(|| format!("write {}", index.display()))?;
-    let (dir, v6) = (folder.display(), if host.place().has_ipv6() { "listen [::]:80;" } else { "" });
+    start_nginx(host, &format!("server {{ {} root {}; }}", listen(host), page.display()))
+}
+
+/// nginx on port 80 as an Ingress controller would set it up: requests for a host name go on to its address, for
+/// others there is no page.
+///
+/// # Errors
+/// nginx is not installed (`apt-get install nginx`) or does not start.
+pub fn ingress(host: &impl Host, sites: &[(&str, SocketAddr)]) -> Result<Process> {
+    let listen = listen(host);
+    let mut servers = format!("server {{ {listen} return 404; }}\n");
+    for (site, to) in sites {
+        writeln!(servers, "server {{ {listen} server_name {site}; location / {{ proxy_pass http://{to}; }} }}")?;
+    }
+    start_nginx(host, &servers)
+}
+
+fn listen(host: &impl Host) -> &'static str {
+    if host.place().has_ipv6() { "listen 80; listen [::]:80;" } else { "listen 80;" }
+}
+
+fn start_nginx(host: &impl Host, servers: &str) -> Result<Process> {
+    let folder = host.dir().join("nginx");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let dir = folder.display();
     let text = format!(
         "daemon off;
          user root;
@@ -42,7 +65,7 @@ pub fn nginx(host: &impl Host) -> Result<Process> {
              fastcgi_temp_path {dir}/fastcgi;
              uwsgi_temp_path {dir}/uwsgi;
              scgi_temp_path {dir}/scgi;
-             server {{ listen 80; {v6} root {dir}/html; }}
+             {servers}
          }}\n"
     );
     let conf = folder.join("nginx.conf");

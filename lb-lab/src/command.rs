@@ -3,7 +3,7 @@
 //! Nothing here waits without a limit.
 
 use std::{
-    ffi::{CStr, CString, OsStr},
+    ffi::{CStr, CString, OsStr, OsString},
     fmt,
     fs::File,
     io::{self, Read, Write},
@@ -42,6 +42,8 @@ pub(crate) struct Doors {
     pub(crate) cgroup: Arc<File>,
     /// Folder for log files.
     pub(crate) logs: PathBuf,
+    /// Environment variables of all processes here.
+    pub(crate) environment: Vec<(&'static str, OsString)>,
     /// What processes here see as `/etc/resolv.conf`, instead of the machine's.
     pub(crate) resolv_conf: Option<Arc<CString>>,
 }
@@ -73,6 +75,7 @@ impl Command {
         let mut inner = std::process::Command::new(program);
         // A group of its own: its children die with it, and a Ctrl-C at the terminal reaches the owner alone.
         inner.process_group(0).stdin(Stdio::null());
+        inner.envs(doors.environment.iter().map(|(key, value)| (key, value)));
         let Doors { netns, cgroup, resolv_conf, .. } = doors.clone();
         let enter = move || {
             setns(&*netns, CloneFlags::CLONE_NEWNET)?;

@@ -9,12 +9,13 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::netns::NETNS_DIR;
+use crate::{netns::NETNS_DIR, reaper::BPFFS};
 
 /// Writes the script into the lab's folder and gives its path.
 pub(crate) fn write(lab: &str, folder: &Path, cgroup: &Path) -> Result<PathBuf> {
     let path = folder.join("enter");
     let (folder, cgroup) = (folder.display(), cgroup.display());
+    let bpffs = BPFFS;
     let text = format!(
         r#"# Runs a shell or a command on a node, in a pod, on the router or outside: sh enter NAME [COMMAND...]
 if [ $# -eq 0 ]; then
@@ -30,6 +31,10 @@ net={NETNS_DIR}/{lab}-$name
 for group in {cgroup}/"$name"/host {cgroup}/*/pod-"$name" {cgroup}/"$name"; do
     if [ -e "$group/cgroup.procs" ] && [ -e "$net" ]; then
         echo $$ > "$group/cgroup.procs" || exit 1
+        if [ -e {bpffs}/{lab}-"$name" ]; then
+            export BERRYLB_BPFFS={bpffs}/{lab}-"$name" BERRYLB_CGROUP={cgroup}/"$name"
+            export BERRYLB_API_SOCKET={folder}/"$name"/agent.sock
+        fi
         resolv={folder}/pod-$name/resolv.conf
         if [ -e "$resolv" ]; then
             exec nsenter --net="$net" unshare --mount sh -c \

@@ -70,7 +70,7 @@ impl Node {
 
         let cgroup_root = shared.cgroup.join(name);
         let place = Place::new(name, netns, cgroup_root.join("host"), shared.folder.join(name), config.ipv6)?;
-        let node = Self {
+        let mut node = Self {
             place,
             number,
             bridge,
@@ -81,6 +81,13 @@ impl Node {
         };
         let bpffs = node.bpffs();
         fs::create_dir(&bpffs).with_context(|| format!("create {}", bpffs.display()))?;
+        // So that `berrylb` finds this node's agent without flags, as it does on a real node.
+        let socket = node.agent_socket();
+        for (key, value) in
+            [("BERRYLB_BPFFS", bpffs), ("BERRYLB_CGROUP", node.cgroup_root.clone()), ("BERRYLB_API_SOCKET", socket)]
+        {
+            node.place.set_env(key, value);
+        }
         let rules = nft::rules(config, config::pod(number, 1));
         if !rules.is_empty() {
             node.command("nft").args(["-f", "-"]).input(rules).ok().context("set netfilter rules")?;
@@ -150,6 +157,12 @@ impl Node {
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
         Path::new(BPFFS).join(format!("{}-{}", self.shared.name, self.name()))
+    }
+
+    /// Where the node's agent has its socket: an agent's `--api-socket`.
+    #[must_use]
+    pub fn agent_socket(&self) -> PathBuf {
+        self.dir().join("agent.sock")
     }
 
     /// Starts a pod with the next free address.

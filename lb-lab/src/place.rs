@@ -2,7 +2,7 @@
 //! machine each have one, and [`Host`] is what they share.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::{CString, OsStr, OsString},
     fs::{self, File},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::ffi::OsStringExt,
@@ -39,8 +39,13 @@ impl Place {
             name: name.into(),
             cgroup,
             ipv6,
-            doors: Doors { netns, cgroup: Arc::new(file), logs: folder, resolv_conf: None },
+            doors: Doors { netns, cgroup: Arc::new(file), logs: folder, environment: Vec::new(), resolv_conf: None },
         })
+    }
+
+    /// Gives processes that start here from now on an environment variable.
+    pub(crate) fn set_env(&mut self, key: &'static str, value: impl Into<OsString>) {
+        self.doors.environment.push((key, value.into()));
     }
 
     /// Gives processes that start here from now on this `/etc/resolv.conf`.

@@ -16,6 +16,11 @@ fn nginx_and_redis_share_a_pod() {
     let load = lab.node("raspi003").ask(HttpLoad::count((pod.ip4(), 80).into(), 200)).unwrap();
     assert_eq!((load.answered(), load.failed), (200, 0), "{load:?}");
     assert_eq!(load.names["sample-deployment-1"], 200);
+    let proxy = lab.node("raspi003").add_pod("proxy").unwrap();
+    let _ingress = apps::ingress(&proxy, &[("shop.example.org", (pod.ip4(), 80).into())]).unwrap();
+    let by_name = |site: &str| pod.sh(&format!("curl -s -H 'Host: {site}' {}", proxy.ip4())).unwrap();
+    assert_eq!(by_name("shop.example.org"), "sample-deployment-1\n");
+    assert!(by_name("other.example.org").contains("404 Not Found"));
     redis.terminate(std::time::Duration::from_secs(5)).unwrap();
 }
 

@@ -171,6 +171,9 @@ fn people_enter_by_the_script() {
         let inside = cgroup.to_string_lossy().split_once(lab.name()).map(|(_, rest)| format!("{}{rest}\n", lab.name()));
         assert!(text.contains(address) && text.contains(&inside.unwrap()), "{name}: {text}");
     }
+    let here = enter("raspi002", "echo $BERRYLB_BPFFS $BERRYLB_API_SOCKET $BERRYLB_CGROUP");
+    assert_eq!(here, node.sh("echo $BERRYLB_BPFFS $BERRYLB_API_SOCKET $BERRYLB_CGROUP").unwrap());
+    assert!(here.starts_with(&format!("{} ", node.bpffs().display())), "{here}");
     pod.set_dns("10.96.0.10".parse().unwrap()).unwrap();
     assert!(enter("sample", "cat /etc/resolv.conf").contains("nameserver 10.96.0.10\n"));
     assert!(enter("nobody", "true").contains("has no node, pod or machine nobody"));

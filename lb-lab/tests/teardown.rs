@@ -173,16 +173,21 @@ fn a_process_group_dies_with_its_guard() {
     let lab = Lab::story().unwrap();
     let node = lab.node("raspi001");
     let process = node.command("sh").args(["-c", "sleep 600 & sleep 600 & wait"]).spawn("sh").unwrap();
-    let procs = node.cgroup().join("cgroup.procs");
-    let count = || fs::read_to_string(&procs).unwrap().lines().count();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while count() < 3 {
-        assert!(Instant::now() < deadline, "three processes start");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_processes(node, 3);
     drop(process);
-    while count() > 0 {
-        assert!(Instant::now() < deadline, "{} processes are left", count());
+    wait_processes(node, 0);
+}
+
+/// Waits until so many processes are in the node's cgroup; a killed one takes a moment to go.
+fn wait_processes(node: &lb_lab::Node, wanted: usize) {
+    let procs = node.cgroup().join("cgroup.procs");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let found = fs::read_to_string(&procs).unwrap();
+        if found.lines().count() == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {wanted} processes but:\n{found}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -194,7 +199,7 @@ fn a_command_that_takes_too_long_is_killed_and_says_so() {
     let late = node.command("sh").args(["-c", "echo begun; sleep 600"]).timeout(Duration::from_millis(300));
     let error = late.output().unwrap_err().to_string();
     assert!(error.contains("sh on raspi001") && error.contains("begun"), "{error}");
-    assert_eq!(fs::read_to_string(node.cgroup().join("cgroup.procs")).unwrap(), "");
+    wait_processes(node, 0);
     let failed = node.sh("echo out; echo why >&2; exit 3").unwrap_err().to_string();
     assert!(failed.contains("exit status: 3") && failed.contains("why"), "{failed}");
 }
