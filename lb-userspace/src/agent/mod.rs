@@ -1,1 +1,1 @@
-//! TBD agent
+//! TBD

@@ -22,17 +22,21 @@ pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let hidden = name.as_encoded_bytes().starts_with(b".");
-        let wanted = Path::new(&name).extension().is_some_and(|e| ["yaml", "yml", "json"].map(OsStr::new).contains(&e));
         // A link that leads nowhere stays in: reading it tells what is wrong.
         let folder = fs::metadata(entry.path()).is_ok_and(|m| m.is_dir());
-        if wanted && !hidden && !folder {
+        if is_object_file(&entry.path()) && !folder {
             found.push(entry.path());
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether a name in a folder is one of those that count: by its ending, and not hidden.
+#[must_use]
+pub fn is_object_file(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|e| ["yaml", "yml", "json"].map(OsStr::new).contains(&e))
 }
 
 /// Reads all paths; `-` is standard input. What cannot be read is named in the result, and the rest still counts.

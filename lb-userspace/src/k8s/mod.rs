@@ -13,7 +13,7 @@ mod parse;
 mod path;
 mod tree;
 
-pub use files::{files, load};
+pub use files::{files, is_object_file, load};
 pub use outcome::{BadObject, Duplicate, Loaded, Located, Meant, Parsed, Position, UnknownKind, Unreadable, merge};
 pub use parse::parse;
 pub use path::{FieldPath, Invalid};

@@ -289,6 +289,17 @@ impl Scope {
     }
 }
 
+impl BackendState {
+    /// As the document writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Terminating => "terminating",
+        }
+    }
+}
+
 impl Action {
     /// As the document writes it.
     #[must_use]

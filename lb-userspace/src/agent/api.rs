@@ -1,0 +1,97 @@
+//! What the other commands ask a running agent: the names behind the maps' numbers. Over a Unix socket, as HTTP.
+//!
+//! The maps stay the truth about what the datapath does; the agent only tells names and health checks.
+
+use std::{io, path::Path, time::Duration};
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, body::Bytes};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+use crate::maps::Names;
+
+/// The one thing that is served.
+pub(super) const PATH: &str = "/v1/names";
+
+/// A `healthCheckNodePort`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiHealthCheck {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// `spec.healthCheckNodePort`.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
+}
+
+/// What the agent answers.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiAnswer {
+    /// `--node-name`.
+    pub node: String,
+    /// The first full state is in the datapath.
+    pub ready: bool,
+    /// The agent's bpffs folder, so that nobody takes one agent's names for another's maps.
+    pub bpffs: String,
+    /// Names of backend sets and zones of backends.
+    pub names: Names,
+    /// Health check ports.
+    pub health_checks: Vec<ApiHealthCheck>,
+    /// Services that are not, or only partly, in the datapath, and why.
+    pub failed: Vec<String>,
+}
+
+/// How long an agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Asks the agent behind the socket. `Ok(None)`: no agent runs there.
+///
+/// # Errors
+/// If one does but does not answer, or answers something else.
+pub fn ask(socket: &Path) -> io::Result<Option<ApiAnswer>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match tokio::time::timeout(PATIENCE, exchange(socket)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the agent at {} does not answer", socket.display()),
+            )),
+        }
+    })
+}
+
+async fn exchange(socket: &Path) -> io::Result<Option<ApiAnswer>> {
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let request = Request::get(PATH)
+        .header(hyper::header::HOST, "berrylb")
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let body = response.into_body().collect().await.map_err(io::Error::other)?;
+        serde_json::from_slice(&body.to_bytes()).map_err(io::Error::other)
+    };
+    tokio::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => answer.map(Some),
+        ended = connection => {
+            ended.map_err(io::Error::other)?;
+            answer.await.map(Some)
+        }
+    }
+}

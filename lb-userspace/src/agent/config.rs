@@ -1,0 +1,457 @@
+//! The agent's settings: flags over environment over config file, then the defaults.
+//!
+//! One struct is both the command line and the config file, so that no setting exists in one of them only.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use lb_common::abi::socket_lb;
+use serde::Deserialize;
+
+use crate::{loader::TcHook, maps::Capacities, net::Glob};
+
+/// Run the node's agent: follow Services and links, keep the datapath as they say.
+///
+/// Every flag is also a key of the config file (without the dashes in front) and a variable BERRYLB_… in the
+/// environment; flags win over the environment, the environment over the file.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[command(
+    after_help = "Example:\n  berrylb agent --from /etc/berrylb/services --node-name raspi002 --node-address 192.168.1.12"
+)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AgentArgs {
+    /// YAML file with any of these settings.
+    #[arg(long, env = "BERRYLB_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Folder or file with Kubernetes objects; watched; repeatable, later objects win.
+    #[arg(long, env = "BERRYLB_FROM", value_name = "PATH", value_delimiter = ',')]
+    pub from: Option<Vec<PathBuf>>,
+    /// This node's name in the cluster.
+    #[arg(long, env = "BERRYLB_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address that node ports listen on; repeatable. Default: those of the Node object, else of the node's links.
+    #[arg(long, env = "BERRYLB_NODE_ADDRESS", value_name = "IP", value_delimiter = ',', value_parser = crate::cli::plan::node_address)]
+    pub node_address: Option<Vec<IpAddr>>,
+    /// This node's zone. Default: the label of its Node object.
+    #[arg(long, env = "BERRYLB_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
+    /// Hold node ports to loadBalancerSourceRanges, too.
+    #[arg(long, env = "BERRYLB_SOURCE_RANGES_NODEPORT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub source_ranges_nodeport: Option<bool>,
+    /// Folder on a bpffs for this agent's maps and links. Default: /sys/fs/bpf/berrylb.
+    #[arg(long, env = "BERRYLB_BPFFS", value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// cgroup v2 folder whose sockets are served. Default: the root of the hierarchy.
+    #[arg(long, env = "BERRYLB_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Names of pod links, with * and ?. Default: detected.
+    #[arg(long, env = "BERRYLB_POD_LINKS", value_name = "GLOB,…")]
+    pub pod_links: Option<Globs>,
+    /// Names of devices that leave the node. Default: detected.
+    #[arg(long, env = "BERRYLB_UPLINKS", value_name = "GLOB,…")]
+    pub uplinks: Option<Globs>,
+    /// Names of devices towards other nodes' pods. Default: detected.
+    #[arg(long, env = "BERRYLB_OVERLAYS", value_name = "GLOB,…")]
+    pub overlays: Option<Globs>,
+    /// XDP on uplinks: auto, native, generic or off. Default: auto.
+    #[arg(long, env = "BERRYLB_XDP", value_name = "MODE")]
+    pub xdp: Option<XdpMode>,
+    /// What is translated in sockets: tcp,udp or tcp or off; the rest of the pods' traffic takes the packet path, the
+    /// node's own has none. Default: tcp,udp.
+    #[arg(long, env = "BERRYLB_SOCKET_LB", value_name = "WHAT")]
+    pub socket_lb: Option<SocketLb>,
+    /// The packet path on pod links: on or off. Default: on.
+    #[arg(long, env = "BERRYLB_PACKET_PATH", value_name = "WHAT")]
+    pub packet_path: Option<OnOff>,
+    /// Way of flows to a backend on the client's own bridge: redirect (past the host's netfilter), stack (needs
+    /// bridge-nf-call-iptables=1 where conntrack rules look), or auto (stack where that is 1). Default: auto.
+    #[arg(long, env = "BERRYLB_LOCAL_PATH", value_name = "WAY")]
+    pub local_path: Option<LocalPath>,
+    /// How tc programs are attached: auto, tcx or clsact. Default: auto (tcx from Linux 6.6).
+    #[arg(long, env = "BERRYLB_TC", value_name = "HOOK")]
+    pub tc: Option<Tc>,
+    /// Address of /healthz and /livez, or off. Default: 0.0.0.0:10256.
+    #[arg(long, env = "BERRYLB_HEALTHZ", value_name = "ADDR")]
+    pub healthz: Option<Listen>,
+    /// Address of /metrics, or off. Default: 127.0.0.1:10249.
+    #[arg(long, env = "BERRYLB_METRICS", value_name = "ADDR")]
+    pub metrics: Option<Listen>,
+    /// Socket that the other commands ask for names. Default: /run/berrylb/agent.sock.
+    #[arg(long, env = "BERRYLB_API_SOCKET", value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
+    /// error, warn, info, debug or trace, or a tracing filter. Default: info.
+    #[arg(long, env = "BERRYLB_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// text or json. Default: text.
+    #[arg(long, env = "BERRYLB_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Debug log of the BPF programs, at this level: error to trace. Costs speed. Default: none.
+    #[arg(long, env = "BERRYLB_DATAPATH_LOG", value_name = "LEVEL")]
+    pub datapath_log: Option<DatapathLog>,
+    /// Seconds after the first start on a node in which TCP without a flow passes instead of being dropped, for
+    /// connections that kube-proxy translated before. Default: 0.
+    #[arg(long, env = "BERRYLB_GRACE_SECONDS", value_name = "S")]
+    pub grace_seconds: Option<u32>,
+    /// Most frontends.
+    #[arg(long, env = "BERRYLB_MAX_SERVICES", value_name = "N")]
+    pub max_services: Option<u32>,
+    /// Most backend sets.
+    #[arg(long, env = "BERRYLB_MAX_BACKEND_SETS", value_name = "N")]
+    pub max_backend_sets: Option<u32>,
+    /// Most slots of all backend sets.
+    #[arg(long, env = "BERRYLB_MAX_SLOTS", value_name = "N")]
+    pub max_slots: Option<u32>,
+    /// Most endpoints.
+    #[arg(long, env = "BERRYLB_MAX_BACKENDS", value_name = "N")]
+    pub max_backends: Option<u32>,
+    /// Entries of the flow table; a flow takes two.
+    #[arg(long, env = "BERRYLB_MAX_FLOWS", value_name = "N")]
+    pub max_flows: Option<u32>,
+    /// Entries of the table of unanswered flows; a flow takes two.
+    #[arg(long, env = "BERRYLB_MAX_EMBRYOS", value_name = "N")]
+    pub max_embryos: Option<u32>,
+    /// Translated sockets that are remembered.
+    #[arg(long, env = "BERRYLB_MAX_SOCKETS", value_name = "N")]
+    pub max_sockets: Option<u32>,
+    /// Clients with session affinity.
+    #[arg(long, env = "BERRYLB_MAX_AFFINITY", value_name = "N")]
+    pub max_affinity: Option<u32>,
+    /// Source ranges.
+    #[arg(long, env = "BERRYLB_MAX_SOURCE_RANGES", value_name = "N")]
+    pub max_source_ranges: Option<u32>,
+    /// Addresses of this node.
+    #[arg(long, env = "BERRYLB_MAX_NODE_ADDRESSES", value_name = "N")]
+    pub max_node_addresses: Option<u32>,
+    /// Devices.
+    #[arg(long, env = "BERRYLB_MAX_DEVICES", value_name = "N")]
+    pub max_devices: Option<u32>,
+}
+
+/// Resolved settings.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is the flag of the same name, documented there")]
+pub struct Settings {
+    pub from: Vec<PathBuf>,
+    pub node_name: String,
+    pub node_address: Option<Vec<IpAddr>>,
+    pub zone: Option<String>,
+    pub source_ranges_nodeport: bool,
+    pub bpffs: PathBuf,
+    pub cgroup: Option<PathBuf>,
+    pub pod_links: Option<Vec<Glob>>,
+    pub uplinks: Option<Vec<Glob>>,
+    pub overlays: Option<Vec<Glob>>,
+    /// [`socket_lb`] bits.
+    pub socket_lb: u8,
+    pub packet_path: bool,
+    pub local_path: LocalPath,
+    pub tc: Option<TcHook>,
+    pub healthz: Option<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+    pub api_socket: PathBuf,
+    pub log_level: String,
+    pub log_format: LogFormat,
+    pub datapath_log: Option<tracing::Level>,
+    pub grace_seconds: u32,
+    pub capacities: Capacities,
+}
+
+/// Default of `--bpffs`.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/berrylb";
+/// Default of `--api-socket`.
+pub const DEFAULT_API_SOCKET: &str = "/run/berrylb/agent.sock";
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The config file cannot be read.
+    #[error("cannot read the config file {path}: {error}; check --config")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The config file does not say what it should.
+    #[error("config file {path}: {error}; its keys are the long flags of `berrylb agent --help`, without dashes in front")]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// Why, with line and column.
+        error: String,
+    },
+    /// A setting has no default.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// A setting asks for what this version has not.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+macro_rules! or_file {
+    ($flags:ident, $file:ident, { $($field:ident),+ $(,)? }) => {{
+        // Taken apart whole, so that no setting is forgotten.
+        let AgentArgs { config, $($field),+ } = $flags;
+        AgentArgs { config, $($field: $field.or($file.$field)),+ }
+    }};
+}
+
+impl AgentArgs {
+    /// Adds the config file and the defaults.
+    ///
+    /// # Errors
+    /// If the config file is no good or a setting is missing.
+    pub fn settle(self) -> Result<Settings, SettingsError> {
+        let flags = self;
+        let file = match &flags.config {
+            Some(path) => read_file(path)?,
+            None => Self::default(),
+        };
+        let merged = or_file!(flags, file, {
+            from, node_name, node_address, zone, source_ranges_nodeport, bpffs, cgroup, pod_links, uplinks, overlays,
+            xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
+            datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
+            max_embryos, max_sockets, max_affinity, max_source_ranges, max_node_addresses, max_devices,
+        });
+        merged.with_defaults()
+    }
+
+    fn with_defaults(self) -> Result<Settings, SettingsError> {
+        let defaults = Capacities::DEFAULT;
+        let capacities = Capacities {
+            services: self.max_services.unwrap_or(defaults.services),
+            svc_state: self.max_backend_sets.unwrap_or(defaults.svc_state),
+            slots: self.max_slots.unwrap_or(defaults.slots),
+            backends: self.max_backends.unwrap_or(defaults.backends),
+            flows: self.max_flows.unwrap_or(defaults.flows),
+            embryos: self.max_embryos.unwrap_or(defaults.embryos),
+            sock_revnat: self.max_sockets.unwrap_or(defaults.sock_revnat),
+            affinity: self.max_affinity.unwrap_or(defaults.affinity),
+            source_ranges: self.max_source_ranges.unwrap_or(defaults.source_ranges),
+            node_addrs: self.max_node_addresses.unwrap_or(defaults.node_addrs),
+            devs: self.max_devices.unwrap_or(defaults.devs),
+        };
+        if matches!(self.xdp, Some(XdpMode::Native | XdpMode::Generic)) {
+            return Err(SettingsError::Unsupported(
+                "--xdp native and generic: this version has no XDP programs; use --xdp auto or off, and tc serves the uplinks",
+            ));
+        }
+        let from = self.from.unwrap_or_default();
+        if from.is_empty() {
+            return Err(SettingsError::Missing(
+                "no source of Services: give --from PATH (a folder or file of Kubernetes objects)",
+            ));
+        }
+        let listen = |given: Option<Listen>, default: ([u8; 4], u16)| match given {
+            Some(Listen::Off) => None,
+            Some(Listen::At(addr)) => Some(addr),
+            None => Some(SocketAddr::from(default)),
+        };
+        Ok(Settings {
+            from,
+            node_name: self.node_name.unwrap_or_default(),
+            node_address: self.node_address.filter(|given| !given.is_empty()),
+            zone: self.zone,
+            source_ranges_nodeport: self.source_ranges_nodeport.unwrap_or(false),
+            bpffs: self.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
+            cgroup: self.cgroup,
+            pod_links: self.pod_links.map(|globs| globs.0),
+            uplinks: self.uplinks.map(|globs| globs.0),
+            overlays: self.overlays.map(|globs| globs.0),
+            socket_lb: self.socket_lb.unwrap_or(SocketLb(socket_lb::TCP | socket_lb::UDP)).0,
+            packet_path: self.packet_path != Some(OnOff::Off),
+            local_path: self.local_path.unwrap_or(LocalPath::Auto),
+            tc: match self.tc.unwrap_or(Tc::Auto) {
+                Tc::Auto => None,
+                Tc::Tcx => Some(TcHook::Tcx),
+                Tc::Clsact => Some(TcHook::Clsact),
+            },
+            healthz: listen(self.healthz, ([0, 0, 0, 0], 10256)),
+            metrics: listen(self.metrics, ([127, 0, 0, 1], 10249)),
+            api_socket: self.api_socket.unwrap_or_else(|| DEFAULT_API_SOCKET.into()),
+            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.unwrap_or(LogFormat::Text),
+            datapath_log: self.datapath_log.map(|log| log.0),
+            grace_seconds: self.grace_seconds.unwrap_or(0),
+            capacities,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<AgentArgs, SettingsError> {
+    let text = std::fs::read_to_string(path).map_err(|error| SettingsError::Unreadable { path: path.into(), error })?;
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(AgentArgs::default());
+    }
+    serde_yaml::from_str(&text)
+        .map_err(|error| SettingsError::Invalid { path: path.into(), error: error.to_string() })
+}
+
+macro_rules! from_text {
+    ($($type:ty),+ $(,)?) => {
+        $(
+            impl<'de> Deserialize<'de> for $type {
+                fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                    String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+                }
+            }
+        )+
+    };
+}
+from_text!(SocketLb, Listen, DatapathLog);
+
+/// A list of names with wildcards.
+#[derive(Clone, Debug)]
+pub struct Globs(pub Vec<Glob>);
+
+impl FromStr for Globs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(|name| name.parse::<Glob>().map_err(|error| error.to_string()))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Globs {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            List(Vec<String>),
+        }
+        let text = match Form::deserialize(d)? {
+            Form::Text(text) => text,
+            Form::List(list) => list.join(","),
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// `tcp,udp`, `tcp` or `off`, as [`socket_lb`] bits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SocketLb(pub u8);
+
+impl FromStr for SocketLb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp,udp" => Ok(Self(socket_lb::TCP | socket_lb::UDP)),
+            "tcp" => Ok(Self(socket_lb::TCP)),
+            "off" => Ok(Self(0)),
+            _ => Err(format!("{text:?} is not one of tcp,udp or tcp or off")),
+        }
+    }
+}
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listen {
+    /// Not at all.
+    Off,
+    /// There.
+    At(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
+    }
+}
+
+/// A level of the datapath's debug log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DatapathLog(pub tracing::Level);
+
+impl FromStr for DatapathLog {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("{text:?} is not one of error, warn, info, debug, trace"))
+    }
+}
+
+macro_rules! choices {
+    ($($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $vdoc:literal])+ $variant:ident),+ $(,)? })+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, Deserialize)]
+            #[serde(rename_all = "lowercase")]
+            pub enum $name {
+                $($(#[doc = $vdoc])+ $variant),+
+            }
+        )+
+    };
+}
+
+choices! {
+    /// XDP on uplinks.
+    XdpMode {
+        /// Where the driver has native XDP and it gains something: today nowhere, tc does the work.
+        Auto,
+        /// In the driver.
+        Native,
+        /// In the stack.
+        Generic,
+        /// Never.
+        Off,
+    }
+    /// A switch.
+    OnOff {
+        /// On.
+        On,
+        /// Off.
+        Off,
+    }
+    /// Way of flows between pods of one bridge.
+    LocalPath {
+        /// The stack where bridged frames pass netfilter, else redirect.
+        Auto,
+        /// Past the stack in both directions.
+        Redirect,
+        /// Through the stack in both directions.
+        Stack,
+    }
+    /// Hook of tc programs.
+    Tc {
+        /// The best that the kernel has.
+        Auto,
+        /// Links (Linux 6.6).
+        Tcx,
+        /// Filters of a clsact qdisc.
+        Clsact,
+    }
+    /// Form of log lines.
+    LogFormat {
+        /// For people.
+        Text,
+        /// One object a line.
+        Json,
+    }
+}
+
+impl fmt::Display for LocalPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Redirect => "redirect",
+            Self::Stack => "stack",
+        })
+    }
+}

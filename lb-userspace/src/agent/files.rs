@@ -1,0 +1,222 @@
+//! What the watched files hold together: which object comes from which file, and which one counts.
+//!
+//! Pure but for [`read`]. One file changed costs the work of that file's objects. A bad object keeps its last good
+//! version; a file that cannot be read keeps all of its objects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    k8s::{self, Parsed},
+    model::{Object, ObjectRef},
+};
+
+/// Where a file stands in the order of reading: the number of its `--from`, then its path.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct FileKey {
+    /// Index of the `--from` that names it or its folder.
+    pub(super) source: usize,
+    /// Its path.
+    pub(super) path: PathBuf,
+}
+
+/// A change for the planner.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum ObjectChange {
+    /// New or different.
+    Upsert(Object),
+    /// In no file any more.
+    Remove(ObjectRef),
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    bytes: Vec<u8>,
+    parsed: Parsed,
+}
+
+/// All files.
+#[derive(Debug, Default)]
+pub(super) struct FileSet {
+    files: BTreeMap<FileKey, FileState>,
+    /// Who holds each object; the last holder counts.
+    holders: BTreeMap<ObjectRef, BTreeMap<FileKey, Object>>,
+}
+
+/// What came of a file's change.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Outcome {
+    /// For the planner.
+    pub(super) changes: Vec<ObjectChange>,
+    /// One line each, for the log.
+    pub(super) messages: Vec<String>,
+}
+
+impl FileSet {
+    /// Files known below a source, to find those that are gone.
+    pub(super) fn of_source(&self, source: usize) -> Vec<FileKey> {
+        self.files.keys().filter(|key| key.source == source).cloned().collect()
+    }
+
+    /// Whether an object of any file is bad now.
+    pub(super) fn has_bad_objects(&self) -> bool {
+        self.files.values().any(|file| !file.parsed.bad.is_empty())
+    }
+
+    /// The file's text is now this.
+    pub(super) fn update(&mut self, key: &FileKey, bytes: Vec<u8>) -> Outcome {
+        let old = self.files.remove(key).unwrap_or_default();
+        if old.bytes == bytes && !bytes.is_empty() {
+            self.files.insert(key.clone(), old);
+            return Outcome::default();
+        }
+        let mut parsed = k8s::parse(&key.path.to_string_lossy(), &bytes);
+        let mut outcome = Outcome::default();
+        outcome.messages.extend(parsed.bad.iter().map(ToString::to_string));
+        if !parsed.bad.is_empty() {
+            parsed.keep_last_good(&old.parsed);
+        }
+        self.replace(key, &old.parsed, &parsed, &mut outcome);
+        self.files.insert(key.clone(), FileState { bytes, parsed });
+        outcome
+    }
+
+    /// The file is gone.
+    pub(super) fn remove(&mut self, key: &FileKey) -> Outcome {
+        let mut outcome = Outcome::default();
+        if let Some(old) = self.files.remove(key) {
+            self.replace(key, &old.parsed, &Parsed::default(), &mut outcome);
+        }
+        outcome
+    }
+
+    fn replace(&mut self, key: &FileKey, old: &Parsed, new: &Parsed, outcome: &mut Outcome) {
+        let mut held: BTreeMap<ObjectRef, &Object> = BTreeMap::new();
+        for located in &new.objects {
+            let name = located.object.key();
+            if held.insert(name.clone(), &located.object).is_some() {
+                outcome.messages.push(format!("{}: {name}: given twice in this file; the later one counts", located.at));
+            }
+        }
+        let mut touched: BTreeSet<ObjectRef> = old.objects.iter().map(|located| located.object.key()).collect();
+        touched.extend(held.keys().cloned());
+        for name in touched {
+            let holders = self.holders.entry(name.clone()).or_default();
+            let before = holders.last_key_value().map(|(_, object)| object.clone());
+            match held.get(&name) {
+                Some(object) => {
+                    let first_time = holders.insert(key.clone(), (*object).clone()).is_none();
+                    if first_time && holders.len() > 1 {
+                        let last = holders.last_key_value().map_or(&key.path, |(holder, _)| &holder.path);
+                        let others = holders.keys().map(|holder| holder.path.display().to_string());
+                        outcome.messages.push(format!(
+                            "{name}: given in {}; the one in {} counts",
+                            others.collect::<Vec<_>>().join(" and "),
+                            last.display()
+                        ));
+                    }
+                }
+                None => {
+                    holders.remove(key);
+                }
+            }
+            let after = holders.last_key_value().map(|(_, object)| object);
+            if before.as_ref() != after {
+                outcome.changes.push(match after {
+                    Some(object) => ObjectChange::Upsert(object.clone()),
+                    None => ObjectChange::Remove(name.clone()),
+                });
+            }
+            if holders.is_empty() {
+                self.holders.remove(&name);
+            }
+        }
+    }
+}
+
+/// The files that a `--from` stands for now, and the text of each; a file that cannot be read is an error of its own.
+///
+/// # Errors
+/// If the path itself cannot be read.
+pub(super) fn read(path: &Path) -> io::Result<Vec<(PathBuf, io::Result<Vec<u8>>)>> {
+    Ok(k8s::files(path)?
+        .into_iter()
+        .map(|file| {
+            let bytes = std::fs::read(&file);
+            (file, bytes)
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(source: usize, path: &str) -> FileKey {
+        FileKey { source, path: path.into() }
+    }
+
+    fn service(name: &str, ip: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}\n"
+        )
+    }
+
+    fn names(outcome: &Outcome) -> Vec<String> {
+        outcome
+            .changes
+            .iter()
+            .map(|change| match change {
+                ObjectChange::Upsert(object) => format!("+{}", object.key()),
+                ObjectChange::Remove(name) => format!("-{name}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_a_change() {
+        let mut set = FileSet::default();
+        let two = format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.2"));
+        assert_eq!(names(&set.update(&key(0, "x.yaml"), two.clone().into())), ["+Service default/a", "+Service default/b"]);
+        assert_eq!(names(&set.update(&key(0, "x.yaml"), two.into())), [""; 0]);
+        let one = format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.3"));
+        assert_eq!(names(&set.update(&key(0, "x.yaml"), one.into())), ["+Service default/b"]);
+        assert_eq!(names(&set.remove(&key(0, "x.yaml"))), ["-Service default/a", "-Service default/b"]);
+        assert!(set.holders.is_empty());
+    }
+
+    #[test]
+    fn the_later_file_counts_and_the_earlier_comes_back() {
+        let mut set = FileSet::default();
+        set.update(&key(0, "b.yaml"), service("a", "10.96.0.2").into());
+        let shadowed = set.update(&key(0, "a.yaml"), service("a", "10.96.0.1").into());
+        assert_eq!(names(&shadowed), [""; 0]);
+        assert_eq!(shadowed.messages.len(), 1, "{shadowed:?}");
+        assert_eq!(names(&set.remove(&key(0, "b.yaml"))), ["+Service default/a"]);
+        assert_eq!(names(&set.update(&key(1, "0.yaml"), service("a", "10.96.0.9").into())), ["+Service default/a"]);
+    }
+
+    #[test]
+    fn a_bad_object_keeps_its_last_good_version() {
+        let mut set = FileSet::default();
+        set.update(&key(0, "x.yaml"), format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.2")).into());
+        let bad = set.update(&key(0, "x.yaml"), format!("{}---\n{}", service("a", "nonsense"), service("b", "10.96.0.7")).into());
+        assert_eq!(names(&bad), ["+Service default/b"]);
+        assert!(bad.messages[0].contains("default/a"), "{bad:?}");
+        let broken = set.update(&key(0, "x.yaml"), b"apiVersion: v1\nkind: [".to_vec());
+        assert_eq!(names(&broken), [""; 0]);
+        assert!(!broken.messages.is_empty());
+        let gone = set.update(&key(0, "x.yaml"), service("b", "10.96.0.7").into());
+        assert_eq!(names(&gone), ["-Service default/a"]);
+    }
+
+    #[test]
+    fn an_emptied_file_empties() {
+        let mut set = FileSet::default();
+        set.update(&key(0, "x.yaml"), service("a", "10.96.0.1").into());
+        assert_eq!(names(&set.update(&key(0, "x.yaml"), Vec::new())), ["-Service default/a"]);
+    }
+}

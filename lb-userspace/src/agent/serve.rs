@@ -1,0 +1,115 @@
+//! The agent's listening sockets. They only ask the loop; nothing here changes anything.
+
+use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use hyper::StatusCode;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    api,
+    http::{self, Answer},
+    status::{Question, Status},
+};
+
+/// Where questions to the loop go.
+pub(super) type Asker = mpsc::Sender<Question>;
+
+/// How long the loop may take to answer before it counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn ask<T>(asker: &Asker, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    let asked = async {
+        asker.send(question(sender)).await.ok()?;
+        receiver.await.ok()
+    };
+    tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
+}
+
+fn stuck() -> Answer {
+    Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer\n".to_owned())
+}
+
+/// Serves /healthz (ready) and /livez (alive).
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub(super) async fn health(addr: SocketAddr, asker: Asker) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(addr).await?;
+    let bound = listener.local_addr()?;
+    tokio::task::spawn_local(http::serve_tcp(listener, move |path| {
+        let asker = asker.clone();
+        async move {
+            let needs_ready = match path.as_str() {
+                "/healthz" => true,
+                "/livez" => false,
+                _ => return not_found(&path),
+            };
+            let Some(status) = ask::<Status>(&asker, Question::Status).await else { return stuck() };
+            let good = status.ready || !needs_ready;
+            Answer::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &status)
+        }
+    }));
+    Ok(bound)
+}
+
+/// Serves /metrics.
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub(super) async fn metrics(addr: SocketAddr, asker: Asker) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(addr).await?;
+    let bound = listener.local_addr()?;
+    tokio::task::spawn_local(http::serve_tcp(listener, move |path| {
+        let asker = asker.clone();
+        async move {
+            if path != "/metrics" {
+                return not_found(&path);
+            }
+            match ask(&asker, Question::Metrics).await {
+                Some(body) => {
+                    Answer { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
+                }
+                None => stuck(),
+            }
+        }
+    }));
+    Ok(bound)
+}
+
+/// Serves the API on a Unix socket that only root may open; a dead agent's socket is replaced.
+///
+/// # Errors
+/// If the socket cannot be made.
+pub(super) fn api(path: &Path, asker: Asker) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    tokio::task::spawn_local(http::serve_unix(listener, move |path| {
+        let asker = asker.clone();
+        async move {
+            if path != api::PATH {
+                return not_found(&path);
+            }
+            match ask(&asker, Question::Names).await {
+                Some(answer) => Answer::json(StatusCode::OK, &answer),
+                None => stuck(),
+            }
+        }
+    }));
+    Ok(())
+}
+
+fn not_found(path: &str) -> Answer {
+    Answer::text(StatusCode::NOT_FOUND, format!("nothing at {path}\n"))
+}

@@ -1,0 +1,29 @@
+//! What health and metrics show of the loop.
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::api::ApiAnswer;
+
+/// The loop's state, as health sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Status {
+    /// The first full state is in the datapath.
+    pub(super) ready: bool,
+    /// Services that are not, or only partly, in the datapath.
+    pub(super) failed_services: usize,
+    /// Sources that cannot be read.
+    pub(super) unreadable_sources: usize,
+}
+
+/// A question to the loop; that it answers also shows that it is alive.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// For the API socket.
+    Names(oneshot::Sender<ApiAnswer>),
+    /// For /metrics: the text.
+    Metrics(oneshot::Sender<String>),
+    /// For /livez and /healthz.
+    Status(oneshot::Sender<Status>),
+}

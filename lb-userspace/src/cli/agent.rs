@@ -1,0 +1,33 @@
+//! `berrylb agent`: settings, logging, and the loop on one thread.
+
+use std::{io, io::Write as _, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{self, AgentArgs, LogFormat, Settings};
+
+/// Runs the agent until it is told to end. Wrong settings are wrong usage.
+pub(super) fn run(args: AgentArgs) -> ExitCode {
+    let settings = match args.settle() {
+        Ok(settings) => settings,
+        Err(error) => {
+            // If standard error is gone, the exit code still tells.
+            let _told = writeln!(io::stderr(), "berrylb agent: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    super::finish("agent", start(settings))
+}
+
+fn start(settings: Settings) -> Result<()> {
+    let filter = EnvFilter::try_new(&settings.log_level)
+        .with_context(|| format!("--log-level {:?}: use error, warn, info, debug or trace", settings.log_level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match settings.log_format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    tokio::task::LocalSet::new().block_on(&runtime, agent::run(settings))
+}

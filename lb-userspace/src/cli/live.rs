@@ -1,0 +1,62 @@
+//! What the live commands share: the pinned maps, and the names that a running agent tells.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    agent::{ApiAnswer, DEFAULT_API_SOCKET, DEFAULT_BPFFS, ask},
+    loader::Layout,
+    maps::BpfStore,
+    plan::state::{HealthCheck, ServiceName, State},
+};
+
+/// Which agent's datapath.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LiveArgs {
+    /// The agent's folder of maps and links.
+    #[arg(long, env = "BERRYLB_BPFFS", default_value = DEFAULT_BPFFS, value_name = "DIR")]
+    pub(super) bpffs: PathBuf,
+    /// The agent's socket, for names.
+    #[arg(long, env = "BERRYLB_API_SOCKET", default_value = DEFAULT_API_SOCKET, value_name = "PATH")]
+    pub(super) api_socket: PathBuf,
+}
+
+/// The maps and the names.
+pub(super) struct Live {
+    pub(super) store: BpfStore,
+    /// `None`: no agent runs on these maps.
+    pub(super) agent: Option<ApiAnswer>,
+}
+
+impl LiveArgs {
+    pub(super) fn open(&self) -> Result<Live> {
+        let layout = Layout::new(&self.bpffs);
+        let store = BpfStore::open(layout.version())
+            .with_context(|| format!("no datapath at {}: is the agent's --bpffs another, or did it never run?", self.bpffs.display()))?;
+        let agent = ask(&self.api_socket)
+            .with_context(|| format!("ask the agent at {} for names", self.api_socket.display()))?
+            // Another agent's names are not these maps'.
+            .filter(|agent| std::path::absolute(&self.bpffs).is_ok_and(|path| path == std::path::Path::new(&agent.bpffs)));
+        Ok(Live { store, agent })
+    }
+}
+
+impl Live {
+    /// The state document of the maps.
+    pub(super) fn state(&self) -> Result<State> {
+        let (node, health_checks) = match &self.agent {
+            Some(agent) => (agent.node.as_str(), agent.health_checks.as_slice()),
+            None => ("", [].as_slice()),
+        };
+        let health_checks = health_checks
+            .iter()
+            .map(|check| HealthCheck {
+                service: ServiceName::new(check.namespace.as_str(), check.name.as_str()),
+                port: check.port,
+                local_endpoints: check.local_endpoints,
+            })
+            .collect();
+        Ok(crate::maps::dump(&self.store, self.agent.as_ref().map(|agent| &agent.names), node, health_checks)?)
+    }
+}
