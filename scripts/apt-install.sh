@@ -69,6 +69,7 @@ elsewhere bring the same tools another way: rustup, and LLVM and bpf-linker as \
     fi
     die "apt-get install failed" "by hand, to see why: $by_hand"
 fi
-if [ -n "$fresh" ] && command -v systemctl >/dev/null 2>&1; then
-    for service in $fresh; do systemctl --quiet disable "$service.service" >>"$log" 2>&1 || true; done
-fi
+for service in $fresh; do
+    update-rc.d "$service" disable >>"$log" 2>&1 ||
+        printf 'setup: could not keep %s from starting at the next boot: update-rc.d %s disable\n' "$service" "$service" >&2
+done
