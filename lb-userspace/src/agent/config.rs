@@ -178,7 +178,9 @@ pub enum SettingsError {
         error: io::Error,
     },
     /// The config file does not say what it should.
-    #[error("config file {path}: {error}; its keys are the long flags of `berrylb agent --help`, without dashes in front")]
+    #[error(
+        "config file {path}: {error}; its keys are the long flags of `berrylb agent --help`, without dashes in front"
+    )]
     Invalid {
         /// Which file.
         path: PathBuf,
@@ -288,8 +290,7 @@ fn read_file(path: &Path) -> Result<AgentArgs, SettingsError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(AgentArgs::default());
     }
-    serde_yaml::from_str(&text)
-        .map_err(|error| SettingsError::Invalid { path: path.into(), error: error.to_string() })
+    serde_yaml::from_str(&text).map_err(|error| SettingsError::Invalid { path: path.into(), error: error.to_string() })
 }
 
 macro_rules! from_text {

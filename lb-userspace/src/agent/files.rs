@@ -98,7 +98,9 @@ impl FileSet {
         for located in &new.objects {
             let name = located.object.key();
             if held.insert(name.clone(), &located.object).is_some() {
-                outcome.messages.push(format!("{}: {name}: given twice in this file; the later one counts", located.at));
+                outcome
+                    .messages
+                    .push(format!("{}: {name}: given twice in this file; the later one counts", located.at));
             }
         }
         let mut touched: BTreeSet<ObjectRef> = old.objects.iter().map(|located| located.object.key()).collect();
@@ -180,7 +182,10 @@ mod tests {
     fn only_what_differs_is_a_change() {
         let mut set = FileSet::default();
         let two = format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.2"));
-        assert_eq!(names(&set.update(&key(0, "x.yaml"), two.clone().into())), ["+Service default/a", "+Service default/b"]);
+        assert_eq!(
+            names(&set.update(&key(0, "x.yaml"), two.clone().into())),
+            ["+Service default/a", "+Service default/b"]
+        );
         assert_eq!(names(&set.update(&key(0, "x.yaml"), two.into())), [""; 0]);
         let one = format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.3"));
         assert_eq!(names(&set.update(&key(0, "x.yaml"), one.into())), ["+Service default/b"]);
@@ -202,8 +207,14 @@ mod tests {
     #[test]
     fn a_bad_object_keeps_its_last_good_version() {
         let mut set = FileSet::default();
-        set.update(&key(0, "x.yaml"), format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.2")).into());
-        let bad = set.update(&key(0, "x.yaml"), format!("{}---\n{}", service("a", "nonsense"), service("b", "10.96.0.7")).into());
+        set.update(
+            &key(0, "x.yaml"),
+            format!("{}---\n{}", service("a", "10.96.0.1"), service("b", "10.96.0.2")).into(),
+        );
+        let bad = set.update(
+            &key(0, "x.yaml"),
+            format!("{}---\n{}", service("a", "nonsense"), service("b", "10.96.0.7")).into(),
+        );
         assert_eq!(names(&bad), ["+Service default/b"]);
         assert!(bad.messages[0].contains("default/a"), "{bad:?}");
         let broken = set.update(&key(0, "x.yaml"), b"apiVersion: v1\nkind: [".to_vec());

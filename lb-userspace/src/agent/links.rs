@@ -57,7 +57,9 @@ impl Links {
         let changes = self.topology.changes(&next, resynced);
         for (ifindex, dev) in &changes.set_devs {
             if let Err(error) = store.put_dev(*ifindex, *dev) {
-                tracing::error!("device {ifindex} is not in the datapath: {error}; raise --max-devices if the map is full");
+                tracing::error!(
+                    "device {ifindex} is not in the datapath: {error}; raise --max-devices if the map is full"
+                );
             }
         }
         for role in &changes.attach {

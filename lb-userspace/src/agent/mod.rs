@@ -1,1 +1,22 @@
-//! TBD
+//! The daemon: joins sources of objects, the plan, the maps, the loader and the node's links in one loop.
+//!
+//! ```text
+//! files ──► planner ──► tables ──► pinned maps
+//! netlink ─► topology ─► loader (attach), devs, node addresses ─► planner
+//! api, health, metrics ◄── read from the loop, never write to it
+//! ```
+//! One task owns all state ([`run`]); what waits or serves runs beside it and talks to it by messages.
+
+mod api;
+mod config;
+mod files;
+mod http;
+mod links;
+mod run;
+mod serve;
+mod status;
+mod watch;
+
+pub use api::{ApiAnswer, ApiHealthCheck, ask};
+pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, LogFormat, Settings, SettingsError};
+pub use run::run;

@@ -180,11 +180,7 @@ impl Agent {
         let store = BpfStore::open(datapath.layout().version())?;
         let (tables, found) = Tables::adopt(store)?;
         if !fresh {
-            tracing::info!(
-                "took over {} frontends and {} backends of an earlier run",
-                found.frontends,
-                found.backends
-            );
+            tracing::info!("took over {} frontends and {} backends of an earlier run", found.frontends, found.backends);
         }
         let grace = if fresh && settings.grace_seconds > 0 { now_ticks()? + ticks(settings.grace_seconds) } else { 0 };
         let config = Config { local_path: links::local_path(settings.local_path), grace_until: grace };

@@ -128,7 +128,9 @@ fn translate(sources: &[PathBuf], event: notify::Result<Event>) -> Vec<FileEvent
                     Some(_) => FileEvent::File(index, path.clone()),
                     None => continue,
                 }
-            } else if path.parent().map(Path::to_owned) == Some(parent(source)) && path.file_name().is_some_and(is_hidden) {
+            } else if path.parent().map(Path::to_owned) == Some(parent(source))
+                && path.file_name().is_some_and(is_hidden)
+            {
                 // `..data` beside a watched file: a ConfigMap's swap.
                 FileEvent::Source(index)
             } else {

@@ -55,7 +55,7 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
     let FlowCommand::List { live, output } = command;
     let live = live.open()?;
     let uptime = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the monotonic clock")?;
-    let now = u64::try_from(uptime.tv_sec())? * 1_000_000_000 >> TICK_SHIFT;
+    let now = (u64::try_from(uptime.tv_sec())? * 1_000_000_000) >> TICK_SHIFT;
     let all = matches!(output.output, Format::Wide | Format::Json | Format::Yaml);
     let mut rows = Vec::new();
     for table in [FlowTable::Flows, FlowTable::Embryos] {
@@ -67,12 +67,23 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
         }
     }
     rows.sort_by(|a, b| {
-        let order = |r: &FlowRow| (r.source.address, r.source.port, r.destination.address, r.destination.port, r.protocol);
+        let order =
+            |r: &FlowRow| (r.source.address, r.source.port, r.destination.address, r.destination.port, r.protocol);
         order(a).cmp(&order(b))
     });
     let mut headers = vec!["PROTO", "CLIENT", "SERVICE", "BACKEND", "STATE", "IDLE"];
     if all {
-        headers = vec!["PROTO", "DIRECTION", "SOURCE", "DESTINATION", "NEW SOURCE", "NEW DESTINATION", "STATE", "WAY", "IDLE"];
+        headers = vec![
+            "PROTO",
+            "DIRECTION",
+            "SOURCE",
+            "DESTINATION",
+            "NEW SOURCE",
+            "NEW DESTINATION",
+            "STATE",
+            "WAY",
+            "IDLE",
+        ];
     }
     let mut table = Table::new(&headers);
     for row in &rows {

@@ -32,12 +32,15 @@ pub(super) struct Live {
 impl LiveArgs {
     pub(super) fn open(&self) -> Result<Live> {
         let layout = Layout::new(&self.bpffs);
-        let store = BpfStore::open(layout.version())
-            .with_context(|| format!("no datapath at {}: is the agent's --bpffs another, or did it never run?", self.bpffs.display()))?;
+        let store = BpfStore::open_read_only(layout.version()).with_context(|| {
+            format!("no datapath at {}: is the agent's --bpffs another, or did it never run?", self.bpffs.display())
+        })?;
         let agent = ask(&self.api_socket)
             .with_context(|| format!("ask the agent at {} for names", self.api_socket.display()))?
             // Another agent's names are not these maps'.
-            .filter(|agent| std::path::absolute(&self.bpffs).is_ok_and(|path| path == std::path::Path::new(&agent.bpffs)));
+            .filter(|agent| {
+                std::path::absolute(&self.bpffs).is_ok_and(|path| path == std::path::Path::new(&agent.bpffs))
+            });
         Ok(Live { store, agent })
     }
 }

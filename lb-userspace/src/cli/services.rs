@@ -86,9 +86,9 @@ fn list(live: &Live, format: Format) -> Result<()> {
     let rows: Vec<ServiceRow> = by_name
         .into_iter()
         .map(|(service, frontends)| {
-            let problem = service.as_ref().and_then(|name| {
-                failed.iter().find(|reason| reason.starts_with(&format!("service {name} "))).cloned()
-            });
+            let problem = service
+                .as_ref()
+                .and_then(|name| failed.iter().find(|reason| reason.starts_with(&format!("service {name} "))).cloned());
             row(service, &frontends, problem)
         })
         .collect();
@@ -228,7 +228,9 @@ pub(super) fn run_backend(command: &BackendCommand) -> Result<()> {
             connections: connections.get(&id).copied().unwrap_or(0),
         })
         .collect();
-    rows.sort_by(|a, b| (a.address, a.port, a.protocol, &a.services).cmp(&(b.address, b.port, b.protocol, &b.services)));
+    rows.sort_by(|a, b| {
+        (a.address, a.port, a.protocol, &a.services).cmp(&(b.address, b.port, b.protocol, &b.services))
+    });
     let mut headers = vec!["ADDRESS", "PORT", "PROTO", "STATE", "LOCAL", "SERVICE", "CONNECTIONS"];
     let wide = output.output == Format::Wide;
     if wide {
