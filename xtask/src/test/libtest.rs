@@ -54,11 +54,31 @@ impl fmt::Display for Counts {
     }
 }
 
+/// Which level a test binary belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Unit,
+    Fuzz,
+    Bpf,
+    Lab,
+}
+
+impl Kind {
+    /// By the binary's name; lb-lab's own tests are lab tests whatever their names.
+    fn of(member: &str, name: &str) -> Self {
+        match name.split_once('_') {
+            _ if member == "lb-lab" => Self::Lab,
+            Some(("fuzz", _)) => Self::Fuzz,
+            Some(("bpf", _)) => Self::Bpf,
+            Some(("lab", _)) => Self::Lab,
+            Some(_) | None => Self::Unit,
+        }
+    }
+}
+
 /// Tests inside the crates, and the test binaries that no other level claims.
 pub(super) fn unit(log: &mut Log) -> Result<Outcome> {
-    let mut binaries = test_binaries(&process::workspace_root())?;
-    binaries.retain(|name| !["bpf_", "fuzz_", "lab_"].iter().any(|prefix| name.starts_with(prefix)));
-    let mut command = cargo_test(&binaries);
+    let mut command = cargo_test(&test_binaries(&process::workspace_root(), Kind::Unit)?);
     run(command.args(["--lib", "--bins"]), log)
 }
 
@@ -72,17 +92,18 @@ pub(super) fn doc(log: &mut Log) -> Result<Counts> {
     Ok(counts)
 }
 
-/// The test binaries whose names start with `prefix`.
-pub(super) fn integration(prefix: &str, log: &mut Log) -> Result<Outcome> {
-    match of_level(prefix)? {
-        Some(binaries) => run(&mut cargo_test(&binaries), log),
-        None => Ok(none(prefix)),
-    }
+/// The test binaries of one level.
+pub(super) fn integration(kind: Kind, log: &mut Log) -> Result<Outcome> {
+    let binaries = test_binaries(&process::workspace_root(), kind)?;
+    if binaries.is_empty() { Ok(none()) } else { run(&mut cargo_test(&binaries), log) }
 }
 
 /// As [`integration`], by root, and one test at a time: they measure time, load the machine and share the kernel.
-pub(super) fn privileged(prefix: &str, log: &mut Log) -> Result<Outcome> {
-    let Some(binaries) = of_level(prefix)? else { return Ok(none(prefix)) };
+pub(super) fn privileged(kind: Kind, log: &mut Log) -> Result<Outcome> {
+    let binaries = test_binaries(&process::workspace_root(), kind)?;
+    if binaries.is_empty() {
+        return Ok(none());
+    }
     let mut command = cargo_test(&binaries);
     command.env("RUST_TEST_THREADS", "1");
     let sudo: &[&str] = if process::is_root()? { &[] } else { &["sudo", "-E"] };
@@ -105,14 +126,8 @@ pub(super) fn privileged(prefix: &str, log: &mut Log) -> Result<Outcome> {
     run(&mut command, log)
 }
 
-fn of_level(prefix: &str) -> Result<Option<Vec<String>>> {
-    let mut binaries = test_binaries(&process::workspace_root())?;
-    binaries.retain(|name| name.starts_with(prefix));
-    Ok(Some(binaries).filter(|binaries| !binaries.is_empty()))
-}
-
-fn none(prefix: &str) -> Outcome {
-    Outcome::CannotRun(format!("no test binary is named {prefix}*"))
+fn none() -> Outcome {
+    Outcome::CannotRun("there is no test binary of this level".to_owned())
 }
 
 /// The same packages, and so the same features, in every level: nothing is compiled twice.
@@ -138,17 +153,20 @@ fn run(command: &mut Command, log: &mut Log) -> Result<Outcome> {
     Ok(Outcome::Ran(counts))
 }
 
-/// The names of all test binaries: `tests/NAME.rs` and `tests/NAME/main.rs` of each member.
-fn test_binaries(root: &Path) -> Result<Vec<String>> {
+/// The names of the test binaries of one level: `tests/NAME.rs` and `tests/NAME/main.rs` of each member.
+fn test_binaries(root: &Path, kind: Kind) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for member in folder(root)? {
         let tests = member.join("tests");
         if !member.join("Cargo.toml").is_file() || !tests.is_dir() {
             continue;
         }
+        let member_name = member.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         for path in folder(&tests)? {
             let binary = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
-            if let (true, Some(name)) = (binary, path.file_stem().and_then(|name| name.to_str())) {
+            if let (true, Some(name)) = (binary, path.file_stem().and_then(|name| name.to_str()))
+                && Kind::of(member_name, name) == kind
+            {
                 names.push(name.to_owned());
             }
         }
@@ -191,11 +209,28 @@ mod tests {
     }
 
     #[test]
-    fn every_test_binary_belongs_to_one_level() {
+    fn a_binary_belongs_to_the_level_that_its_name_or_its_crate_says() {
+        for (member, name, kind) in [
+            ("lb-userspace", "golden", Kind::Unit),
+            ("lb-userspace", "bpf", Kind::Unit),
+            ("lb-userspace", "bpf_packets", Kind::Bpf),
+            ("lb-userspace", "lab_story", Kind::Lab),
+            ("lb-common", "fuzz_parse", Kind::Fuzz),
+            ("lb-lab", "network", Kind::Lab),
+        ] {
+            assert_eq!(Kind::of(member, name), kind, "{member} {name}");
+        }
+    }
+
+    #[test]
+    fn no_two_test_binaries_share_a_name() {
         let root = process::workspace_root();
-        let binaries = test_binaries(&root).expect("list");
-        let mut unique = binaries.clone();
+        let kinds = [Kind::Unit, Kind::Fuzz, Kind::Bpf, Kind::Lab];
+        let mut names: Vec<_> = kinds.into_iter().flat_map(|kind| test_binaries(&root, kind).expect("list")).collect();
+        names.sort_unstable();
+        let mut unique = names.clone();
         unique.dedup();
-        assert_eq!(unique, binaries, "two test binaries of one name: cargo's --test would run both");
+        assert_eq!(names, unique, "cargo's --test NAME runs every binary of that name, in whatever level");
+        assert!(!names.is_empty());
     }
 }

@@ -11,7 +11,10 @@ use std::{env, fs, time::Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use self::{libtest::Counts, log::Log};
+use self::{
+    libtest::{Counts, Kind},
+    log::Log,
+};
 use crate::{
     build_ebpf, process,
     setup::{self, Purpose},
@@ -37,7 +40,7 @@ pub(crate) enum Level {
     Fuzz,
     /// Tests that load programs into the kernel, as root: the test binaries `bpf_*`.
     Bpf,
-    /// Tests on whole nodes made of network namespaces, as root: the test binaries `lab_*`.
+    /// Tests on whole nodes made of network namespaces, as root: lb-lab's and the test binaries `lab_*`.
     Lab,
 }
 
@@ -146,9 +149,9 @@ impl Level {
             Self::Doc => checks::doc(log),
             Self::Deny => checks::deny(log),
             Self::Unit => libtest::unit(log),
-            Self::Fuzz => libtest::integration("fuzz_", log),
-            Self::Bpf => libtest::privileged("bpf_", log),
-            Self::Lab => libtest::privileged("lab_", log),
+            Self::Fuzz => libtest::integration(Kind::Fuzz, log),
+            Self::Bpf => libtest::privileged(Kind::Bpf, log),
+            Self::Lab => libtest::privileged(Kind::Lab, log),
         }
     }
 }
