@@ -1,1 +1,52 @@
-//! TBD maps
+//! From desired state to map contents, and back.
+//!
+//! ```text
+//! ServiceChange ─► Tables::apply (wanted → backends → sets → frontends → release) ─► MapStore ─► bpf(2), mmap
+//!                       ▲ adopt: what an earlier agent left                             │
+//! State ◄─ dump ◄───────┴───────────────────────────────────────────────────────────────┘
+//! ```
+//! [`MapStore`] is the only door to the tables: [`BpfStore`] is the kernel's, [`MemStore`] a model of it with faults.
+//! [`Tables`] owns the identifiers and makes every change atomic for its readers. Nothing here knows Kubernetes, and
+//! nothing here loads or attaches a program.
+
+mod adopt;
+mod apply;
+mod bpf;
+mod capacity;
+mod content;
+mod contents;
+mod dump;
+mod error;
+mod frontends;
+mod grace;
+mod identity;
+mod ids;
+mod jobs;
+mod mem;
+mod mmap;
+mod names;
+mod prune;
+mod release;
+mod runs;
+mod sets;
+mod shape;
+mod store;
+mod sys;
+mod table;
+mod typed;
+mod wanted;
+
+pub use adopt::Adopted;
+pub use bpf::{BpfStore, OpenError, create_pinned};
+pub use capacity::Capacities;
+pub use content::{IDLE_END, RunContent};
+pub use contents::{Contents, RecyclingHash};
+pub use dump::{DumpError, dump};
+pub use error::{ApplyError, ApplyOutcome, Cause, Part, Problem};
+pub use identity::{Fnv, Identify, port_identity, set_identity};
+pub use mem::{Event, Faults, MemStore, Observer};
+pub use names::{BackendZone, Names, SetName};
+pub use prune::PruneError;
+pub use shape::{MapKind, RangeEntry, SHAPES, Shape, shape};
+pub use store::{BatchError, MapStore, StoreError};
+pub use table::{Tables, Usage};

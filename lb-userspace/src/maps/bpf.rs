@@ -1,0 +1,399 @@
+//! The kernel's maps, by their pins. It opens and checks what the loader has made; it loads nothing, and holds no state
+//! but descriptors and mappings.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use lb_common::{
+    abi::{
+        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, NodeAddr, ServiceKey,
+        ServiceRef, ServiceState, SockEntry, SockKey, StateWord, Tuple, map,
+    },
+    datapath::FlowTable,
+};
+use thiserror::Error;
+use zerocopy::IntoBytes as _;
+
+use super::{
+    capacity::Capacities,
+    grace::Grace,
+    mmap::Mmap,
+    shape::{RangeEntry, SHAPES, Shape, shape},
+    store::{BatchError, MapStore, StoreError},
+    sys::{MapInfo, RawMap},
+    typed::{Plain, Table},
+};
+
+/// Why the pinned maps could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// There is no such pin.
+    #[error("no map is pinned at {path}: no agent has run here, or it ran with another --bpffs")]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The pin is another kind of map than this version wants.
+    #[error(
+        "map {map} at {path} has {what} {found}, wanted {wanted}: another program or version made it; remove it with \
+         `berrylb cleanup`"
+    )]
+    Wrong {
+        /// Its name.
+        map: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// Which property.
+        what: &'static str,
+        /// As it is.
+        found: u32,
+        /// As it should be.
+        wanted: u32,
+    },
+    /// The kernel refused.
+    #[error("cannot open map {map} at {path}: {source}")]
+    Io {
+        /// Its name.
+        map: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// Words of a [`ServiceState`], and of a slot: array elements are 8 bytes apart at least.
+const STATE_WORDS: usize = size_of::<ServiceState>() / 8;
+
+/// The maps of one agent in the kernel.
+pub struct BpfStore {
+    capacities: Capacities,
+    services: Table<ServiceKey, ServiceRef>,
+    svc_state: Mmap,
+    slots: Mmap,
+    backends: Table<u32, Backend>,
+    flows: Table<Tuple, Flow>,
+    embryos: Table<Tuple, Flow>,
+    sock_revnat: Table<SockKey, SockEntry>,
+    affinity: Table<AffinityKey, AffinityEntry>,
+    source_ranges: Table<RangeEntry, u32>,
+    node_addrs: Table<Addr, NodeAddr>,
+    devs: Table<u32, Dev>,
+    config: Table<u32, Config>,
+    counters: Table<u32, u64>,
+    svc_counters: Table<u32, BackendCounter>,
+    grace: Option<Grace>,
+}
+
+impl BpfStore {
+    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v1`).
+    ///
+    /// # Errors
+    /// If one is missing, is not as the ABI wants it, or cannot be opened.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        Self::open_as(dir, false)
+    }
+
+    /// The same for looking only; writes fail, and those to memory-mapped maps panic.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_read_only(dir: &Path) -> Result<Self, OpenError> {
+        Self::open_as(dir, true)
+    }
+
+    fn open_as(dir: &Path, read_only: bool) -> Result<Self, OpenError> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| OpenError::Io {
+            map: map::COUNTERS,
+            path: path.into(),
+            source,
+        })?;
+        let open = Opener { dir, read_only, cpus };
+        let services = open.raw(map::SERVICES, None)?;
+        let svc_state = open.raw(map::SVC_STATE, None)?;
+        let slots = open.raw(map::SLOTS, None)?;
+        let backends = open.raw(map::BACKENDS, None)?;
+        let entries = |raw: &RawMap| raw.info().max_entries;
+        let fixed = |name| Capacities::DEFAULT.of(name);
+        let config = open.raw(map::CONFIG, fixed(map::CONFIG))?;
+        let counters = open.raw(map::COUNTERS, fixed(map::COUNTERS))?;
+        let svc_counters = open.raw(map::SVC_COUNTERS, Some(entries(&backends)))?;
+        let flows = open.table(map::FLOWS)?;
+        let embryos = open.table(map::EMBRYOS)?;
+        let sock_revnat = open.table(map::SOCK_REVNAT)?;
+        let affinity = open.table(map::AFFINITY)?;
+        let source_ranges = open.table(map::SOURCE_RANGES)?;
+        let node_addrs = open.table(map::NODE_ADDRS)?;
+        let devs = open.table(map::DEVS)?;
+        let capacities = Capacities {
+            services: entries(&services),
+            svc_state: entries(&svc_state),
+            slots: entries(&slots),
+            backends: entries(&backends),
+            flows: entries(flows.raw()),
+            embryos: entries(embryos.raw()),
+            sock_revnat: entries(sock_revnat.raw()),
+            affinity: entries(affinity.raw()),
+            source_ranges: entries(source_ranges.raw()),
+            node_addrs: entries(node_addrs.raw()),
+            devs: entries(devs.raw()),
+        };
+        Ok(Self {
+            capacities,
+            services: Table::new(map::SERVICES, services),
+            svc_state: open.mmap(map::SVC_STATE, &svc_state)?,
+            slots: open.mmap(map::SLOTS, &slots)?,
+            backends: Table::new(map::BACKENDS, backends),
+            flows,
+            embryos,
+            sock_revnat,
+            affinity,
+            source_ranges,
+            node_addrs,
+            devs,
+            config: Table::new(map::CONFIG, config),
+            counters: Table::new(map::COUNTERS, counters),
+            svc_counters: Table::new(map::SVC_COUNTERS, svc_counters),
+            grace: None,
+        })
+    }
+
+    fn sum(value: &[u8]) -> u64 {
+        value.chunks_exact(8).map(|cpu| u64::from_ne_bytes(cpu.try_into().unwrap_or_default())).sum()
+    }
+}
+
+/// Makes and pins the maps that are missing in `dir`, without BTF. For benches and tests: the agent's maps come from the
+/// loader.
+///
+/// # Errors
+/// If the folder or a map cannot be made.
+pub fn create_pinned(dir: &Path, capacities: &Capacities) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    for Shape { name, kind, key_size, value_size, flags } in SHAPES {
+        let path = dir.join(name);
+        if !path.exists() {
+            let info = MapInfo {
+                map_type: kind as u32,
+                id: 0,
+                key_size,
+                value_size,
+                max_entries: capacities.of(name).unwrap_or(1),
+                map_flags: flags,
+            };
+            let context = |e: io::Error| io::Error::new(e.kind(), format!("map {name} at {}: {e}", path.display()));
+            RawMap::create_pinned(&path, name, &info).map_err(context)?;
+        }
+    }
+    Ok(())
+}
+
+struct Opener<'a> {
+    dir: &'a Path,
+    read_only: bool,
+    cpus: usize,
+}
+
+impl Opener<'_> {
+    fn raw(&self, map: &'static str, entries: Option<u32>) -> Result<RawMap, OpenError> {
+        let path = self.dir.join(map);
+        let raw = RawMap::open(&path, self.read_only, self.cpus).map_err(|source| {
+            if source.kind() == io::ErrorKind::NotFound {
+                OpenError::Missing { path: path.clone() }
+            } else {
+                OpenError::Io { map, path: path.clone(), source }
+            }
+        })?;
+        let Shape { kind, key_size, value_size, flags, .. } = *shape(map);
+        let MapInfo { map_type, id: _, key_size: found_key, value_size: found_value, max_entries, map_flags } =
+            *raw.info();
+        for (what, found, wanted) in [
+            ("type", map_type, kind as u32),
+            ("key size", found_key, key_size),
+            ("value size", found_value, value_size),
+            ("max_entries", max_entries, entries.unwrap_or(max_entries)),
+            ("flags", map_flags & flags, flags),
+        ] {
+            if found != wanted {
+                return Err(OpenError::Wrong { map, path, what, found, wanted });
+            }
+        }
+        Ok(raw)
+    }
+
+    fn table<K: Plain + Eq + std::hash::Hash, V: Plain>(&self, map: &'static str) -> Result<Table<K, V>, OpenError> {
+        Ok(Table::new(map, self.raw(map, None)?))
+    }
+
+    fn mmap(&self, map: &'static str, raw: &RawMap) -> Result<Mmap, OpenError> {
+        let bytes = raw.info().max_entries as usize * shape(map).stride();
+        Mmap::new(raw.fd(), bytes, !self.read_only).map_err(|source| OpenError::Io {
+            map,
+            path: self.dir.join(map),
+            source,
+        })
+    }
+}
+
+impl MapStore for BpfStore {
+    fn capacities(&self) -> Capacities {
+        self.capacities
+    }
+
+    fn services(&self) -> Result<Vec<(ServiceKey, ServiceRef)>, StoreError> {
+        self.services.entries()
+    }
+
+    fn service(&self, key: &ServiceKey) -> Result<Option<ServiceRef>, StoreError> {
+        self.services.get(key)
+    }
+
+    fn put_services(&mut self, items: &[(ServiceKey, ServiceRef)]) -> Result<(), BatchError> {
+        self.services.put_all(items.iter().map(|(key, value)| (key, value.as_bytes())))
+    }
+
+    fn delete_services(&mut self, keys: &[ServiceKey]) -> Result<(), BatchError> {
+        self.services.delete_all(keys)
+    }
+
+    fn state(&self, index: u32) -> Option<ServiceState> {
+        let start = index as usize * STATE_WORDS;
+        if start + STATE_WORDS > self.svc_state.words() {
+            return None;
+        }
+        let mut words = [0_u64; STATE_WORDS];
+        for (at, word) in words.iter_mut().enumerate() {
+            *word = self.svc_state.word(start + at);
+        }
+        Some(zerocopy::transmute!(words))
+    }
+
+    fn put_state(&mut self, index: u32, state: &ServiceState) {
+        let words: [u64; STATE_WORDS] = zerocopy::transmute!(*state);
+        let start = index as usize * STATE_WORDS;
+        for (at, word) in words.into_iter().enumerate().skip(1) {
+            self.svc_state.set_word(start + at, word);
+        }
+    }
+
+    fn commit(&mut self, index: u32, word: StateWord) {
+        self.svc_state.set_word(index as usize * STATE_WORDS, word.word);
+    }
+
+    fn slots(&self, offset: u32, len: u32) -> Option<Vec<u32>> {
+        let end = offset.checked_add(len).filter(|end| *end as usize <= self.slots.words())?;
+        Some((offset..end).map(|at| self.slots.half(at as usize)).collect())
+    }
+
+    fn put_slots(&mut self, offset: u32, ids: &[u32]) {
+        for (at, id) in ids.iter().enumerate() {
+            self.slots.set_half(offset as usize + at, *id);
+        }
+    }
+
+    fn backends(&self) -> Result<Vec<(u32, Backend)>, StoreError> {
+        let mut backends = self.backends.entries()?;
+        backends.retain(|(_, backend)| backend.generation != 0);
+        backends.sort_unstable_by_key(|(id, _)| *id);
+        Ok(backends)
+    }
+
+    fn backend(&self, id: u32) -> Result<Option<Backend>, StoreError> {
+        Ok(self.backends.get(&id)?.filter(|backend| backend.generation != 0))
+    }
+
+    fn put_backends(&mut self, items: &[(u32, Backend)]) -> Result<(), BatchError> {
+        self.backends.put_all(items.iter().map(|(id, backend)| (id, backend.as_bytes())))
+    }
+
+    fn source_ranges(&self) -> Result<Vec<RangeEntry>, StoreError> {
+        Ok(self.source_ranges.entries()?.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    fn put_source_ranges(&mut self, items: &[RangeEntry]) -> Result<(), BatchError> {
+        let allowed = 1_u32.to_ne_bytes();
+        self.source_ranges.put_all(items.iter().map(|entry| (entry, &allowed[..])))
+    }
+
+    fn delete_source_ranges(&mut self, items: &[RangeEntry]) -> Result<(), BatchError> {
+        self.source_ranges.delete_all(items)
+    }
+
+    fn node_addrs(&self) -> Result<Vec<(Addr, NodeAddr)>, StoreError> {
+        self.node_addrs.entries()
+    }
+
+    fn put_node_addr(&mut self, addr: Addr, value: NodeAddr) -> Result<(), StoreError> {
+        self.node_addrs.put(&addr, &value)
+    }
+
+    fn delete_node_addr(&mut self, addr: Addr) -> Result<(), StoreError> {
+        self.node_addrs.delete(&addr)
+    }
+
+    fn devs(&self) -> Result<Vec<(u32, Dev)>, StoreError> {
+        self.devs.entries()
+    }
+
+    fn put_dev(&mut self, ifindex: u32, dev: Dev) -> Result<(), StoreError> {
+        self.devs.put(&ifindex, &dev)
+    }
+
+    fn delete_dev(&mut self, ifindex: u32) -> Result<(), StoreError> {
+        self.devs.delete(&ifindex)
+    }
+
+    fn config(&self) -> Result<Config, StoreError> {
+        Ok(self.config.get(&0)?.unwrap_or_default())
+    }
+
+    fn put_config(&mut self, config: Config) -> Result<(), StoreError> {
+        self.config.put(&0, &config)
+    }
+
+    fn flows(&self, table: FlowTable) -> Result<Vec<(Tuple, Flow)>, StoreError> {
+        match table {
+            FlowTable::Flows => self.flows.entries(),
+            FlowTable::Embryos => self.embryos.entries(),
+        }
+    }
+
+    fn sock_revnat(&self) -> Result<Vec<(SockKey, SockEntry)>, StoreError> {
+        self.sock_revnat.entries()
+    }
+
+    fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityEntry)>, StoreError> {
+        self.affinity.entries()
+    }
+
+    fn counters(&self) -> Result<Vec<u64>, StoreError> {
+        let mut sums = vec![0; Counter::ALL.len()];
+        for (at, value) in self.counters.raw_entries()? {
+            if let Some(sum) = sums.get_mut(at as usize) {
+                *sum = Self::sum(&value);
+            }
+        }
+        Ok(sums)
+    }
+
+    fn backend_counters(&self) -> Result<Vec<(u32, u64)>, StoreError> {
+        let sums = self.svc_counters.raw_entries()?.map(|(id, value)| (id, Self::sum(&value)));
+        let mut sums: Vec<(u32, u64)> = sums.filter(|(_, count)| *count > 0).collect();
+        sums.sort_unstable();
+        Ok(sums)
+    }
+
+    fn reset_backend_counters(&mut self, ids: &[u32]) -> Result<(), BatchError> {
+        let zero = vec![0; self.svc_counters.raw().value_bytes()];
+        self.svc_counters.put_all(ids.iter().map(|id| (id, &zero[..])))
+    }
+
+    fn grace_period(&mut self) -> Result<(), StoreError> {
+        if self.grace.is_none() {
+            self.grace = Some(Grace::choose().map_err(StoreError::Grace)?);
+        }
+        self.grace.as_mut().map_or(Ok(()), Grace::wait).map_err(StoreError::Grace)
+    }
+}

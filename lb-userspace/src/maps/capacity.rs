@@ -1,0 +1,122 @@
+//! How many entries each map holds, by default and by flag. Sizes are fixed when a map is made; they never change here.
+
+use lb_common::abi::{Counter, map};
+
+use super::shape::SHAPES;
+
+/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `config` and `counters` have fixed sizes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Capacities {
+    /// Frontends: one for each address, port, protocol and scope; NodePorts count once per family.
+    pub services: u32,
+    /// Backend sets: one for each service port, family and distinct answer.
+    pub svc_state: u32,
+    /// Slots of all backend sets together; while one set changes it stands there twice.
+    pub slots: u32,
+    /// Endpoints: one for each service port that an endpoint serves.
+    pub backends: u32,
+    /// Answered flows of the packet path; two entries each.
+    pub flows: u32,
+    /// Flows without a reply; two entries each.
+    pub embryos: u32,
+    /// Translated sockets.
+    pub sock_revnat: u32,
+    /// Clients with session affinity.
+    pub affinity: u32,
+    /// Source ranges: one for each range and backend set that is held to it.
+    pub source_ranges: u32,
+    /// Addresses of this node.
+    pub node_addrs: u32,
+    /// Devices with our programs.
+    pub devs: u32,
+}
+
+impl Capacities {
+    /// The defaults: 4.9 MB locked on a machine with four CPUs, most of it for flows (160 bytes an entry).
+    pub const DEFAULT: Self = Self {
+        services: 4096,
+        svc_state: 2048,
+        slots: 16_384,
+        backends: 8192,
+        flows: 10_240,
+        embryos: 4096,
+        sock_revnat: 4096,
+        affinity: 2048,
+        source_ranges: 2048,
+        node_addrs: 256,
+        devs: 512,
+    };
+
+    /// Entries of the map `name`, one of [`map::ALL`]; `None` for a name that is none of ours.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Option<u32> {
+        Some(match name {
+            map::SERVICES => self.services,
+            map::SVC_STATE => self.svc_state,
+            map::SLOTS => self.slots,
+            map::BACKENDS | map::SVC_COUNTERS => self.backends,
+            map::FLOWS => self.flows,
+            map::EMBRYOS => self.embryos,
+            map::SOCK_REVNAT => self.sock_revnat,
+            map::AFFINITY => self.affinity,
+            map::SOURCE_RANGES => self.source_ranges,
+            map::NODE_ADDRS => self.node_addrs,
+            map::DEVS => self.devs,
+            map::CONFIG => 1,
+            map::COUNTERS => u32::try_from(Counter::ALL.len()).ok()?,
+            _ => return None,
+        })
+    }
+
+    /// The flag that sets the size of the map `name`; `None` where it has a fixed size.
+    #[must_use]
+    pub fn flag(name: &str) -> Option<&'static str> {
+        Some(match name {
+            map::SERVICES => "--max-services",
+            map::SVC_STATE => "--max-backend-sets",
+            map::SLOTS => "--max-slots",
+            map::BACKENDS | map::SVC_COUNTERS => "--max-backends",
+            map::FLOWS => "--max-flows",
+            map::EMBRYOS => "--max-embryos",
+            map::SOCK_REVNAT => "--max-sockets",
+            map::AFFINITY => "--max-affinity",
+            map::SOURCE_RANGES => "--max-source-ranges",
+            map::NODE_ADDRS => "--max-node-addresses",
+            map::DEVS => "--max-devices",
+            _ => return None,
+        })
+    }
+
+    /// Bytes of kernel memory that maps of these sizes take at most, by the kernel's own formulas (`map_mem_usage`).
+    #[must_use]
+    pub fn memory(&self, cpus: u64) -> u64 {
+        SHAPES.iter().map(|shape| shape.memory(u64::from(self.of(shape.name).unwrap_or(0)), cpus)).sum()
+    }
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_has_a_size() {
+        for name in map::ALL {
+            assert!(Capacities::DEFAULT.of(name).is_some_and(|entries| entries > 0), "{name}");
+        }
+    }
+
+    /// The budget of the design: at most 5 MB of locked map memory, here on the four CPUs of a Raspberry Pi, with every
+    /// table as full as it gets.
+    #[test]
+    fn the_defaults_keep_the_budget() {
+        let bytes = Capacities::DEFAULT.memory(4);
+        assert!(bytes <= 5_000_000, "{bytes} bytes");
+        assert!(bytes >= 4_000_000, "{bytes} bytes: room that flows could use");
+    }
+}

@@ -1,0 +1,102 @@
+//! The names behind the numbers: what the agent tells `dump` and the listing commands, as the maps hold none.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{store::MapStore, table::Tables};
+use crate::plan::state::ServiceName;
+
+/// Whose backend set an index is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetName {
+    /// Service index.
+    pub index: u32,
+    /// Identity that the index must have for the name to be right: indexes are reused.
+    pub identity: u64,
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// `spec.ports[].name`.
+    pub port_name: String,
+}
+
+/// The zone of a backend that has one.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendZone {
+    /// Backend id.
+    pub id: u32,
+    /// Generation that the backend must have for the zone to be right: ids are reused.
+    pub generation: u32,
+    /// The endpoint's zone.
+    pub zone: String,
+}
+
+/// All names, as the agent serves them.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Names {
+    /// By index.
+    pub sets: Vec<SetName>,
+    /// By backend id; those without a zone are not among them.
+    pub zones: Vec<BackendZone>,
+}
+
+impl<S: MapStore> Tables<S> {
+    /// The names of all that has been applied. What was adopted and not yet claimed has none.
+    pub fn names(&self) -> Names {
+        let mut names = Names::default();
+        for record in self.ports.values() {
+            let Some(owner) = &record.owner else { continue };
+            for index in &record.sets {
+                let Some(set) = self.sets.get(index) else { continue };
+                names.sets.push(SetName {
+                    index: *index,
+                    identity: set.identity,
+                    namespace: owner.service.namespace.to_string(),
+                    name: owner.service.name.to_string(),
+                    port_name: owner.name.to_string(),
+                });
+            }
+            for live in record.backends.values() {
+                let Some(zone) = &live.zone else { continue };
+                let generation = live.value.generation;
+                names.zones.push(BackendZone { id: live.id, generation, zone: zone.to_string() });
+            }
+        }
+        names.sets.sort_unstable_by_key(|set| set.index);
+        names.zones.sort_unstable_by_key(|zone| zone.id);
+        names
+    }
+}
+
+/// Names by number.
+#[derive(Debug, Default)]
+pub(super) struct NameIndex<'a> {
+    sets: HashMap<(u32, u64), &'a SetName>,
+    zones: HashMap<(u32, u32), &'a str>,
+}
+
+impl<'a> NameIndex<'a> {
+    pub(super) fn new(names: &'a Names) -> Self {
+        let Names { sets, zones } = names;
+        Self {
+            sets: sets.iter().map(|set| ((set.index, set.identity), set)).collect(),
+            zones: zones.iter().map(|zone| ((zone.id, zone.generation), zone.zone.as_str())).collect(),
+        }
+    }
+
+    /// Service and port name of a backend set.
+    pub(super) fn set(&self, index: u32, identity: u64) -> Option<(ServiceName, &'a str)> {
+        let set = self.sets.get(&(index, identity))?;
+        Some((ServiceName::new(&*set.namespace, &*set.name), &set.port_name))
+    }
+
+    /// Zone of a backend.
+    pub(super) fn zone(&self, id: u32, generation: u32) -> Option<&'a str> {
+        self.zones.get(&(id, generation)).copied()
+    }
+}

@@ -1,0 +1,324 @@
+//! The first half of an apply: backends and backend sets are written where no reader looks yet. Nothing here changes
+//! what a new connection gets; a set that is to change waits for its commit in `frontends`.
+
+use std::collections::HashMap;
+
+use lb_common::abi::{Backend, ServiceState, StateWord, backend_state};
+
+use super::{
+    content::RunContent,
+    error::Cause,
+    identity::set_identity,
+    jobs::{Job, Pending, SetJob},
+    runs::Run,
+    shape::RangeEntry,
+    store::{MapStore, StoreError, write_each},
+    table::{LiveBackend, PortRecord, SetRecord, Tables, full},
+    wanted::{CLASSES, WantedEndpoint, WantedPort, WantedSet},
+};
+
+/// Where a write of a batch belongs.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) job: usize,
+    pub(super) port: usize,
+}
+
+/// An even generation says that the set is whole; while it is odd, something around its commit word is being changed.
+pub(super) const fn is_open(word: StateWord) -> bool {
+    word.generation() & 1 == 1
+}
+
+/// `word` with the next even generation after `previous`.
+pub(super) const fn closed_after(word: StateWord, previous: StateWord) -> StateWord {
+    with_generation(word, (previous.generation() | 1).wrapping_add(1))
+}
+
+/// `word` with an odd generation after `previous`.
+pub(super) const fn open_after(word: StateWord, previous: StateWord) -> StateWord {
+    with_generation(word, (previous.generation() | 1).wrapping_add(2))
+}
+
+const fn with_generation(word: StateWord, generation: u8) -> StateWord {
+    StateWord::new(word.offset(), word.count(), word.action(), generation)
+}
+
+/// Why the kernel refused, in the words of this map's size where that is it.
+impl<S: MapStore> Tables<S> {
+    pub(super) fn cause(&self, error: StoreError) -> Cause {
+        match error {
+            StoreError::Full { map } => full(map, &self.capacities, None),
+            error @ (StoreError::Io { .. } | StoreError::Grace(_)) => Cause::Store(error),
+        }
+    }
+
+    /// Writes new backends, and those whose state gets better; notes those whose state gets worse for later.
+    pub(super) fn write_backends(&mut self, jobs: &mut [Job]) {
+        let mut writes: Vec<(u32, Backend)> = Vec::new();
+        let mut places: Vec<(Place, Option<WantedEndpoint>)> = Vec::new();
+        for (job_at, job) in jobs.iter_mut().enumerate() {
+            for port_at in 0..job.ports.len() {
+                let place = Place { job: job_at, port: port_at };
+                let new = self.plan_live_backends(job, place, &mut writes, &mut places);
+                if let Err(cause) = self.ensure_ids(new.len()) {
+                    job.fail_port(port_at, cause);
+                    continue;
+                }
+                let WantedPort { identity, protocol, .. } = job.ports[port_at].wanted;
+                for wanted in new {
+                    let Some(id) = self.ids.allocate() else { break };
+                    let (addr, port) = wanted.endpoint;
+                    let mut value = Backend::new(addr, port, protocol.number(), identity);
+                    value.generation = self.next_generation(id);
+                    value.state = wanted.state;
+                    value.weight = wanted.weight;
+                    value.flags = wanted.flags;
+                    writes.push((id, value));
+                    places.push((place, Some(wanted)));
+                }
+            }
+        }
+        let mut failed: HashMap<usize, StoreError> =
+            write_each(&writes, |items| self.store.put_backends(items)).into_iter().collect();
+        for (at, ((id, value), (place, new))) in writes.into_iter().zip(places).enumerate() {
+            let job = &mut jobs[place.job];
+            let outcome = failed.remove(&at);
+            let record = self.ports.entry(job.ports[place.port].wanted.identity).or_default();
+            match (outcome, new) {
+                (None, Some(WantedEndpoint { endpoint, zone, .. })) => {
+                    record.backends.insert(endpoint, LiveBackend { id, value, zone });
+                    job.outcome.backends_added += 1;
+                }
+                (None, None) => {
+                    if let Some(live) = record.backends.get_mut(&(value.addr, value.port)) {
+                        live.value = value;
+                    }
+                    job.outcome.backends_changed += 1;
+                }
+                (Some(error), new) => {
+                    if new.is_some() {
+                        self.ids.free(id);
+                    }
+                    let cause = self.cause(error);
+                    if !job.ports[place.port].failed {
+                        job.fail_port(place.port, cause);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sorts a port's endpoints: those that have no id yet are returned, changes of the others go to `writes` or wait.
+    fn plan_live_backends(
+        &mut self,
+        job: &mut Job,
+        place: Place,
+        writes: &mut Vec<(u32, Backend)>,
+        places: &mut Vec<(Place, Option<WantedEndpoint>)>,
+    ) -> Vec<WantedEndpoint> {
+        let port = &mut job.ports[place.port];
+        let Some(record) = self.ports.get_mut(&port.wanted.identity) else { return Vec::new() };
+        let mut new = Vec::new();
+        let mut touched = false;
+        for wanted in &port.wanted.endpoints {
+            let Some(live) = record.backends.get_mut(&wanted.endpoint) else {
+                new.push(wanted.clone());
+                continue;
+            };
+            live.zone.clone_from(&wanted.zone);
+            let mut value = live.value;
+            value.state = wanted.state;
+            value.weight = wanted.weight;
+            value.flags = wanted.flags;
+            if value == live.value {
+                continue;
+            }
+            touched = true;
+            if live.value.state == backend_state::ACTIVE && value.state != backend_state::ACTIVE {
+                port.lowered.push((live.id, value));
+            } else {
+                writes.push((live.id, value));
+                places.push((place, None));
+            }
+        }
+        if touched {
+            // Their backends are not written in the same instant as their words.
+            for index in &record.sets {
+                begin(&mut self.store, *index);
+            }
+        }
+        new
+    }
+
+    /// Makes new sets, and prepares changed ones.
+    pub(super) fn write_sets(&mut self, jobs: &mut [Job]) {
+        let mut ranges: Vec<RangeEntry> = Vec::new();
+        let mut places: Vec<Place> = Vec::new();
+        for (job_at, job) in jobs.iter_mut().enumerate() {
+            for port_at in 0..job.ports.len() {
+                if job.ports[port_at].failed {
+                    continue;
+                }
+                if let Err(cause) = self.make_sets(job, port_at, &mut ranges) {
+                    job.fail_port(port_at, cause);
+                    self.abandon(job, port_at);
+                }
+                places.resize(ranges.len(), Place { job: job_at, port: port_at });
+            }
+        }
+        let mut failed: HashMap<usize, StoreError> =
+            write_each(&ranges, |items| self.store.put_source_ranges(items)).into_iter().collect();
+        for (at, (entry, place)) in ranges.into_iter().zip(places).enumerate() {
+            match failed.remove(&at) {
+                None => {
+                    if let Some(set) = self.sets.get_mut(&entry.key.service) {
+                        set.ranges.insert(entry);
+                    }
+                }
+                Some(error) => {
+                    let cause = self.cause(error);
+                    let job = &mut jobs[place.job];
+                    if !job.ports[place.port].failed {
+                        job.fail_port(place.port, cause);
+                        self.abandon(job, place.port);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives back the runs of changes that will not be committed. No reader has seen them.
+    pub(super) fn abandon(&mut self, job: &mut Job, port_at: usize) {
+        for set in &mut job.ports[port_at].sets {
+            if let Some(pending) = set.pending.take()
+                && self.sets.get(&set.index).is_some_and(|record| record.run != pending.run)
+            {
+                self.runs.free(pending.run);
+            }
+        }
+    }
+
+    fn make_sets(&mut self, job: &mut Job, port_at: usize, ranges: &mut Vec<RangeEntry>) -> Result<(), Cause> {
+        for set_at in 0..job.ports[port_at].wanted.sets.len() {
+            let wanted = &job.ports[port_at].wanted;
+            let set = &wanted.sets[set_at];
+            let (slots, count, behind) = self.slots_of(wanted, set)?;
+            let mut made = match set.current {
+                Some(index) => self.prepare_set(index, set, &slots, count, behind)?,
+                None => {
+                    job.outcome.sets_committed += 1;
+                    self.new_set(wanted.identity, set, &slots, count, behind)?
+                }
+            };
+            let record = self.sets.entry(made.index).or_default();
+            let wanted_ranges: Vec<RangeEntry> =
+                set.ranges.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
+            made.stale_ranges = record.ranges.iter().filter(|entry| !wanted_ranges.contains(entry)).copied().collect();
+            let before = ranges.len();
+            ranges.extend(wanted_ranges.into_iter().filter(|entry| !record.ranges.contains(entry)));
+            if !made.fresh && (ranges.len() > before || !made.stale_ranges.is_empty()) {
+                begin(&mut self.store, made.index);
+            }
+            made.open = self.store.state(made.index).is_some_and(|state| is_open(state.word));
+            job.ports[port_at].sets.push(made);
+        }
+        Ok(())
+    }
+
+    /// The slots of a wanted set, and how many are selectable and how many stand behind.
+    fn slots_of(&self, port: &WantedPort, set: &WantedSet) -> Result<(Vec<u32>, u16, u16), Cause> {
+        let backends = self.ports.get(&port.identity).map(|PortRecord { backends, .. }| backends);
+        let id = |at: &usize| {
+            let live = backends.and_then(|backends| backends.get(&port.endpoints[*at].endpoint));
+            live.expect("every endpoint of a port that did not fail has an id").id
+        };
+        let content = RunContent {
+            selectable: set.selectable.iter().map(|(at, weight)| (id(at), *weight)).collect(),
+            idle: set.idle.iter().map(id).collect(),
+            draining: set.draining.iter().map(id).collect(),
+        };
+        content.to_slots().ok_or_else(|| Cause::TooManySlots {
+            endpoints: set.selectable.len() + set.idle.len() + set.draining.len(),
+            weights: set.selectable.iter().map(|(_, weight)| u64::from(*weight)).sum(),
+        })
+    }
+
+    fn new_set(
+        &mut self,
+        port: u64,
+        wanted: &WantedSet,
+        slots: &[u32],
+        count: u16,
+        behind: u16,
+    ) -> Result<SetJob, Cause> {
+        let index = self.allocate_index()?;
+        let run = match self.allocate_run(slots.len()) {
+            Ok(run) => run,
+            Err(cause) => {
+                self.indexes.free(index);
+                return Err(cause);
+            }
+        };
+        let identity = self.unused_identity(port, wanted.class);
+        let word = StateWord::new(run.offset, count, wanted.action, 0);
+        self.store.put_slots(run.offset, slots);
+        self.store.put_state(index, &ServiceState::new(word, identity, wanted.affinity_seconds, wanted.flags, behind));
+        self.store.commit(index, word);
+        self.sets.insert(index, SetRecord { identity, port: Some(port), run, unseen: true, ..SetRecord::default() });
+        self.set_by_identity.insert(identity, index);
+        self.ports.entry(port).or_default().sets.push(index);
+        Ok(SetJob { index, fresh: true, pending: None, stale_ranges: Vec::new(), open: false })
+    }
+
+    /// The first identity of the class that no living set has.
+    fn unused_identity(&self, port: u64, class: u32) -> u64 {
+        (class..)
+            .step_by(CLASSES as usize)
+            .map(|discriminator| set_identity(&*self.hash, port, discriminator))
+            .find(|identity| !self.set_by_identity.contains_key(identity))
+            .expect("there are more identities than indexes")
+    }
+
+    fn prepare_set(
+        &mut self,
+        index: u32,
+        wanted: &WantedSet,
+        slots: &[u32],
+        count: u16,
+        behind: u16,
+    ) -> Result<SetJob, Cause> {
+        let Run { offset, len } = self.sets.get(&index).map(|set| set.run).unwrap_or_default();
+        let now = self.store.state(index).unwrap_or_default();
+        let same_slots = self.store.slots(offset, len).as_deref() == Some(slots);
+        let run = if same_slots { Run { offset, len } } else { self.allocate_run(slots.len())? };
+        let word = StateWord::new(run.offset, count, wanted.action, 0);
+        let state = ServiceState::new(word, now.identity, wanted.affinity_seconds, wanted.flags, behind);
+        if !same_slots {
+            self.store.put_slots(run.offset, slots);
+        }
+        let mut job = SetJob { index, fresh: false, pending: None, stale_ranges: Vec::new(), open: false };
+        if with_generation(now.word, 0) == word && same_rest(&now, &state) && !is_open(now.word) {
+            return Ok(job);
+        }
+        if !same_rest(&now, &state) {
+            begin(&mut self.store, index);
+        }
+        job.pending = Some(Pending { run, word, state });
+        Ok(job)
+    }
+}
+
+/// Whether two states agree in everything but their commit words.
+pub(super) fn same_rest(a: &ServiceState, b: &ServiceState) -> bool {
+    let rest = |s: &ServiceState| (s.identity, s.affinity_seconds, s.flags, s.draining);
+    rest(a) == rest(b)
+}
+
+/// Makes the generation of a set odd, if it is not: `dump` waits until it is even again.
+pub(super) fn begin(store: &mut impl MapStore, index: u32) {
+    if let Some(state) = store.state(index)
+        && !is_open(state.word)
+    {
+        store.commit(index, with_generation(state.word, state.word.generation() | 1));
+    }
+}

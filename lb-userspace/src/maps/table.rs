@@ -1,0 +1,302 @@
+//! The agent's picture of the maps: who holds which index, id and slot, and what waits for a grace period before its
+//! place is used again. Changes of services are made by `apply`; this file holds the records and the allocators.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use lb_common::abi::{
+    Addr, Backend, NodeAddr, Port, ServiceKey, ServiceRef, ServiceState, StateWord, map, node_addr_flag,
+};
+
+use super::{
+    capacity::Capacities,
+    error::Cause,
+    identity::{Fnv, Identify},
+    ids::Ids,
+    runs::{Run, Runs},
+    shape::RangeEntry,
+    store::{MapStore, StoreError, write_each},
+};
+use crate::plan::state::{Protocol, ServiceName};
+
+/// Address and port of an endpoint.
+pub(super) type Endpoint = (Addr, Port);
+
+/// A backend that has an id.
+#[derive(Clone, Debug)]
+pub(super) struct LiveBackend {
+    pub(super) id: u32,
+    /// As it stands in the map.
+    pub(super) value: Backend,
+    pub(super) zone: Option<Arc<str>>,
+}
+
+/// Whose port it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct PortName {
+    pub(super) service: ServiceName,
+    pub(super) name: Arc<str>,
+    pub(super) protocol: Protocol,
+}
+
+/// A service port.
+#[derive(Debug, Default)]
+pub(super) struct PortRecord {
+    /// `None`: adopted, and no apply has claimed it yet.
+    pub(super) owner: Option<PortName>,
+    /// Indexes of its backend sets.
+    pub(super) sets: Vec<u32>,
+    pub(super) backends: HashMap<Endpoint, LiveBackend>,
+}
+
+/// A backend set, by its index. What is in its slots and state is in the map only.
+#[derive(Debug, Default)]
+pub(super) struct SetRecord {
+    pub(super) identity: u64,
+    /// `None`: adopted without backends, and no apply has claimed it yet.
+    pub(super) port: Option<u64>,
+    /// The run that its commit word points to.
+    pub(super) run: Run,
+    /// Frontends that lead to it.
+    pub(super) keys: HashSet<ServiceKey>,
+    pub(super) ranges: HashSet<RangeEntry>,
+    /// Made by an apply, and no frontend has led to it so far.
+    pub(super) unseen: bool,
+}
+
+/// What nothing leads to any more, but running programs may still hold.
+#[derive(Debug, Default)]
+pub(super) struct Limbo {
+    pub(super) indexes: Vec<u32>,
+    pub(super) backends: Vec<u32>,
+    pub(super) runs: Vec<Run>,
+}
+
+impl Limbo {
+    fn is_empty(&self) -> bool {
+        let Self { indexes, backends, runs } = self;
+        indexes.is_empty() && backends.is_empty() && runs.is_empty()
+    }
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Usage {
+    /// Name of the map.
+    pub map: &'static str,
+    /// Entries in use, those that wait for a grace period included.
+    pub used: u32,
+    /// Its size.
+    pub capacity: u32,
+}
+
+/// The maps with everything that is needed to change them.
+pub struct Tables<S> {
+    pub(super) store: S,
+    pub(super) hash: Arc<dyn Identify + Send + Sync>,
+    pub(super) capacities: Capacities,
+    pub(super) frontends: HashMap<ServiceKey, ServiceRef>,
+    pub(super) sets: HashMap<u32, SetRecord>,
+    pub(super) set_by_identity: HashMap<u64, u32>,
+    pub(super) ports: HashMap<u64, PortRecord>,
+    pub(super) services: HashMap<ServiceName, Vec<u64>>,
+    pub(super) node_addrs: HashMap<Addr, NodeAddr>,
+    pub(super) indexes: Ids,
+    pub(super) ids: Ids,
+    /// Last generation of each backend id that was ever used.
+    pub(super) generations: Vec<u32>,
+    pub(super) runs: Runs,
+    pub(super) limbo: Limbo,
+}
+
+impl<S: MapStore> Tables<S> {
+    /// Tables over maps that are known to be empty. Over maps that an earlier agent may have filled use
+    /// [`Tables::adopt`], which costs nothing more when they are empty.
+    pub fn new(store: S) -> Self {
+        let capacities = store.capacities();
+        Self {
+            store,
+            hash: Arc::new(Fnv),
+            capacities,
+            frontends: HashMap::new(),
+            sets: HashMap::new(),
+            set_by_identity: HashMap::new(),
+            ports: HashMap::new(),
+            services: HashMap::new(),
+            node_addrs: HashMap::new(),
+            indexes: Ids::new(capacities.svc_state, []),
+            ids: Ids::new(capacities.backends, []),
+            generations: Vec::new(),
+            runs: Runs::new(capacities.slots),
+            limbo: Limbo::default(),
+        }
+    }
+
+    /// Names become numbers by `hash` instead of [`Fnv`]. For tests; before the first apply.
+    #[must_use]
+    pub fn with_hash(mut self, hash: impl Identify + Send + Sync + 'static) -> Self {
+        self.hash = Arc::new(hash);
+        self
+    }
+
+    /// The maps.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The maps, for tables that are not services': devices, configuration, counters. Services' tables may only be
+    /// changed through [`Tables::apply`].
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// Gives the maps back and forgets everything else, as the end of a process does.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
+    /// Services that hold something in the maps, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    /// How full the services' tables are.
+    pub fn usage(&self) -> [Usage; 6] {
+        let Capacities { services, svc_state, slots, backends, source_ranges, node_addrs, .. } = self.capacities;
+        let ranges = self.sets.values().map(|set| set.ranges.len()).sum();
+        let usage = |map, used: usize, capacity| Usage { map, used: u32::try_from(used).unwrap_or(u32::MAX), capacity };
+        [
+            usage(map::SERVICES, self.frontends.len(), services),
+            usage(map::SVC_STATE, self.indexes.used(), svc_state),
+            usage(map::SLOTS, self.runs.used() as usize, slots),
+            usage(map::BACKENDS, self.ids.used(), backends),
+            usage(map::SOURCE_RANGES, ranges, source_ranges),
+            usage(map::NODE_ADDRS, self.node_addrs.len(), node_addrs),
+        ]
+    }
+
+    /// Makes `node_addrs` hold exactly these addresses: those that node ports listen on.
+    ///
+    /// # Errors
+    /// At the first write that fails; calling again goes on.
+    pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        let wanted: HashMap<Addr, NodeAddr> = addresses
+            .iter()
+            .map(|ip| {
+                let flags = if ip.is_loopback() { node_addr_flag::LOOPBACK } else { 0 };
+                ((*ip).into(), NodeAddr { flags })
+            })
+            .collect();
+        let stale: Vec<Addr> = self.node_addrs.keys().filter(|addr| !wanted.contains_key(addr)).copied().collect();
+        for addr in stale {
+            self.store.delete_node_addr(addr)?;
+            self.node_addrs.remove(&addr);
+        }
+        for (addr, value) in wanted {
+            if self.node_addrs.get(&addr) != Some(&value) {
+                self.store.put_node_addr(addr, value)?;
+                self.node_addrs.insert(addr, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`Tables::collect`] has something to do.
+    #[must_use]
+    pub fn needs_collect(&self) -> bool {
+        !self.limbo.is_empty()
+    }
+
+    /// Waits for one RCU grace period (milliseconds) and makes everything that was freed before it free to use again.
+    /// To be called off the hot path, after changes; an apply that runs out of room calls it by itself.
+    ///
+    /// # Errors
+    /// If the wait or a write fails; what is concerned is not reused then, and the next call tries again.
+    pub fn collect(&mut self) -> Result<(), StoreError> {
+        if self.limbo.is_empty() {
+            return Ok(());
+        }
+        self.store.grace_period()?;
+        let Limbo { indexes, backends, runs } = std::mem::take(&mut self.limbo);
+        for index in indexes {
+            clear_state(&mut self.store, index);
+            self.indexes.free(index);
+        }
+        for run in runs {
+            self.runs.free(run);
+        }
+        let failed = write_each(&backends, |ids| self.store.reset_backend_counters(ids));
+        let kept: HashSet<usize> = failed.iter().map(|(at, _)| *at).collect();
+        for (at, id) in backends.into_iter().enumerate() {
+            if kept.contains(&at) {
+                self.limbo.backends.push(id);
+            } else {
+                self.ids.free(id);
+            }
+        }
+        failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// An index for a new backend set.
+    pub(super) fn allocate_index(&mut self) -> Result<u32, Cause> {
+        if let Some(index) = self.indexes.allocate() {
+            return Ok(index);
+        }
+        self.collect().map_err(Cause::Store)?;
+        self.indexes.allocate().ok_or_else(|| full(map::SVC_STATE, &self.capacities, None))
+    }
+
+    /// Makes sure that `count` backend ids can be allocated.
+    pub(super) fn ensure_ids(&mut self, count: usize) -> Result<(), Cause> {
+        if self.ids.available() < count {
+            self.collect().map_err(Cause::Store)?;
+        }
+        let available = self.ids.available();
+        if available < count {
+            return Err(full(map::BACKENDS, &self.capacities, Some((count, available))));
+        }
+        Ok(())
+    }
+
+    /// A run of `len` slots.
+    pub(super) fn allocate_run(&mut self, len: usize) -> Result<Run, Cause> {
+        let wanted = u32::try_from(len).unwrap_or(u32::MAX);
+        if let Some(run) = self.runs.allocate(wanted) {
+            return Ok(run);
+        }
+        self.collect().map_err(Cause::Store)?;
+        let (_, longest) = self.runs.available();
+        self.runs.allocate(wanted).ok_or_else(|| full(map::SLOTS, &self.capacities, Some((len, longest as usize))))
+    }
+
+    /// Generation for the next endpoint that gets `id`, or for the time in which nobody has it. Never 0.
+    pub(super) fn next_generation(&mut self, id: u32) -> u32 {
+        let at = id as usize;
+        if self.generations.len() <= at {
+            self.generations.resize(at + 1, 0);
+        }
+        let generation = &mut self.generations[at];
+        *generation = generation.wrapping_add(1).max(1);
+        *generation
+    }
+}
+
+/// Marks an index as free: its identity goes first, so that flows that still name it leave it.
+pub(super) fn clear_state(store: &mut impl MapStore, index: u32) {
+    store.put_state(index, &ServiceState::default());
+    store.commit(index, StateWord::default());
+}
+
+/// The cause "full" of a map, with the flag that enlarges it.
+pub(super) fn full(map: &'static str, capacities: &Capacities, needed: Option<(usize, usize)>) -> Cause {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Cause::Full {
+        map,
+        capacity: capacities.of(map).unwrap_or(0),
+        flag: Capacities::flag(map).unwrap_or("its size"),
+        needed: needed.map(|(needed, available)| (count(needed), count(available))),
+    }
+}
