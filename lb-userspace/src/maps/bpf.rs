@@ -87,6 +87,9 @@ pub struct BpfStore {
     grace: Option<Grace>,
 }
 
+/// Maps that are accessed as memory.
+const MAPPED: [&str; 2] = [map::SVC_STATE, map::SLOTS];
+
 impl BpfStore {
     /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v1`).
     ///
@@ -199,7 +202,10 @@ struct Opener<'a> {
 impl Opener<'_> {
     fn raw(&self, map: &'static str, entries: Option<u32>) -> Result<RawMap, OpenError> {
         let path = self.dir.join(map);
-        let raw = RawMap::open(&path, self.read_only, self.cpus).map_err(|source| {
+        // mmap(2) turns a shared mapping of a read-only descriptor into a private one, which the kernel refuses for maps:
+        // those are opened for writing even to be only read, and mapped read-only.
+        let read_only = self.read_only && !MAPPED.contains(&name);
+        let raw = RawMap::open(&path, read_only, self.cpus).map_err(|source| {
             if source.kind() == io::ErrorKind::NotFound {
                 OpenError::Missing { path: path.clone() }
             } else {
