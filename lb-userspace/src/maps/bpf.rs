@@ -204,7 +204,7 @@ impl Opener<'_> {
         let path = self.dir.join(map);
         // mmap(2) turns a shared mapping of a read-only descriptor into a private one, which the kernel refuses for maps:
         // those are opened for writing even to be only read, and mapped read-only.
-        let read_only = self.read_only && !MAPPED.contains(&name);
+        let read_only = self.read_only && !MAPPED.contains(&map);
         let raw = RawMap::open(&path, read_only, self.cpus).map_err(|source| {
             if source.kind() == io::ErrorKind::NotFound {
                 OpenError::Missing { path: path.clone() }
