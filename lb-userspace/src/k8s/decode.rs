@@ -2,7 +2,7 @@
 //!
 //! Types are taken as written, as the API server takes them: `"80"` is no number and `80` is no text.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Decodes a whole object.
-pub(super) fn decode<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Invalid> {
+pub(super) fn decode<'de, T: Deserialize<'de>>(node: &'de Node<'_>) -> Result<T, Invalid> {
     T::deserialize(node).map_err(|DecodeError { mut steps, cause }| {
         steps.reverse();
         Invalid::new(FieldPath(steps), cause)
@@ -52,7 +52,7 @@ impl de::Error for DecodeError {
     }
 }
 
-impl<'de> Deserializer<'de> for &'de Node {
+impl<'de> Deserializer<'de> for &'de Node<'_> {
     type Error = DecodeError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -82,9 +82,9 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 }
 
-struct Items<'de>(std::iter::Enumerate<std::slice::Iter<'de, Node>>);
+struct Items<'de, 'a>(std::iter::Enumerate<std::slice::Iter<'de, Node<'a>>>);
 
-impl<'de> SeqAccess<'de> for Items<'de> {
+impl<'de> SeqAccess<'de> for Items<'de, '_> {
     type Error = DecodeError;
 
     fn next_element_seed<T: de::DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
@@ -93,18 +93,18 @@ impl<'de> SeqAccess<'de> for Items<'de> {
     }
 }
 
-struct Entries<'de> {
-    rest: std::slice::Iter<'de, (String, Node)>,
-    value: Option<(&'de str, &'de Node)>,
+struct Entries<'de, 'a> {
+    rest: std::slice::Iter<'de, (Cow<'a, str>, Node<'a>)>,
+    value: Option<(&'de str, &'de Node<'a>)>,
 }
 
-impl<'de> MapAccess<'de> for Entries<'de> {
+impl<'de> MapAccess<'de> for Entries<'de, '_> {
     type Error = DecodeError;
 
     fn next_key_seed<K: de::DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
         let Some((key, node)) = self.rest.next() else { return Ok(None) };
         self.value = Some((key, node));
-        let key: StrDeserializer<'_, DecodeError> = key.as_str().into_deserializer();
+        let key: StrDeserializer<'_, DecodeError> = key.as_ref().into_deserializer();
         seed.deserialize(key).map(Some)
     }
 

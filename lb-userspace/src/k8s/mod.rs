@@ -7,6 +7,7 @@ pub mod convert;
 
 mod decode;
 mod documents;
+mod events;
 mod files;
 mod outcome;
 mod parse;

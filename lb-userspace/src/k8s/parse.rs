@@ -8,7 +8,8 @@ use super::{
     BadObject, FieldPath, Invalid, Located, Meant, Parsed, Position, UnknownKind, convert,
     decode::decode,
     documents::{self, Document},
-    tree::{self, Node, SyntaxError, Value},
+    events::{self, SyntaxError},
+    tree::{Node, Value},
 };
 use crate::model::{Kind, Object, ObjectRef};
 
@@ -61,14 +62,11 @@ impl Reader {
                 return;
             }
         };
-        match tree::parse(text) {
+        match events::parse(text) {
             Ok(Node { value: Value::Null, .. }) => {}
             Ok(root) => self.object(&root, None, at),
             Err(SyntaxError { line, cause }) => {
-                let cause = match line {
-                    Some(line) => format!("not valid YAML (line {}): {cause}", self.line(line as usize)),
-                    None => format!("not valid YAML: {cause}"),
-                };
+                let cause = format!("not valid YAML (line {}): {cause}", self.line(line as usize));
                 self.parsed.bad.push(Guess::from_text(text).bad(at, cause));
             }
         }
@@ -80,7 +78,7 @@ impl Reader {
     }
 
     /// A document or an item. `implied`: what a typed list says of its items.
-    fn object(&mut self, node: &Node, implied: Option<TypeMeta<'_>>, at: Position) {
+    fn object(&mut self, node: &Node<'_>, implied: Option<TypeMeta<'_>>, at: Position) {
         let meta = match type_meta(node, implied) {
             Ok(meta) => meta,
             Err(invalid) => return self.bad(node, implied, at, &invalid, None),
@@ -109,7 +107,7 @@ impl Reader {
         }
     }
 
-    fn list(&mut self, node: &Node, meta: TypeMeta<'_>, implied: Option<TypeMeta<'_>>, at: Position) {
+    fn list(&mut self, node: &Node<'_>, meta: TypeMeta<'_>, implied: Option<TypeMeta<'_>>, at: Position) {
         match node.get("items").map(|items| &items.value) {
             None | Some(Value::Null) => {}
             Some(Value::List(items)) => {
@@ -123,7 +121,7 @@ impl Reader {
     }
 
     /// `line`: in the document, of the fault; `None`: where the field is.
-    fn bad(&mut self, node: &Node, meta: Option<TypeMeta<'_>>, at: Position, invalid: &Invalid, line: Option<u32>) {
+    fn bad(&mut self, node: &Node<'_>, meta: Option<TypeMeta<'_>>, at: Position, invalid: &Invalid, line: Option<u32>) {
         let line = self.line(line.unwrap_or_else(|| node.line_of(&invalid.path)) as usize);
         let cause = match (invalid.path.is_empty(), line == at.line) {
             (true, true) => invalid.cause.clone(),
@@ -143,13 +141,13 @@ impl Reader {
 }
 
 fn convert<'de, S: Deserialize<'de>, T>(
-    node: &'de Node,
+    node: &'de Node<'_>,
     convert: impl FnOnce(&S) -> Result<T, Invalid>,
 ) -> Result<T, Invalid> {
     convert(&decode::<S>(node)?)
 }
 
-fn type_meta<'a>(node: &'a Node, implied: Option<TypeMeta<'a>>) -> Result<TypeMeta<'a>, Invalid> {
+fn type_meta<'a>(node: &'a Node<'_>, implied: Option<TypeMeta<'a>>) -> Result<TypeMeta<'a>, Invalid> {
     if !matches!(node.value, Value::Map(_)) {
         return Err(Invalid::new(FieldPath::default(), "not an object: a mapping with apiVersion and kind is needed"));
     }

@@ -147,7 +147,7 @@ fn an_address_costs_its_contenders() {
     assert_eq!(gained, [(mk_name(3), false), (mk_name(5), true)], "the next in age gets it; the third is not told");
     assert_eq!(planner.plans() - before, 3);
     let before = planner.plans();
-    planner.upsert(with_external_ip(50));
+    planner.upsert(with_external_ip(51));
     assert_eq!(planner.take_changes(), []);
     assert_eq!(planner.plans() - before, 1, "one more loser costs nobody else");
 }
