@@ -3,8 +3,13 @@
 //! The datapath is generic over two traits, [`datapath::Packet`] and [`datapath::Tables`], so that the very code the
 //! kernel runs is unit-tested, property-tested and fuzzed on the host.
 //! This crate never does I/O, never allocates outside its tests and knows no hook and no library for BPF.
-#![cfg_attr(not(test), no_std)]
+//!
+//! With the feature `testing` it also brings [`testing`]: tables and packets in memory, and the packet cases that host
+//! and kernel tests share.
+#![cfg_attr(not(any(test, feature = "testing")), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod abi;
 pub mod datapath;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -157,8 +157,10 @@ impl Tables for Kernel {
     #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
         let ptr = AFFINITY.get_ptr(key)?;
-        // SAFETY: a live map value. A recycled one names a backend of another service, which its user checks.
-        Some(unsafe { ptr.read() })
+        let mut entry = AffinityEntry::default();
+        // SAFETY: a live map value; that it may change meanwhile is what `AffinityEntry::check` is for.
+        unsafe { copy_once(ptr, &mut entry) };
+        Some(entry)
     }
 
     #[inline(always)]

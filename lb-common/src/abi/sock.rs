@@ -118,7 +118,7 @@ impl AffinityKey {
     }
 }
 
-/// Value of `affinity`: 8 + 8 bytes, each half read as one word.
+/// Value of `affinity`.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct AffinityEntry {
@@ -128,14 +128,35 @@ pub struct AffinityEntry {
     pub backend_generation: u32,
     /// Time of the last new connection, in ticks.
     pub seen: u32,
-    reserved: u32,
+    /// Over the key, the backend and its generation, as in [`super::Flow::check`].
+    pub check: u32,
 }
 
 impl AffinityEntry {
-    /// An entry from its parts.
+    /// An entry for `key`, sealed by its check word.
     #[inline(always)]
     #[must_use]
-    pub const fn new(backend: u32, backend_generation: u32, seen: u32) -> Self {
-        Self { backend, backend_generation, seen, reserved: 0 }
+    pub const fn new(key: &AffinityKey, backend: u32, backend_generation: u32, seen: u32) -> Self {
+        let mut entry = Self { backend, backend_generation, seen, check: 0 };
+        entry.check = entry.seal(key);
+        entry
+    }
+
+    /// Whether the value is whole and belongs to `key`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for(&self, key: &AffinityKey) -> bool {
+        self.check == self.seal(key)
+    }
+
+    #[inline(always)]
+    const fn seal(&self, key: &AffinityKey) -> u32 {
+        let c = key.client.words();
+        let client = (c[0] as u64 | (c[1] as u64) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ (c[2] as u64 | (c[3] as u64) << 32).wrapping_mul(0xc2b2_ae3d_27d4_eb4f).rotate_left(23);
+        let service = (key.service as u64 | (key.identity as u64) << 32).wrapping_mul(0x1656_67b1_9e37_79f9);
+        let backend =
+            (self.backend as u64 | (self.backend_generation as u64) << 32).wrapping_mul(0x85eb_ca77_c2b2_ae63);
+        ((client ^ service.rotate_left(11) ^ backend.rotate_left(37)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
     }
 }

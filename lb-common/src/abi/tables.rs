@@ -6,6 +6,7 @@ use super::Addr;
 
 /// Data part of a key of `source_ranges` (a longest-prefix-match trie), behind its u32 prefix length in bits.
 /// The prefix covers the service index (32 bits) and then the mapped address: an IPv4 /24 has length 32 + 96 + 24.
+/// An index holds the ranges of its own family only: `::/0` would cover every mapped IPv4 address as well.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct RangeKey {

@@ -56,11 +56,18 @@ fn find_in<T: Tables>(tables: &T, table: FlowTable, key: &Tuple, flow: &mut Flow
 /// Whether a UDP flow still leads to a backend that its service would use: same service, same backend, not idle.
 #[inline(always)]
 pub(super) fn udp_holds<T: Tables>(tables: &T, found: &Found, now: u32) -> bool {
-    let idle = match found.table {
+    let idle_limit = match found.table {
         FlowTable::Flows => UDP_IDLE,
         FlowTable::Embryos => UDP_IDLE_EMBRYO,
     };
-    now.wrapping_sub(found.flow.seen) <= idle && holds(tables, &found.flow)
+    idle(now, found.flow.seen) <= idle_limit && holds(tables, &found.flow)
+}
+
+/// Ticks since `seen`; 0 where another processor's clock was a tick ahead.
+#[inline(always)]
+pub(super) const fn idle(now: u32, seen: u32) -> u32 {
+    let ticks = now.wrapping_sub(seen);
+    if (ticks as i32) < 0 { 0 } else { ticks }
 }
 
 /// Whether the flow's service is still the one it was made by, and would still use its backend.
@@ -83,7 +90,8 @@ pub(super) fn hit<T: Tables>(tables: &T, key: &Tuple, found: &Found, parsed: &Pa
         state = flow_state::CLOSING;
     } else if reply && state == flow_state::NEW {
         state = flow_state::REPLIED;
-    } else if !reply && state == flow_state::REPLIED && parsed.is_tcp() {
+    } else if !reply && state == flow_state::REPLIED && parsed.is_tcp() && !parsed.opens() {
+        // A SYN sent once more shows that the reply did not arrive.
         state = flow_state::ESTABLISHED;
     }
     let promote = reply && matches!(found.table, FlowTable::Embryos);
@@ -154,7 +162,7 @@ const PORT_TRIES: u32 = 4;
 pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow) -> Result<(), Counter> {
     let mut i = 0;
     while i < PORT_TRIES {
-        if is_free(tables, key, flow) {
+        if take_ports(tables, key, flow) {
             flow.seen = tables.now();
             return if insert_both(tables, key, flow) { Ok(()) } else { Err(Counter::DropFlowTable) };
         }
@@ -176,20 +184,36 @@ fn insert_both<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow) -> bool {
     tables.insert_flow(FlowTable::Embryos, &reply_key, &reply) && tables.insert_flow(FlowTable::Embryos, key, flow)
 }
 
-/// Whether replies of the new flow `flow` may belong to it: nobody else's live flow has them.
+/// Whether replies of the new flow `flow` may belong to it: nobody else's live flow has them. What is left of a dead one
+/// goes, as it would be found before the new one.
 #[inline(never)]
-fn is_free<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
+fn take_ports<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
+    let reply_key = flow.to.reversed();
     let mut other = Found::empty();
-    !find(tables, &flow.to.reversed(), &mut other)
-        || other.flow.to.is_reverse_of(key)
-        || other.flow.state == flow_state::CLOSING
-        || !holds(tables, &other.flow)
+    if !find(tables, &reply_key, &mut other) {
+        return true;
+    }
+    if !other.flow.to.is_reverse_of(key) && !is_over(tables, &other.flow) {
+        return false;
+    }
+    forget(tables, &reply_key, &other.flow)
 }
 
-/// Forgets a flow in both directions, given either entry.
+/// Whether nothing more is to come from a flow: closed for a while (what Linux calls TIME_WAIT), or its service or
+/// backend is gone.
+#[inline(always)]
+fn is_over<T: Tables>(tables: &T, flow: &Flow) -> bool {
+    (flow.state == flow_state::CLOSING && idle(tables.now(), flow.seen) > ticks(60)) || !holds(tables, flow)
+}
+
+/// Forgets a flow in both directions, given either entry; in both tables, as two processors that meet at its first
+/// reply may leave entries in both. Always true.
 #[inline(never)]
-pub(super) fn forget<T: Tables>(tables: &T, key: &Tuple, found: &Found) -> bool {
-    tables.remove_flow(found.table, key);
-    tables.remove_flow(found.table, &found.flow.to.reversed());
+pub(super) fn forget<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
+    let mate_key = flow.to.reversed();
+    tables.remove_flow(FlowTable::Flows, key);
+    tables.remove_flow(FlowTable::Flows, &mate_key);
+    tables.remove_flow(FlowTable::Embryos, key);
+    tables.remove_flow(FlowTable::Embryos, &mate_key);
     true
 }

@@ -1,8 +1,8 @@
 //! From a destination to a frontend, and from a frontend to a backend. The one selection that sockets and packets share.
 
-use super::tables::Tables;
+use super::{flow::idle, tables::Tables};
 use crate::abi::{
-    Addr, AffinityEntry, AffinityKey, Counter, Port, ServiceKey, ServiceRef, ServiceState, action, frontend,
+    Addr, AffinityEntry, AffinityKey, Backend, Counter, Port, ServiceKey, ServiceRef, ServiceState, action, frontend,
     node_addr_flag, service_flag, ticks,
 };
 
@@ -123,30 +123,41 @@ fn choose<T: Tables>(tables: &T, state: &ServiceState, client: &Addr, hash: u64,
     // Scales x to the run without a division (Lemire, "Fast random integer generation in an interval", 2019).
     let offset = ((x as u64 * state.word.count() as u64) >> 32) as u32;
     let Some(id) = tables.slot(state.word.offset().wrapping_add(offset)) else { return false };
-    if !take(tables, id, choice) {
+    let Some(backend) = tables.backend(id) else { return false };
+    if backend.generation == 0 {
         return false;
     }
+    take(&backend, id, choice);
     if sticky {
-        tables.insert_affinity(&key, &AffinityEntry::new(id, choice.generation, tables.now()));
+        tables.insert_affinity(&key, &AffinityEntry::new(&key, id, choice.generation, tables.now()));
     }
     true
 }
 
 #[inline(always)]
-fn take<T: Tables>(tables: &T, id: u32, choice: &mut Choice) -> bool {
-    let Some(backend) = tables.backend(id) else { return false };
+const fn take(backend: &Backend, id: u32, choice: &mut Choice) {
     choice.id = id;
     choice.generation = backend.generation;
     choice.addr = backend.addr;
     choice.port = backend.port;
-    backend.generation != 0
+}
+
+/// A recycled element is looked up once more, as its key may have got another one.
+#[inline(always)]
+fn find_affinity<T: Tables>(tables: &T, key: &AffinityKey) -> Option<AffinityEntry> {
+    let entry = tables.affinity(key)?;
+    if entry.is_for(key) {
+        return Some(entry);
+    }
+    tables.count(Counter::Recycled);
+    tables.affinity(key).filter(|entry| entry.is_for(key))
 }
 
 #[inline(always)]
 fn remembered<T: Tables>(tables: &T, key: &AffinityKey, state: &ServiceState, choice: &mut Choice) -> bool {
-    let Some(entry) = tables.affinity(key) else { return false };
+    let Some(entry) = find_affinity(tables, key) else { return false };
     let now = tables.now();
-    if now.wrapping_sub(entry.seen) > ticks(state.affinity_seconds) {
+    if idle(now, entry.seen) > ticks(state.affinity_seconds) {
         return false;
     }
     let Some(backend) = tables.backend(entry.backend) else { return false };
@@ -154,7 +165,8 @@ fn remembered<T: Tables>(tables: &T, key: &AffinityKey, state: &ServiceState, ch
         return false;
     }
     if now != entry.seen {
-        tables.insert_affinity(key, &AffinityEntry::new(entry.backend, entry.backend_generation, now));
+        tables.insert_affinity(key, &AffinityEntry::new(key, entry.backend, entry.backend_generation, now));
     }
-    take(tables, entry.backend, choice)
+    take(&backend, entry.backend, choice);
+    true
 }

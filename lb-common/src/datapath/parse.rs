@@ -143,6 +143,9 @@ struct Udp {
 /// and routers and hosts that filter stop at fewer.
 const MAX_EXTENSIONS: usize = 4;
 
+/// Where a packet ends that gives its length as 0: longer than the field can say (RFC 2675, and Linux's "BIG TCP").
+const JUMBO: usize = usize::MAX;
+
 mod next {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ROUTING: u8 = 43;
@@ -193,7 +196,16 @@ fn parse_v4<P: Packet>(packet: &P, into: &mut Parsed) -> Result<(), Unparsed> {
     into.tuple.dst = Addr::v4(ip.dst);
     into.tuple.proto = ip.proto;
     into.l4 = into.l3 + header_len;
-    parse_l4(packet, into)
+    parse_l4(packet, into, end(into.l3, ip.total_len))
+}
+
+/// Offset behind the last byte of a packet that has `len` bytes from `start` on.
+#[inline(always)]
+const fn end(start: usize, len: [u8; 2]) -> usize {
+    match u16::from_be_bytes(len) {
+        0 => JUMBO,
+        len => start + len as usize,
+    }
 }
 
 #[inline(always)]
@@ -236,7 +248,7 @@ fn parse_v6<P: Packet>(packet: &P, into: &mut Parsed) -> Result<(), Unparsed> {
     }
     into.tuple.proto = proto;
     into.l4 = l4;
-    parse_l4(packet, into)?;
+    parse_l4(packet, into, end(into.l3 + 40, ip.payload_len))?;
     if into.tuple.src.is_v4() || into.tuple.dst.is_v4() {
         return Err(Unparsed::MappedAddress);
     }
@@ -244,7 +256,11 @@ fn parse_v6<P: Packet>(packet: &P, into: &mut Parsed) -> Result<(), Unparsed> {
 }
 
 #[inline(always)]
-fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed) -> Result<(), Unparsed> {
+fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed, end: usize) -> Result<(), Unparsed> {
+    let header_len = if into.is_tcp() { size_of::<Tcp>() } else { size_of::<Udp>() };
+    if into.l4 + header_len > end {
+        return Err(Unparsed::Malformed);
+    }
     let ports = match into.tuple.proto {
         proto::TCP => {
             let tcp: Tcp = packet.read(into.l4)?;

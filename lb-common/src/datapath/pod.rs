@@ -83,7 +83,7 @@ fn known<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed) -> u
         }
     } else if !parsed.is_tcp() && !flow::udp_holds(tables, &found, now) {
         // Established TCP keeps its backend until it ends; UDP leaves one that is gone with its next packet.
-        flow::forget(tables, &parsed.tuple, &found);
+        flow::forget(tables, &parsed.tuple, &found.flow);
         return 0;
     }
     translate(packet, tables, parsed, &found, now).pack()
@@ -189,7 +189,7 @@ fn repeated<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed, s
     {
         return translate(packet, tables, parsed, &old, tables.now()).pack();
     }
-    flow::forget(tables, &parsed.tuple, &old);
+    flow::forget(tables, &parsed.tuple, &old.flow);
     0
 }
 
@@ -232,7 +232,7 @@ fn direct<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
     if !flow::find(tables, &reply_key, &mut found) || found.flow.role & (role::FORWARD | role::HAIRPIN) != 0 {
         return false;
     }
-    flow::forget(tables, &reply_key, &found);
+    flow::forget(tables, &reply_key, &found.flow);
     tables.count(Counter::FlowReplaced);
     true
 }

@@ -88,7 +88,20 @@ pub fn sendmsg<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
 pub fn reverse<T: Tables>(tables: &T, cookie: u64, addr: Addr, port: Port, proto: u8) -> Option<(Addr, Port)> {
     let key = SockKey::new(cookie, addr, port, proto, sock_kind::REVNAT);
     let mut entry = SockEntry::default();
-    (tables.sock(&key, &mut entry) && entry.is_for(&key)).then_some((entry.addr, entry.port))
+    find(tables, &key, &mut entry).then_some((entry.addr, entry.port))
+}
+
+/// Finds an entry; a recycled element is looked up once more, as its key may have got another one.
+#[inline(always)]
+fn find<T: Tables>(tables: &T, key: &SockKey, entry: &mut SockEntry) -> bool {
+    if !tables.sock(key, entry) {
+        return false;
+    }
+    if entry.is_for(key) {
+        return true;
+    }
+    tables.count(Counter::Recycled);
+    tables.sock(key, entry) && entry.is_for(key)
 }
 
 /// An address and port to be filled in.
@@ -190,7 +203,7 @@ fn remember<T: Tables>(tables: &T, call: &Call, choice: &Choice, kind: u8) -> bo
 fn stays<T: Tables>(tables: &T, call: &Call, place: &mut Place) -> bool {
     let sticky = key(call, call.dst, call.dport, sock_kind::STICKY);
     let mut entry = SockEntry::default();
-    if !tables.sock(&sticky, &mut entry) || !entry.is_for(&sticky) || !holds(tables, &entry) {
+    if !find(tables, &sticky, &mut entry) || !holds(tables, &entry) {
         return false;
     }
     *place = Place { addr: entry.addr, port: entry.port };

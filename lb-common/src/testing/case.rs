@@ -1,0 +1,357 @@
+//! One packet, what the tables hold before it, and what must come of it. The host runs it over [`MemTables`], the
+//! kernel through the loaded programs: the same case, the same check.
+
+use std::collections::BTreeMap;
+
+use zerocopy::IntoBytes as _;
+
+use super::{AffinitySpec, DEV_CLIENT, FlowSpec, L4Sum, MemTables, PacketSpec, VecPacket, World, describe, dissect};
+use crate::{
+    abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple},
+    datapath::{FlowTable, Packet as _, Tables as _, Verdict, pod, uplink},
+};
+
+/// Where the packet is met.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hook {
+    /// From a pod, on the host side of the link with this interface index.
+    PodIngress(u32),
+    /// To a pod.
+    PodEgress,
+    /// From an uplink with a link-layer header.
+    Uplink,
+    /// From an uplink without one.
+    UplinkL3,
+}
+
+impl Hook {
+    /// Bytes of link-layer header.
+    #[must_use]
+    pub const fn l2_len(self) -> usize {
+        match self {
+            Self::PodIngress(_) | Self::PodEgress | Self::Uplink => 14,
+            Self::UplinkL3 => 0,
+        }
+    }
+
+    /// Runs the core as the shell does: it counts drops, and a bounced frame gets its link-layer addresses swapped.
+    #[must_use]
+    pub fn run(self, packet: &mut VecPacket, tables: &MemTables) -> Verdict {
+        let mut verdict = match self {
+            Self::PodIngress(ifindex) => pod::ingress(packet, tables, ifindex),
+            Self::PodEgress => pod::egress(packet, tables),
+            Self::Uplink | Self::UplinkL3 => uplink::ingress(packet, tables, self.l2_len()),
+        };
+        if verdict == Verdict::Bounce && !swap_macs(packet) {
+            verdict = Verdict::Drop(Counter::DropInternal);
+        }
+        if let Verdict::Drop(reason) = verdict {
+            tables.count(reason);
+        }
+        verdict
+    }
+}
+
+fn show(key: &Tuple, flow: &Flow) -> String {
+    let line = |t: &Tuple| format!("{:?} port {:?} > {:?} port {:?}", t.src, t.sport, t.dst, t.dport);
+    let Flow { service, identity, backend, backend_generation, oif, role, state, seen, check, .. } = *flow;
+    format!(
+        "protocol {} {} becomes {}; service {service} ({identity:x}), backend {backend} ({backend_generation}), oif {oif}, \
+         role {role}, state {state}, seen {seen}, check {check:x}",
+        key.proto,
+        line(key),
+        line(&flow.to)
+    )
+}
+
+fn swap_macs(packet: &mut VecPacket) -> bool {
+    let Ok(macs) = packet.read::<[u8; 12]>(0) else { return false };
+    let swapped: [u8; 12] = core::array::from_fn(|i| macs[(i + 6) % 12]);
+    packet.write(0, &swapped).is_ok()
+}
+
+/// A verdict as a program's return code tells it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// `TC_ACT_UNSPEC`.
+    Next,
+    /// `TC_ACT_SHOT`.
+    Shot,
+    /// `TC_ACT_REDIRECT`.
+    Redirect,
+}
+
+impl From<Verdict> for Action {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass | Verdict::Stack => Self::Next,
+            Verdict::Redirect(_) | Verdict::Bounce => Self::Redirect,
+            Verdict::Drop(_) => Self::Shot,
+        }
+    }
+}
+
+/// What came of a packet.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The core's own verdict, which only the host sees.
+    pub verdict: Option<Verdict>,
+    /// The action.
+    pub action: Action,
+    /// The packet after.
+    pub packet: Vec<u8>,
+    /// Counters by index.
+    pub counters: Vec<u64>,
+    /// Connections by backend id, those without any left out.
+    pub connections: BTreeMap<u32, u64>,
+    /// Flow entries after.
+    pub flows: Vec<(FlowTable, Tuple, Flow)>,
+    /// Affinity entries after.
+    pub affinity: Vec<(AffinityKey, AffinityEntry)>,
+}
+
+/// One packet case.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it shows.
+    pub name: String,
+    /// Where the packet is met.
+    pub hook: Hook,
+    /// The tables before.
+    pub world: World,
+    /// The packet.
+    pub packet: PacketSpec,
+    /// What must become of it.
+    pub verdict: Verdict,
+    /// The packet after; `None`: unchanged.
+    pub out: Option<PacketSpec>,
+    /// Counters that go up, by one each; the reason of a drop is not listed.
+    pub counters: Vec<Counter>,
+    /// The backend whose connections go up by one.
+    pub connection: Option<u32>,
+    /// Flow entries after; `None`: as before.
+    pub flows: Option<Vec<FlowSpec>>,
+    /// Affinity entries after; `None`: as before.
+    pub affinity: Option<Vec<AffinitySpec>>,
+    /// Port 0 in `out` and `flows` stands for any port that the core takes in place of one that is not free.
+    pub any_port: bool,
+}
+
+/// Source ports that the core takes in place of one that is not free.
+const OTHER_PORTS: core::ops::RangeInclusive<u16> = 61_000..=65_095;
+
+impl Case {
+    /// A packet that passes and changes nothing.
+    #[must_use]
+    pub fn new(name: impl Into<String>, hook: Hook, world: World, packet: PacketSpec) -> Self {
+        Self {
+            name: name.into(),
+            hook,
+            world,
+            packet,
+            verdict: Verdict::Pass,
+            out: None,
+            counters: Vec::new(),
+            connection: None,
+            flows: None,
+            affinity: None,
+            any_port: false,
+        }
+    }
+
+    /// From the client's pod.
+    #[must_use]
+    pub fn ingress(name: impl Into<String>, world: World, packet: PacketSpec) -> Self {
+        Self::new(name, Hook::PodIngress(DEV_CLIENT), world, packet)
+    }
+
+    /// With this verdict.
+    #[must_use]
+    pub const fn verdict(mut self, verdict: Verdict) -> Self {
+        self.verdict = verdict;
+        self
+    }
+
+    /// With this packet after.
+    #[must_use]
+    pub fn out(mut self, out: PacketSpec) -> Self {
+        self.out = Some(out);
+        self
+    }
+
+    /// Dropped for this reason.
+    #[must_use]
+    pub const fn dropped(self, reason: Counter) -> Self {
+        self.verdict(Verdict::Drop(reason))
+    }
+
+    /// With this counter up.
+    #[must_use]
+    pub fn counts(mut self, counter: Counter) -> Self {
+        self.counters.push(counter);
+        self
+    }
+
+    /// With exactly these flow entries after.
+    #[must_use]
+    pub fn flows(mut self, flows: &[FlowSpec]) -> Self {
+        self.flows = Some(flows.to_vec());
+        self
+    }
+
+    /// With exactly these affinity entries after.
+    #[must_use]
+    pub fn affinity(mut self, entries: &[AffinitySpec]) -> Self {
+        self.affinity = Some(entries.to_vec());
+        self
+    }
+
+    /// A new flow of this backend, counted; the packet leaves as the forward entry says.
+    #[must_use]
+    pub fn opens(mut self, flow: &[FlowSpec; 2]) -> Self {
+        self.connection = Some(flow[0].backend);
+        self.out = Some(self.packet.clone().with_tuple(flow[0].to));
+        self.counts(Counter::PacketFlows).flows(flow)
+    }
+
+    /// Changed by hand.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// Whether a test run in the kernel can show it: an skb made there has no partial checksum.
+    #[must_use]
+    pub fn runs_in_kernel(&self) -> bool {
+        self.packet.l4_sum != L4Sum::Partial && self.packet.build().len() >= 14
+    }
+
+    /// Runs it over tables in memory.
+    ///
+    /// # Errors
+    /// What differs from what must be.
+    pub fn run(&self) -> Result<(), String> {
+        let now = 1_000_000;
+        let tables = MemTables::with(&self.world.contents(now));
+        let mut packet = self.packet.packet();
+        let verdict = self.hook.run(&mut packet, &tables);
+        let observed = Observed {
+            verdict: Some(verdict),
+            action: verdict.into(),
+            packet: packet.bytes,
+            counters: tables.counters(),
+            connections: tables.connections(),
+            flows: tables.flow_entries(),
+            affinity: tables.affinity_entries(),
+        };
+        self.check(&observed, now, now)
+    }
+
+    /// Compares what came of the packet, which was met between `now` and `later` with tables filled for `now`.
+    ///
+    /// # Errors
+    /// What differs from what must be.
+    pub fn check(&self, observed: &Observed, now: u32, later: u32) -> Result<(), String> {
+        let mut wrong = Vec::new();
+        if observed.verdict.is_some_and(|verdict| verdict != self.verdict) {
+            wrong.push(format!("verdict {:?}, not {:?}", observed.verdict, self.verdict));
+        }
+        let action = Action::from(self.verdict);
+        if observed.action != action {
+            wrong.push(format!("action {:?}, not {action:?}", observed.action));
+        }
+        let port = if self.any_port { self.port_taken(observed, &mut wrong) } else { Port::new(0) };
+        self.check_packet(observed, port, &mut wrong);
+        self.check_counters(observed, &mut wrong);
+        self.check_flows(observed, port, now..=later, &mut wrong);
+        self.check_affinity(observed, now..=later, &mut wrong);
+        if wrong.is_empty() { Ok(()) } else { Err(format!("case `{}`:\n  {}", self.name, wrong.join("\n  "))) }
+    }
+
+    fn port_taken(&self, observed: &Observed, wrong: &mut Vec<String>) -> Port {
+        match dissect(&observed.packet, self.hook.l2_len()) {
+            Ok(packet) if OTHER_PORTS.contains(&packet.tuple.sport.get()) => packet.tuple.sport,
+            Ok(packet) => {
+                wrong.push(format!("source port {:?} is not of {OTHER_PORTS:?}", packet.tuple.sport));
+                packet.tuple.sport
+            }
+            Err(error) => {
+                wrong.push(error);
+                Port::new(0)
+            }
+        }
+    }
+
+    fn check_packet(&self, observed: &Observed, port: Port, wrong: &mut Vec<String>) {
+        let mut wanted = self.out.clone().unwrap_or_else(|| self.packet.clone());
+        if wanted.tuple.sport == Port::new(0) {
+            wanted.tuple.sport = port;
+        }
+        wanted.bounced |= self.verdict == Verdict::Bounce;
+        let wanted = wanted.build();
+        if observed.packet != wanted {
+            let l2_len = self.hook.l2_len();
+            wrong.push(format!(
+                "packet\n    {}\n  not\n    {}",
+                describe(&observed.packet, l2_len),
+                describe(&wanted, l2_len)
+            ));
+        }
+    }
+
+    fn check_counters(&self, observed: &Observed, wrong: &mut Vec<String>) {
+        let mut counters = vec![0; Counter::ALL.len()];
+        self.counters.iter().for_each(|counter| counters[*counter as usize] += 1);
+        if let Verdict::Drop(reason) = self.verdict {
+            counters[reason as usize] += 1;
+        }
+        for (counter, (found, wanted)) in Counter::ALL.iter().zip(observed.counters.iter().zip(&counters)) {
+            if found != wanted {
+                wrong.push(format!("counter {} went up by {found}, not {wanted}", counter.name()));
+            }
+        }
+        let wanted: BTreeMap<u32, u64> = self.connection.map(|id| (id, 1)).into_iter().collect();
+        if observed.connections != wanted {
+            wrong.push(format!("connections by backend {:?}, not {wanted:?}", observed.connections));
+        }
+    }
+
+    fn check_flows(
+        &self,
+        observed: &Observed,
+        port: Port,
+        when: core::ops::RangeInclusive<u32>,
+        wrong: &mut Vec<String>,
+    ) {
+        let wanted = self.flows.as_ref().unwrap_or(&self.world.flows);
+        let mut missing: Vec<FlowSpec> = wanted.iter().map(|flow| flow.with_port(port)).collect();
+        for (table, key, found) in &observed.flows {
+            let same = |spec: &FlowSpec| {
+                when.clone().any(|now| (spec.table, spec.key, spec.flow(now)) == (*table, *key, *found))
+            };
+            match missing.iter().position(same) {
+                Some(at) => drop(missing.remove(at)),
+                None => wrong.push(format!("flow entry in {table:?}: {}", show(key, found))),
+            }
+        }
+        let now = *when.start();
+        wrong.extend(
+            missing
+                .iter()
+                .map(|spec| format!("no flow entry in {:?}: {}", spec.table, show(&spec.key, &spec.flow(now)))),
+        );
+    }
+
+    fn check_affinity(&self, observed: &Observed, when: core::ops::RangeInclusive<u32>, wrong: &mut Vec<String>) {
+        let wanted = self.affinity.as_ref().unwrap_or(&self.world.affinity);
+        let mut missing = wanted.clone();
+        for entry in &observed.affinity {
+            match missing.iter().position(|spec| when.clone().any(|now| spec.entry(now) == *entry)) {
+                Some(at) => drop(missing.remove(at)),
+                None => wrong.push(format!("affinity entry {:?} ({:02x?})", entry, entry.1.as_bytes())),
+            }
+        }
+        wrong.extend(missing.iter().map(|entry| format!("no affinity entry {entry:?}")));
+    }
+}

@@ -1,0 +1,103 @@
+//! UDP packets of the client: a flow is left as soon as its backend would no longer be chosen, or it was silent long.
+
+use super::{local_flow, remote_flow, to_backend, udp};
+use crate::{
+    abi::{Counter, action, backend_state, flow_state, proto, ticks},
+    datapath::Verdict,
+    testing::{
+        Case, DEV_BRIDGE, FlowSpec, Fragment, L4Sum, Net, PacketSpec, World,
+        flows::Both as _,
+        world::{LOCAL, REMOTE},
+    },
+};
+
+pub(super) fn cases(net: Net) -> Vec<Case> {
+    let local = local_flow(net, proto::UDP);
+    let remote = remote_flow(net, proto::UDP);
+    let replied = local.answered().state(flow_state::REPLIED);
+    // New choices fall on the remote backend.
+    let world = |flow: &[FlowSpec]| World::udp(net).slots(&[REMOTE]).flows(flow);
+    let stays_with = |what: &str, world, packet: PacketSpec, after: &[FlowSpec]| {
+        let out = packet.clone().with_tuple(to_backend(net, proto::UDP, net.server()));
+        Case::ingress(format!("UDP hit: {what}"), world, packet).verdict(Verdict::Stack).out(out).flows(after)
+    };
+    let stays = |what: &str, world, after: &[FlowSpec]| stays_with(what, world, udp(net), after);
+    let anew = |what: &str, world| {
+        Case::ingress(format!("UDP chooses anew: {what}"), world, udp(net)).opens(&remote).verdict(Verdict::Stack)
+    };
+    let backend = |flow: &[FlowSpec], state| world(flow).with(|w| w.backend(LOCAL).state = state);
+    let odd = |p: &mut PacketSpec| p.payload = vec![7];
+    let mut cases = vec![
+        stays("unanswered", world(&local), &local),
+        stays("answered", world(&replied), &replied),
+        stays("later, and both directions are touched", world(&replied.age(9)), &replied),
+        stays("silent nearly as long as an unanswered flow may be", world(&local.age(ticks(30) - 2)), &local),
+        stays("silent nearly as long as an answered flow may be", world(&replied.age(ticks(120) - 2)), &replied),
+        stays("seen a tick ahead by another processor", world(&replied.age(2_u32.wrapping_neg())), &replied)
+            .with(|case| case.flows = None)
+            .with(|case| case.flows = Some(replied.to_vec())),
+        stays("redirected", world(&replied.oif(DEV_BRIDGE)), &replied.oif(DEV_BRIDGE))
+            .verdict(Verdict::Redirect(DEV_BRIDGE)),
+        stays("the way back is mended when it was evicted", world(&replied.age(2)[..1]), &replied),
+        stays(
+            "terminating, as nothing better exists",
+            backend(&replied, backend_state::TERMINATING).with(|w| w.services[0].action = action::TERMINATING),
+            &replied,
+        ),
+        stays("a new set of backends does not matter while the old one lives", world(&replied), &replied),
+        stays_with("an odd number of bytes", world(&replied), udp(net).with(odd), &replied),
+        stays_with("no payload", world(&replied), udp(net).with(|p| p.payload.clear()), &replied),
+        anew("the backend is gone", backend(&replied, backend_state::GONE)),
+        anew("the backend is terminating", backend(&replied, backend_state::TERMINATING)),
+        anew("the backend's id was reused", world(&replied).with(|w| w.backend(LOCAL).generation = 2)),
+        anew("the service is another", world(&replied.map(|flow| FlowSpec { identity: 0x5555, ..flow }))),
+        anew("unanswered and silent too long", world(&local.age(ticks(30) + 2))),
+        anew("answered and silent too long", world(&replied.age(ticks(120) + 2))),
+        Case::ingress(
+            "UDP: the service is gone, and so is its flow",
+            world(&replied).with(|w| w.services.clear()),
+            udp(net),
+        )
+        .flows(&[]),
+        Case::ingress("UDP: a first fragment of a flow is dropped", world(&replied), udp(net).with(first))
+            .dropped(Counter::DropFragment),
+        Case::ingress("UDP: a first fragment opens nothing", World::udp(net), udp(net).with(first))
+            .dropped(Counter::DropFragment),
+    ];
+    cases.extend(checksums(net, &replied));
+    cases
+}
+
+fn first(packet: &mut PacketSpec) {
+    packet.fragment = Some(Fragment { offset: 0, more: true });
+}
+
+fn checksums(net: Net, flow: &[FlowSpec; 2]) -> Vec<Case> {
+    let world = || World::udp(net).flows(flow);
+    let case = |what: &str, packet: PacketSpec| {
+        let out = packet.clone().with_tuple(to_backend(net, proto::UDP, net.server()));
+        Case::ingress(format!("UDP checksum: {what}"), world(), packet).verdict(Verdict::Stack).out(out)
+    };
+    vec![
+        case("none stays none", udp(net).with(|p| p.l4_sum = L4Sum::Zero)),
+        case("partial", udp(net).with(|p| p.l4_sum = L4Sum::Partial)),
+        case("a sum that becomes zero is written as 0xffff", becoming_zero(net, true)),
+        case("a sum that was zero and is written as 0xffff", becoming_zero(net, false)),
+    ]
+}
+
+/// A packet whose computed checksum is zero after (or before) the translation.
+fn becoming_zero(net: Net, after: bool) -> PacketSpec {
+    let plain = udp(net).with(|p| p.payload = vec![0, 0]);
+    let sum = |payload: &[u8]| {
+        let spec = plain.clone().with(|p| p.payload = payload.to_vec());
+        let spec = if after { spec.with_tuple(to_backend(net, proto::UDP, net.server())) } else { spec };
+        let bytes = spec.build();
+        let at = bytes.len() - payload.len() - 2;
+        u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    };
+    // With payload 0 the checksum is the complement of the rest; that payload makes the sum 0xffff.
+    let payload = sum(&[0, 0]).to_be_bytes();
+    assert_eq!(sum(&payload), 0xffff, "zero is written as 0xffff");
+    plain.with(|p| p.payload = payload.to_vec())
+}

@@ -1,0 +1,70 @@
+//! Packets from outside: clusterIPs are closed to them, all else passes.
+
+use super::{ACK, RST, SYN, local_flow, to_web};
+use crate::{
+    abi::{Counter, Port, ServiceKey, Tuple, action, frontend, proto, scope},
+    testing::{Case, Extension, Fragment, Hook, Net, PacketSpec, World, flows::Both as _},
+};
+
+pub(super) fn cases(net: Net) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (hook, place) in [(Hook::Uplink, "uplink"), (Hook::UplinkL3, "uplink without link layer")] {
+        for (name, proto) in [("TCP", proto::TCP), ("UDP", proto::UDP)] {
+            let from = Tuple::new(net.outside(), Port::new(50_000), net.vip(), Port::new(8080), proto);
+            let packet = || PacketSpec::new(from).flags(SYN).with(|p| p.ethernet = hook == Hook::Uplink);
+            let web = || World::web(net, proto);
+            let case = |what: &str, world, packet| Case::new(format!("{place}: {name} {what}"), hook, world, packet);
+            let closed = |what: &str, world, packet| case(what, world, packet).dropped(Counter::DropClosed);
+            let open = |w: &mut World| w.services[0].frontends[1].1 = frontend::LOAD_BALANCER;
+            let flow = local_flow(net, proto);
+            let first = |p: &mut PacketSpec| p.fragment = Some(Fragment { offset: 0, more: true });
+            let later = |p: &mut PacketSpec| p.fragment = Some(Fragment { offset: 2, more: false });
+            cases.extend([
+                closed("to a clusterIP", web(), packet()),
+                closed("to a clusterIP in mid-stream", web(), packet().flags(ACK)),
+                closed("to a clusterIP, resetting", web(), packet().flags(RST)),
+                closed(
+                    "to a clusterIP without endpoints",
+                    web().with(|w| w.services[0].action = action::REJECT),
+                    packet(),
+                ),
+                closed("to a clusterIP, first fragment", web(), packet().with(first)),
+                closed("to a clusterIP, from a pod of another node", web(), packet().from(net.remote(), 1)),
+                case("to another port of a clusterIP", web(), packet().to(net.vip(), 8081)),
+                case("to a pod", web(), packet().to(net.server(), 80)),
+                case("to the node", web(), packet().to(net.node(), 22)),
+                case("to an address that is open to the outside", web().with(open), packet()),
+                case(
+                    "to an address that has no frontend for the outside",
+                    web().with(|w| w.services[0].frontends.truncate(1)),
+                    packet(),
+                ),
+                case("in a later fragment", web(), packet().with(later)),
+                case(
+                    "on a flow's ports",
+                    web().flows(&flow.answered()),
+                    PacketSpec::new(to_web(net, proto)).with(|p| {
+                        p.ethernet = hook == Hook::Uplink;
+                    }),
+                )
+                .dropped(Counter::DropClosed),
+                case(
+                    "to a node port, which is another hook's",
+                    web().with(|w| {
+                        let key = ServiceKey::node_port(net.v4, Port::new(30_080), proto, scope::EXTERNAL);
+                        w.services[0].frontends.push((key, frontend::NODE_PORT | frontend::CLOSED));
+                    }),
+                    packet().to(net.node(), 30_080),
+                ),
+            ]);
+            if !net.v4 {
+                cases.push(closed(
+                    "to a clusterIP behind extension headers",
+                    web(),
+                    packet().with(|p| p.extensions = vec![Extension::HopByHop(0), Extension::Destination(2)]),
+                ));
+            }
+        }
+    }
+    cases
+}

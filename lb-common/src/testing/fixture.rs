@@ -1,0 +1,136 @@
+//! The small world of the packet cases: one node with a bridge, two pods on it, pods elsewhere, and its addresses in
+//! both families. The kernel tests build the same devices and routes.
+
+use crate::abi::{Addr, Dev, Port, Tuple, dev_kind};
+
+/// Interface index of the node's bridge (`cni0`).
+pub const DEV_BRIDGE: u32 = 3;
+/// Interface index of the device that leaves the node.
+pub const DEV_UPLINK: u32 = 4;
+/// Interface index of the host side of the client pod's link.
+pub const DEV_CLIENT: u32 = 10;
+/// Interface index of the host side of the local server pod's link.
+pub const DEV_SERVER: u32 = 12;
+
+/// The addresses of one family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Net {
+    /// IPv4, else IPv6.
+    pub v4: bool,
+}
+
+impl Net {
+    /// IPv4.
+    pub const V4: Self = Self { v4: true };
+    /// IPv6.
+    pub const V6: Self = Self { v4: false };
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `v4` or `v6`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        if self.v4 { "v4" } else { "v6" }
+    }
+
+    const fn addr(self, v4: [u8; 4], v6: [u16; 8]) -> Addr {
+        if self.v4 {
+            return Addr::v4(v4);
+        }
+        let mut bytes = [0; 16];
+        let mut i = 0;
+        while i < 8 {
+            let [high, low] = v6[i].to_be_bytes();
+            bytes[2 * i] = high;
+            bytes[2 * i + 1] = low;
+            i += 1;
+        }
+        Addr::v6(bytes)
+    }
+
+    /// The pod that is the client.
+    #[must_use]
+    pub const fn client(self) -> Addr {
+        self.addr([10, 244, 1, 10], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x10])
+    }
+
+    /// A pod on the same bridge.
+    #[must_use]
+    pub const fn server(self) -> Addr {
+        self.addr([10, 244, 1, 20], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x20])
+    }
+
+    /// A pod on another node.
+    #[must_use]
+    pub const fn remote(self) -> Addr {
+        self.addr([10, 244, 2, 30], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, 0x30])
+    }
+
+    /// The bridge's own address, the pods' gateway.
+    #[must_use]
+    pub const fn gateway(self) -> Addr {
+        self.addr([10, 244, 1, 1], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 1])
+    }
+
+    /// A clusterIP.
+    #[must_use]
+    pub const fn vip(self) -> Addr {
+        self.addr([10, 111, 197, 69], [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x69])
+    }
+
+    /// Another frontend address.
+    #[must_use]
+    pub const fn other_vip(self) -> Addr {
+        self.addr([203, 0, 113, 5], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 5])
+    }
+
+    /// The node's address.
+    #[must_use]
+    pub const fn node(self) -> Addr {
+        self.addr([192, 168, 0, 11], [0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0x11])
+    }
+
+    /// The loopback address.
+    #[must_use]
+    pub const fn loopback(self) -> Addr {
+        self.addr([127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1])
+    }
+
+    /// A machine outside the cluster.
+    #[must_use]
+    pub const fn outside(self) -> Addr {
+        self.addr([192, 168, 0, 99], [0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0x99])
+    }
+
+    /// From the client's port 40000 to a frontend or pod.
+    #[must_use]
+    pub const fn from_client(self, proto: u8, dst: Addr, port: u16) -> Tuple {
+        Tuple::new(self.client(), Port::new(40_000), dst, Port::new(port), proto)
+    }
+}
+
+/// The device by which the node forwards: pods of its own behind the bridge, everything else by the uplink; nothing
+/// that is its own, and nothing for a device that it has not got.
+#[must_use]
+pub fn route(dst: &Addr, iif: u32) -> u32 {
+    if ![DEV_BRIDGE, DEV_UPLINK, DEV_CLIENT, DEV_SERVER].contains(&iif) {
+        return 0;
+    }
+    for net in Net::BOTH {
+        if *dst == net.node() || *dst == net.gateway() || *dst == net.loopback() {
+            return 0;
+        }
+        // The /24 or /64 of this node's pods.
+        let len = if net.v4 { 15 } else { 8 };
+        if dst.octets()[..len] == net.gateway().octets()[..len] {
+            return DEV_BRIDGE;
+        }
+    }
+    DEV_UPLINK
+}
+
+/// The entry of a pod link in `devs`, as the agent writes it.
+#[must_use]
+pub(super) fn pod_link() -> Dev {
+    Dev::new(dev_kind::POD, 14, 1500, DEV_BRIDGE, Net::V4.gateway(), Net::V6.gateway())
+}

@@ -1,0 +1,133 @@
+//! Flow entries of the cases, before and after.
+
+use super::world::{LOCAL, WEB, WEB_IDENTITY};
+use crate::{
+    abi::{Flow, Port, Tuple, flow_state, role},
+    datapath::FlowTable,
+};
+
+/// One entry of a flow table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FlowSpec {
+    /// The table it stands in.
+    pub table: FlowTable,
+    /// Its key.
+    pub key: Tuple,
+    /// What a packet of the key becomes.
+    pub to: Tuple,
+    /// Service index.
+    pub service: u32,
+    /// Low half of the service's identity.
+    pub identity: u32,
+    /// Backend id.
+    pub backend: u32,
+    /// The backend's generation.
+    pub generation: u32,
+    /// Device of both redirects, or 0.
+    pub oif: u32,
+    /// [`role`] bits.
+    pub role: u8,
+    /// One of [`flow_state`].
+    pub state: u8,
+    /// Ticks since the last packet.
+    pub age: u32,
+}
+
+impl FlowSpec {
+    /// The map value at this time.
+    #[must_use]
+    pub fn flow(&self, now: u32) -> Flow {
+        let mut flow = Flow::default();
+        flow.to = self.to;
+        flow.service = self.service;
+        flow.identity = self.identity;
+        flow.backend = self.backend;
+        flow.backend_generation = self.generation;
+        flow.oif = self.oif;
+        flow.role = self.role;
+        flow.state = self.state;
+        flow.seen = now.wrapping_sub(self.age);
+        flow.reseal(&self.key);
+        flow
+    }
+
+    /// A copy with another service source port in place of 0, which stands for "whatever the core took".
+    #[must_use]
+    pub(super) fn with_port(mut self, port: Port) -> Self {
+        let unknown = Port::new(0);
+        if self.to.sport == unknown {
+            self.to.sport = port;
+        }
+        if self.key.dport == unknown {
+            self.key.dport = port;
+        }
+        self
+    }
+}
+
+/// Both entries of a flow of the service `web` to its local backend, unanswered and just seen: forward, then reply.
+#[must_use]
+pub fn pair(key: Tuple, to: Tuple) -> [FlowSpec; 2] {
+    let forward = FlowSpec {
+        table: FlowTable::Embryos,
+        key,
+        to,
+        service: WEB,
+        identity: WEB_IDENTITY as u32,
+        backend: LOCAL,
+        generation: 1,
+        oif: 0,
+        role: role::FORWARD,
+        state: flow_state::NEW,
+        age: 0,
+    };
+    [forward, FlowSpec { key: to.reversed(), to: key.reversed(), role: 0, ..forward }]
+}
+
+/// Changes to both entries of a flow.
+pub(super) trait Both: Sized {
+    /// Applies a change to both.
+    fn both(self, change: impl Fn(&mut FlowSpec)) -> Self;
+
+    /// Redirected by this device.
+    fn oif(self, oif: u32) -> Self {
+        self.both(|flow| flow.oif = oif)
+    }
+
+    /// Of a client that is its own backend.
+    fn hairpin(self) -> Self {
+        self.both(|flow| flow.role |= role::HAIRPIN)
+    }
+
+    /// In this state, answered ones in the table of those.
+    fn state(self, state: u8) -> Self {
+        self.both(|flow| flow.state = state)
+    }
+
+    /// Answered: in `flows`.
+    fn answered(self) -> Self {
+        self.both(|flow| flow.table = FlowTable::Flows)
+    }
+
+    /// Answered and, for TCP, gone on with by the client.
+    fn established(self) -> Self {
+        self.answered().state(flow_state::ESTABLISHED)
+    }
+
+    /// Last seen this many ticks ago.
+    fn age(self, age: u32) -> Self {
+        self.both(|flow| flow.age = age)
+    }
+
+    /// To this backend id.
+    fn backend(self, backend: u32) -> Self {
+        self.both(|flow| flow.backend = backend)
+    }
+}
+
+impl Both for [FlowSpec; 2] {
+    fn both(mut self, change: impl Fn(&mut FlowSpec)) -> Self {
+        self.iter_mut().for_each(change);
+        self
+    }
+}

@@ -1,0 +1,34 @@
+//! What tests of the datapath share: [`MemTables`] and [`VecPacket`] stand in for the maps and the skb, [`PacketSpec`]
+//! builds packets from scratch, and [`cases`] is the one table of packet cases that runs on the host and, through
+//! `BPF_PROG_TEST_RUN`, in the kernel.
+//!
+//! Nothing here is part of a product: it is compiled into tests only, and it never uses the core's own arithmetic to
+//! say what is right.
+
+mod bytes;
+mod case;
+pub mod cases;
+mod dissect;
+mod fixture;
+mod flows;
+mod lru;
+mod mem_tables;
+mod packet_spec;
+mod recycling;
+mod sock_case;
+pub mod sock_cases;
+mod sum;
+mod vec_packet;
+mod world;
+
+pub use case::{Action, Case, Hook, Observed};
+pub use dissect::{Dissected, Sum, describe, dissect};
+pub use fixture::{DEV_BRIDGE, DEV_CLIENT, DEV_SERVER, DEV_UPLINK, Net, route};
+pub use flows::{FlowSpec, pair};
+pub use mem_tables::{ARRAY_LEN, MemTables, Table};
+pub use packet_spec::{Extension, Fragment, L4Sum, PacketSpec};
+pub use recycling::Recycling;
+pub use sock_case::{Request, SockCase, SockSpec};
+pub use sum::internet_sum;
+pub use vec_packet::{Sums, VecPacket};
+pub use world::{AffinitySpec, Contents, ServiceSpec, World};

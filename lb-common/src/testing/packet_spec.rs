@@ -1,0 +1,321 @@
+//! Packets built from scratch, lengths and checksums included: what a sender's stack would put on the wire.
+
+use super::{Sums, VecPacket, fixture::route, sum::internet_sum};
+use crate::abi::{Addr, Port, Tuple, proto};
+
+/// Link-layer addresses of all built frames: destination, then source.
+const MACS: [u8; 12] = [0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x0a];
+
+/// An IPv6 extension header (RFC 8200 4).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Extension {
+    /// Hop-by-hop options with padding, of 8 + 8·n bytes.
+    HopByHop(u8),
+    /// Routing header of 8 + 8·n bytes, with no segments left.
+    Routing(u8),
+    /// Destination options with padding, of 8 + 8·n bytes.
+    Destination(u8),
+}
+
+impl Extension {
+    const fn number(self) -> u8 {
+        match self {
+            Self::HopByHop(_) => 0,
+            Self::Routing(_) => 43,
+            Self::Destination(_) => 60,
+        }
+    }
+
+    const fn units(self) -> u8 {
+        match self {
+            Self::HopByHop(n) | Self::Routing(n) | Self::Destination(n) => n,
+        }
+    }
+}
+
+/// The packet is a fragment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fragment {
+    /// Offset in units of 8 bytes.
+    pub offset: u16,
+    /// Others follow.
+    pub more: bool,
+}
+
+/// The transport checksum field.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum L4Sum {
+    /// Right.
+    Good,
+    /// Zero: for UDP over IPv4, "none".
+    Zero,
+    /// The pseudo-header's sum only.
+    Partial,
+}
+
+/// What a packet is to be; [`Self::build`] makes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PacketSpec {
+    /// Addresses, ports and protocol. For protocols without ports, the ports do not appear.
+    pub tuple: Tuple,
+    /// Without a link-layer header if false.
+    pub ethernet: bool,
+    /// Link-layer source and destination swapped.
+    pub bounced: bool,
+    /// TCP flags as a byte.
+    pub tcp_flags: u8,
+    /// Bytes behind the transport header.
+    pub payload: Vec<u8>,
+    /// IPv4 options; a multiple of 4 bytes, at most 40.
+    pub ip_options: Vec<u8>,
+    /// TCP options; a multiple of 4 bytes, at most 40.
+    pub tcp_options: Vec<u8>,
+    /// IPv6 extension headers in order, before a fragment header.
+    pub extensions: Vec<Extension>,
+    /// Fragment fields (IPv4) or header (IPv6).
+    pub fragment: Option<Fragment>,
+    /// The transport checksum.
+    pub l4_sum: L4Sum,
+    /// Bytes overwritten at the end, without mending any checksum.
+    pub edits: Vec<(usize, Vec<u8>)>,
+    /// Cut to this many bytes at last.
+    pub truncate: Option<usize>,
+    /// Zero bytes added behind the IP packet, as Ethernet pads short frames.
+    pub padding: usize,
+}
+
+impl PacketSpec {
+    /// A packet with a payload of 4 bytes; TCP with ACK only.
+    #[must_use]
+    pub fn new(tuple: Tuple) -> Self {
+        Self {
+            tuple,
+            ethernet: true,
+            bounced: false,
+            tcp_flags: 0x10,
+            payload: vec![0xde, 0xad, 0xbe, 0xef],
+            ip_options: Vec::new(),
+            tcp_options: Vec::new(),
+            extensions: Vec::new(),
+            fragment: None,
+            l4_sum: L4Sum::Good,
+            edits: Vec::new(),
+            truncate: None,
+            padding: 0,
+        }
+    }
+
+    /// With these TCP flags.
+    #[must_use]
+    pub const fn flags(mut self, flags: u8) -> Self {
+        self.tcp_flags = flags;
+        self
+    }
+
+    /// To another destination.
+    #[must_use]
+    pub const fn to(mut self, addr: Addr, port: u16) -> Self {
+        self.tuple.dst = addr;
+        self.tuple.dport = Port::new(port);
+        self
+    }
+
+    /// From another source.
+    #[must_use]
+    pub const fn from(mut self, addr: Addr, port: u16) -> Self {
+        self.tuple.src = addr;
+        self.tuple.sport = Port::new(port);
+        self
+    }
+
+    /// With another tuple.
+    #[must_use]
+    pub const fn with_tuple(mut self, tuple: Tuple) -> Self {
+        self.tuple = tuple;
+        self
+    }
+
+    /// Changed by hand.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// Offset of the IP header, in bytes.
+    #[must_use]
+    pub const fn l3(&self) -> usize {
+        if self.ethernet { 14 } else { 0 }
+    }
+
+    fn v4(&self) -> bool {
+        self.tuple.src.is_v4() && self.tuple.dst.is_v4()
+    }
+
+    /// The packet's bytes.
+    #[must_use]
+    pub fn build(&self) -> Vec<u8> {
+        let mut frame = Vec::new();
+        if self.ethernet {
+            let (a, b) = MACS.split_at(6);
+            let (dst, src) = if self.bounced { (b, a) } else { (a, b) };
+            frame.extend_from_slice(dst);
+            frame.extend_from_slice(src);
+            frame.extend_from_slice(if self.v4() { &[0x08, 0x00] } else { &[0x86, 0xdd] });
+        }
+        let transport = self.transport();
+        if self.v4() {
+            self.ipv4(&mut frame, &transport)
+        } else {
+            self.ipv6(&mut frame, &transport)
+        }
+        frame.extend(core::iter::repeat_n(0, self.padding));
+        for (offset, bytes) in &self.edits {
+            frame[*offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+        if let Some(len) = self.truncate {
+            frame.truncate(len);
+        }
+        frame
+    }
+
+    /// As the core sees it on the host.
+    #[must_use]
+    pub fn packet(&self) -> VecPacket {
+        let mut packet = VecPacket::new(self.build(), route);
+        packet.sums = if self.l4_sum == L4Sum::Partial { Sums::Partial } else { Sums::Full };
+        packet
+    }
+
+    fn ipv4(&self, frame: &mut Vec<u8>, transport: &[u8]) {
+        assert!(self.ip_options.len().is_multiple_of(4) && self.ip_options.len() <= 40, "IPv4 options");
+        let header_len = 20 + self.ip_options.len();
+        let fragment = self.fragment.map_or(0x4000, |f| f.offset | u16::from(f.more) << 13);
+        let mut header = vec![0x40 | (header_len / 4) as u8, 0];
+        header.extend(((header_len + transport.len()) as u16).to_be_bytes());
+        header.extend([0x12, 0x34]);
+        header.extend(fragment.to_be_bytes());
+        header.extend([64, self.tuple.proto, 0, 0]);
+        header.extend(self.tuple.src.v4_octets());
+        header.extend(self.tuple.dst.v4_octets());
+        header.extend(&self.ip_options);
+        let sum = !internet_sum(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        frame.extend(header);
+        frame.extend(transport);
+    }
+
+    fn ipv6(&self, frame: &mut Vec<u8>, transport: &[u8]) {
+        let mut numbers: Vec<u8> = self.extensions.iter().map(|extension| extension.number()).collect();
+        numbers.extend(self.fragment.map(|_| 44));
+        numbers.push(self.tuple.proto);
+        let mut body = Vec::new();
+        for (i, extension) in self.extensions.iter().enumerate() {
+            body.extend([numbers[i + 1], extension.units()]);
+            let rest = 6 + 8 * usize::from(extension.units());
+            match extension {
+                // Padding options (RFC 8200 4.2) of at most 255 + 2 bytes each.
+                Extension::HopByHop(_) | Extension::Destination(_) => body.extend(padding(rest)),
+                // Type 4 with no segments left.
+                Extension::Routing(_) => body.extend([4, 0].into_iter().chain(core::iter::repeat_n(0, rest - 2))),
+            }
+        }
+        if let Some(fragment) = self.fragment {
+            let field = fragment.offset << 3 | u16::from(fragment.more);
+            body.extend([self.tuple.proto, 0]);
+            body.extend(field.to_be_bytes());
+            body.extend([0, 0, 0x12, 0x34]);
+        }
+        body.extend(transport);
+        frame.extend([0x60, 0, 0, 0]);
+        frame.extend((body.len() as u16).to_be_bytes());
+        frame.extend([numbers[0], 64]);
+        frame.extend(self.tuple.src.octets());
+        frame.extend(self.tuple.dst.octets());
+        frame.extend(body);
+    }
+
+    /// Transport header and payload.
+    fn transport(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let field = match self.tuple.proto {
+            proto::TCP => {
+                assert!(self.tcp_options.len().is_multiple_of(4) && self.tcp_options.len() <= 40, "TCP options");
+                bytes.extend(self.tuple.sport.octets());
+                bytes.extend(self.tuple.dport.octets());
+                bytes.extend([0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80]);
+                bytes.extend([(((20 + self.tcp_options.len()) / 4) << 4) as u8, self.tcp_flags]);
+                bytes.extend([0xff, 0xff, 0, 0, 0, 0]);
+                bytes.extend(&self.tcp_options);
+                16
+            }
+            proto::UDP => {
+                bytes.extend(self.tuple.sport.octets());
+                bytes.extend(self.tuple.dport.octets());
+                bytes.extend(((8 + self.payload.len()) as u16).to_be_bytes());
+                bytes.extend([0, 0]);
+                6
+            }
+            // Echo request with identifier 1, sequence 1.
+            proto::ICMP => {
+                bytes.extend([8, 0, 0, 0, 0, 1, 0, 1]);
+                2
+            }
+            proto::ICMPV6 => {
+                bytes.extend([128, 0, 0, 0, 0, 1, 0, 1]);
+                2
+            }
+            _ => {
+                bytes.extend(&self.payload);
+                return bytes;
+            }
+        };
+        bytes.extend(&self.payload);
+        let sum = self.checksum(&bytes);
+        bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    fn checksum(&self, transport: &[u8]) -> u16 {
+        let mut covered = Vec::new();
+        if self.tuple.proto != proto::ICMP {
+            covered = pseudo_header(&self.tuple, transport.len());
+        }
+        match self.l4_sum {
+            L4Sum::Zero => return 0,
+            L4Sum::Partial => return internet_sum(&covered),
+            L4Sum::Good => covered.extend(transport),
+        }
+        match !internet_sum(&covered) {
+            0 if self.tuple.proto == proto::UDP => 0xffff,
+            sum => sum,
+        }
+    }
+}
+
+/// The pseudo-header of a transport checksum (RFC 9293 3.1, RFC 8200 8.1).
+pub(super) fn pseudo_header(tuple: &Tuple, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if tuple.src.is_v4() && tuple.dst.is_v4() {
+        bytes.extend(tuple.src.v4_octets());
+        bytes.extend(tuple.dst.v4_octets());
+    } else {
+        bytes.extend(tuple.src.octets());
+        bytes.extend(tuple.dst.octets());
+    }
+    bytes.extend((len as u32).to_be_bytes());
+    bytes.extend([0, 0, 0, tuple.proto]);
+    bytes
+}
+
+fn padding(mut len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while len >= 2 {
+        let data = (len - 2).min(255);
+        bytes.extend([1, data as u8]);
+        bytes.extend(core::iter::repeat_n(0, data));
+        len -= data + 2;
+    }
+    bytes.extend(core::iter::repeat_n(0, len));
+    bytes
+}

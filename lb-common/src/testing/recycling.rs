@@ -1,0 +1,57 @@
+//! Elements that are recycled under their readers: what a look-up in a preallocated kernel hash may return.
+
+/// A wrong answer for some look-ups: another key's value in whole, or a mixture of two. The kernel gives these for a
+/// moment only, so the second look-up of the same packet is right unless `twice` is set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Recycling {
+    /// One look-up in this many meets a recycled element.
+    pub one_in: u32,
+    /// A look-up right after a wrong answer may be wrong as well.
+    pub twice: bool,
+    /// Seed of the choice.
+    pub seed: u64,
+}
+
+/// splitmix64: small, seeded, and the same everywhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+}
+
+/// The state of [`Recycling`] in a set of tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recycler {
+    rule: Recycling,
+    pub(super) random: Random,
+    just_lied: bool,
+    /// Wrong answers so far.
+    pub(super) lies: u64,
+}
+
+impl Recycler {
+    pub(super) fn new(rule: Recycling) -> Self {
+        Self { rule, random: Random(rule.seed), just_lied: false, lies: 0 }
+    }
+
+    /// Whether this look-up meets a recycled element.
+    pub(super) fn strikes(&mut self) -> bool {
+        if self.just_lied && !self.rule.twice {
+            self.just_lied = false;
+            return false;
+        }
+        self.just_lied = self.random.below(self.rule.one_in as usize) == 0;
+        self.lies += u64::from(self.just_lied);
+        self.just_lied
+    }
+}

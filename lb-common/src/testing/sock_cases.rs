@@ -1,0 +1,266 @@
+//! The table of socket cases: every row of the rule of which calls the hooks translate, what they remember, and what
+//! they show of it.
+
+use super::{
+    ARRAY_LEN, Net, Request, SockCase, SockSpec, World,
+    sock_case::{COOKIE, POD_NETNS},
+    world::{AffinitySpec, LOCAL, REMOTE, WEB, WEB_IDENTITY},
+};
+use crate::{
+    abi::{
+        AffinityKey, Counter, Port, ServiceKey, SockKey, action, backend_state, frontend, node_addr_flag, proto, scope,
+        sock_kind, socket_lb, ticks,
+    },
+    datapath::sock::Outcome,
+};
+
+/// Every socket case.
+#[must_use]
+pub fn all() -> Vec<SockCase> {
+    let mut cases = Vec::new();
+    for net in Net::BOTH {
+        let mut family = rule(net);
+        family.extend(refusals(net));
+        family.extend(places(net));
+        family.extend(stickiness(net));
+        family.extend(affinity(net));
+        family.extend(reverse(net));
+        for case in family {
+            cases.push(case.with(|case| case.name = format!("{} [{}]", case.name, net.name())));
+        }
+    }
+    cases
+}
+
+/// A call to `web`'s frontend.
+fn call(name: impl Into<String>, net: Net, request: Request, proto: u8) -> SockCase {
+    SockCase::new(name.into(), World::web(net, proto), request, net.vip(), 8080, proto)
+}
+
+/// The rule table: who, protocol, call, and the bit of `socket_lb` that the translation takes; `None`: never.
+const RULE: [(bool, u8, Request, Option<u8>); 10] = [
+    (false, proto::TCP, Request::Connect, Some(socket_lb::TCP)),
+    (true, proto::TCP, Request::Connect, Some(socket_lb::TCP)),
+    // A pod's connected UDP is the packet path's: a socket pinned to a dead backend would never learn of it.
+    (false, proto::UDP, Request::Connect, None),
+    (true, proto::UDP, Request::Connect, Some(socket_lb::UDP)),
+    (false, proto::UDP, Request::SendMsg, Some(socket_lb::UDP)),
+    (true, proto::UDP, Request::SendMsg, Some(socket_lb::UDP)),
+    // sendmsg with an address on other sockets is nothing that the hooks translate.
+    (false, proto::TCP, Request::SendMsg, None),
+    (false, proto::SCTP, Request::Connect, None),
+    (true, proto::SCTP, Request::SendMsg, None),
+    (true, proto::ICMP, Request::Connect, None),
+];
+
+fn rule(net: Net) -> Vec<SockCase> {
+    let mut cases = Vec::new();
+    for (host, proto, request, bit) in RULE {
+        for socket_lb in 0..4 {
+            for has_set_retval in [false, true] {
+                let who = if host { "host" } else { "pod" };
+                let name = format!(
+                    "rule: {who}, protocol {proto}, {request:?}, socket_lb {socket_lb}, set_retval {has_set_retval}"
+                );
+                let case = call(name, net, request, proto).with(|case| {
+                    case.call.host = host;
+                    case.policy.socket_lb = socket_lb;
+                    case.policy.has_set_retval = has_set_retval;
+                });
+                let translated = bit.is_some_and(|bit| socket_lb & bit != 0);
+                cases.push(if translated { case.translated(LOCAL) } else { case });
+            }
+        }
+    }
+    cases
+}
+
+/// Services that give no backend: refused, except that a pod's TCP goes to the packet path where the kernel cannot
+/// refuse with ECONNREFUSED.
+fn refusals(net: Net) -> Vec<SockCase> {
+    let mut cases = Vec::new();
+    let calls = [(proto::TCP, Request::Connect), (proto::UDP, Request::SendMsg)];
+    for (proto, request) in calls {
+        for host in [false, true] {
+            for has_set_retval in [false, true] {
+                let who = if host { "host" } else { "pod" };
+                let left = !has_set_retval && !host && proto == proto::TCP;
+                let case = |what: &str, counter, change: &dyn Fn(&mut World)| {
+                    let name = format!("refusal: {what}, {who}, protocol {proto}, set_retval {has_set_retval}");
+                    let case = call(name, net, request, proto).with(|case| {
+                        case.call.host = host;
+                        case.policy.has_set_retval = has_set_retval;
+                        change(&mut case.world);
+                    });
+                    if left { case } else { case.refused(counter) }
+                };
+                cases.extend([
+                    case("no endpoints", Counter::SocketRefused, &|w| w.services[0].action = action::REJECT),
+                    case("none here", Counter::SocketDropped, &|w| w.services[0].action = action::DROP),
+                    case("closed", Counter::SocketDropped, &|w| w.services[0].frontends[0].1 |= frontend::CLOSED),
+                    case("a service index beyond the table", Counter::SocketDropped, &|w| {
+                        w.services[0].index = ARRAY_LEN;
+                    }),
+                ]);
+            }
+        }
+        // Past the checks there is no way back to the packet path, which would find the same.
+        cases.push(
+            call(format!("refusal: forwards to nobody, protocol {proto}"), net, request, proto)
+                .refused(Counter::SocketDropped)
+                .with(|case| case.world.services[0].slots.clear()),
+        );
+    }
+    cases
+}
+
+/// Where frontends are found, and for whom.
+fn places(net: Net) -> Vec<SockCase> {
+    let node_port = |world: &mut World, proto| {
+        let key = ServiceKey::node_port(net.v4, Port::new(30_080), proto, scope::INTERNAL);
+        world.services[0].frontends.push((key, frontend::NODE_PORT));
+    };
+    let host = |case: &mut SockCase| case.call.host = true;
+    let at = |name: &str, dst, port| {
+        SockCase::new(
+            format!("place: {name}"),
+            World::tcp(net).with(|w| node_port(w, proto::TCP)),
+            Request::Connect,
+            dst,
+            port,
+            proto::TCP,
+        )
+    };
+    let ranged = |name: &str, admitted: bool| {
+        call(format!("place: {name}"), net, Request::Connect, proto::TCP).with(|case| {
+            case.world.services[0].frontends[0].1 = frontend::LOAD_BALANCER | frontend::RANGES;
+            // The agent keeps its answer for the node itself under `::`.
+            let unspecified = (crate::abi::Addr::UNSPECIFIED, 128);
+            case.world.services[0].ranges = if admitted { vec![unspecified] } else { Vec::new() };
+        })
+    };
+    vec![
+        at("node port at the node's address, from a pod", net.node(), 30_080).translated(LOCAL),
+        at("node port at the node's address, from the host", net.node(), 30_080).with(host).translated(LOCAL),
+        at("node port at the host's loopback address", net.loopback(), 30_080).with(host).translated(LOCAL),
+        at("a pod's loopback address is its own", net.loopback(), 30_080),
+        at("no node port at another machine", net.outside(), 30_080).with(host),
+        at("another port of the clusterIP", net.vip(), 8081),
+        at("a pod's address", net.server(), 80),
+        at("a frontend for the outside only", net.vip(), 8080)
+            .with(|case| case.world.services[0].frontends.retain(|(key, _)| key.scope == scope::EXTERNAL)),
+        ranged("a pod's source is not known here: source ranges are the packet path's", true),
+        ranged("the host is let in by one of its addresses", true).with(host).translated(LOCAL),
+        ranged("the host has no address in the ranges", false).with(host).refused(Counter::SocketDropped),
+        call("place: the table of sockets is full", net, Request::Connect, proto::TCP)
+            .with(|case| {
+                case.world.node_addrs.push((net.vip(), node_addr_flag::LOOPBACK));
+            })
+            .translated(LOCAL)
+            .with(|case| case.name = "place: a loopback address with a frontend of its own".into()),
+    ]
+}
+
+/// What the socket of the cases remembers of its translation to `backend`.
+fn entries(net: Net, proto: u8, backend: u32) -> [SockSpec; 2] {
+    let addr = if backend == LOCAL { net.server() } else { net.remote() };
+    let revnat = SockSpec {
+        key: SockKey::new(COOKIE, addr, Port::new(80), proto, sock_kind::REVNAT),
+        addr: net.vip(),
+        port: Port::new(8080),
+        service: WEB,
+        identity: WEB_IDENTITY as u32,
+        backend,
+        generation: 1,
+    };
+    let sticky = SockSpec {
+        key: SockKey::new(COOKIE, net.vip(), Port::new(8080), proto, sock_kind::STICKY),
+        addr,
+        port: Port::new(80),
+        ..revnat
+    };
+    [revnat, sticky]
+}
+
+/// An unconnected UDP socket stays with its backend. New choices fall on the local backend, the earlier one was remote.
+fn stickiness(net: Net) -> Vec<SockCase> {
+    let was = entries(net, proto::UDP, REMOTE);
+    let to_remote = Outcome::To(net.remote(), Port::new(80));
+    let send = |what: &str, socks: &[SockSpec]| {
+        call(format!("sendmsg again: {what}"), net, Request::SendMsg, proto::UDP)
+            .with(|case| case.world.socks = socks.to_vec())
+    };
+    let stays = |case: SockCase| case.with(|case| (case.outcome, case.socks) = (to_remote, Some(was.to_vec())));
+    // The earlier way back stays until the table evicts it; the sticky entry is replaced.
+    let anew = |case: SockCase| case.translated(LOCAL).with(|case| case.socks.get_or_insert_default().push(was[0]));
+    let state = |state| move |case: &mut SockCase| case.world.backend(REMOTE).state = state;
+    let stranger = was.map(|mut entry| {
+        entry.key.cookie = 1;
+        entry
+    });
+    vec![
+        stays(send("it stays", &was)),
+        stays(send("the way back is mended when it was evicted", &was[1..])),
+        stays(send("the backend terminates, and nothing better exists", &was))
+            .with(state(backend_state::TERMINATING))
+            .with(|case| case.world.services[0].action = action::TERMINATING),
+        anew(send("the backend is gone", &was)).with(state(backend_state::GONE)),
+        anew(send("the backend terminates", &was)).with(state(backend_state::TERMINATING)),
+        anew(send("the backend's id was reused", &was).with(|case| case.world.backend(REMOTE).generation = 2)),
+        anew(send("the service is another", &was)).with(|case| case.world.services[0].identity = 0x77).with(|case| {
+            for entry in case.socks.iter_mut().flatten().filter(|entry| entry.backend == LOCAL) {
+                entry.identity = 0x77;
+            }
+        }),
+        send("another socket's backend is its own", &stranger)
+            .translated(LOCAL)
+            .with(|case| case.socks.get_or_insert_default().extend(stranger)),
+        send("refused once the backend is gone and there is no other", &was)
+            .with(state(backend_state::GONE))
+            .with(|case| case.world.services[0].action = action::REJECT)
+            .refused(Counter::SocketRefused),
+    ]
+}
+
+/// On the socket path the client is its network namespace.
+fn affinity(net: Net) -> Vec<SockCase> {
+    let client = AffinityKey::netns(POD_NETNS);
+    let case = |what: &str, entries: &[AffinitySpec]| {
+        call(format!("affinity: {what}"), net, Request::Connect, proto::TCP).with(|case| {
+            case.world.services[0].affinity_seconds = 600;
+            case.world.affinity = entries.to_vec();
+        })
+    };
+    let was = AffinitySpec::new(client, REMOTE);
+    vec![
+        case("a pod's next connection goes to the same backend", &[was]).translated(REMOTE),
+        case("another pod's is its own", &[AffinitySpec { client: AffinityKey::netns(POD_NETNS + 1), ..was }])
+            .translated(LOCAL),
+        case("it expires", &[AffinitySpec { age: ticks(600) + 1, ..was }]).translated(LOCAL),
+        case("it lasts to the last tick", &[AffinitySpec { age: ticks(600), ..was }]).translated(REMOTE),
+    ]
+}
+
+/// recvmsg and getpeername show the frontend.
+fn reverse(net: Net) -> Vec<SockCase> {
+    let mut cases = Vec::new();
+    for proto in [proto::TCP, proto::UDP] {
+        let known = entries(net, proto, REMOTE);
+        let case = |what: &str, port| {
+            let world = World::web(net, proto).with(|w| w.socks = known.to_vec());
+            SockCase::new(format!("peer: {what}, protocol {proto}"), world, Request::Reverse, net.remote(), port, proto)
+        };
+        let shown = Outcome::To(net.vip(), Port::new(8080));
+        cases.extend([
+            case("the backend is shown as the frontend", 80).with(|case| case.outcome = shown),
+            case("even when the service is gone", 80).with(|case| {
+                case.outcome = shown;
+                case.world.services.clear();
+            }),
+            case("another port of the backend is itself", 81),
+            case("another socket's peer is itself", 80).with(|case| case.call.cookie = 1),
+            case("a peer that is the frontend's address", 8080).with(|case| case.call.dst = net.vip()),
+        ]);
+    }
+    cases
+}
