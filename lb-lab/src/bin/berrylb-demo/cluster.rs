@@ -111,15 +111,17 @@ impl Cluster {
     /// Writes objects and waits until every node's datapath holds them.
     pub(crate) fn apply(&self, stage: &mut Stage, name: &str, objects: &[&dyn Display]) -> Result<()> {
         self.folder.put(name, objects)?;
-        let micros = self.settle()?;
-        stage.say(&format!("{name}.yaml is in the agents' folder; all three nodes hold it {micros} ms later."))
+        let millis = self.settle()?;
+        stage.say(&format!(
+            "{name}.yaml is in the agents' folder; `dump` equals `plan` on all nodes, seen after {millis} ms."
+        ))
     }
 
     /// Takes objects away and waits until every node's datapath has followed.
     pub(crate) fn delete(&self, stage: &mut Stage, name: &str) -> Result<()> {
         self.folder.remove(name)?;
         let millis = self.settle()?;
-        stage.say(&format!("{name}.yaml is deleted; no node holds anything of it {millis} ms later."))
+        stage.say(&format!("{name}.yaml is deleted; `dump` equals `plan` on all nodes, seen after {millis} ms."))
     }
 
     /// Waits until `dump` equals `plan` on every node; milliseconds.

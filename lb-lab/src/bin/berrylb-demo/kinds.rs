@@ -79,15 +79,23 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     }
     cluster.apply(stage, "sample-alias", &[&alias()])?;
 
-    for (title, to) in [
-        ("NodePort: the Service's port on every node", format!("192.168.178.13:{NODE_PORT}")),
-        ("ExternalIP: an address of the LAN that the operator names", format!("{EXTERNAL_IP}:8080")),
-        ("LoadBalancer: an address that a load balancer gave", format!("{LOAD_BALANCER_IP}:8080")),
+    let node_ip = cluster.control_plane().addresses().v4.addr();
+    let pods_node_ip = cluster.lab.node(cluster.pods[0].node_name()).addresses().v4.addr();
+    let external = format!("{EXTERNAL_IP}:8080");
+    let balanced = format!("{LOAD_BALANCER_IP}:8080");
+    for (title, from_node, from_pod) in [
+        (
+            "NodePort: the Service's port on each node's own address",
+            format!("{node_ip}:{NODE_PORT}"),
+            format!("{pods_node_ip}:{NODE_PORT}"),
+        ),
+        ("ExternalIP: an address of the LAN that the operator names", external.clone(), external),
+        ("LoadBalancer: an address that a load balancer gave", balanced.clone(), balanced),
     ] {
         stage.say(&format!("\n{title}"))?;
-        let line = format!("for i in 1 2 3; do curl -s -m 5 {to}; done");
-        let node = stage.run(cluster.control_plane(), &line)?.stdout;
-        let pod = stage.run(&cluster.pods[0], &line)?.stdout;
+        let line = |to: &str| format!("for i in 1 2 3; do curl -s -m 5 {to}; done");
+        let node = stage.run(cluster.control_plane(), &line(&from_node))?.stdout;
+        let pod = stage.run(&cluster.pods[0], &line(&from_pod))?.stdout;
         let kept = only_pods(cluster, &node, 3) && only_pods(cluster, &pod, 3);
         stage.expect(kept, "pods answer, to a node and to a pod")?;
     }

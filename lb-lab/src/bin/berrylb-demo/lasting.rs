@@ -5,6 +5,7 @@ use std::{fs, net::Ipv4Addr, path::Path, thread, time::Duration};
 use anyhow::{Context, Result};
 use lb_lab::{
     Host, NETNS_DIR,
+    objects::{Endpoint, Port, Service},
     peer::{Hold, HttpLoad, Open},
 };
 
@@ -13,6 +14,11 @@ use crate::{
     stage::Stage,
     story,
 };
+
+/// A Service whose connection is held open.
+const ECHO_IP: &str = "10.100.0.37";
+/// Lines of a long answer that are shown.
+const SHOWN: usize = 5;
 
 /// The maps as the kernel's own tool shows them.
 pub(crate) fn maps(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
@@ -31,11 +37,14 @@ pub(crate) fn kill(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     stage.scene("The agents are killed under load")?;
     let to = (CLUSTER_IP.parse::<Ipv4Addr>()?, 8080).into();
     let long = Duration::from_secs(60);
+    let port = Port::tcp("echo", 7, 7);
+    let service = Service::new("echo", &[ECHO_IP.parse()?], &[port]);
     let echo = cluster.pods[1].serve(&[7])?;
+    cluster.apply(stage, "echo", &[&service, &service.slice(&[Endpoint::v4(&cluster.pods[1])])])?;
     let from_node = cluster.control_plane().begin(HttpLoad::new(to, long))?;
     let from_pod = cluster.pods[0].begin(HttpLoad::new(to, long))?;
-    let direct = (cluster.pods[1].ip4(), 7).into();
-    let hold = Hold { open: Open::tcp(direct), interval_ms: 2, duration_ms: 60_000, timeout_ms: 1000 };
+    let virtual_address = (ECHO_IP.parse::<Ipv4Addr>()?, 7).into();
+    let hold = Hold { open: Open::tcp(virtual_address), interval_ms: 2, duration_ms: 60_000, timeout_ms: 1000 };
     let held = cluster.pods[0].begin(hold)?;
     thread::sleep(Duration::from_millis(700));
     for agent in &mut cluster.agents {
@@ -57,7 +66,11 @@ pub(crate) fn kill(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
         let text = format!("from {from}: {} requests answered, {} failed{failures}", load.answered(), load.failed);
         stage.expect(load.failed == 0 && load.answered() > 100, &text)?;
     }
-    let text = format!("an open connection: {} pings, longest gap {} ms", held.pings, held.longest_gap_micros / 1000);
+    let text = format!(
+        "a connection to a Service, held open: {} pings, longest gap {} ms",
+        held.pings,
+        held.longest_gap_micros / 1000
+    );
     stage.expect(held.failures.is_empty() && held.pings > 100, &text)
 }
 
@@ -88,17 +101,16 @@ pub(crate) fn clean_up(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
         let status = agent.terminate()?;
         let node = cluster.lab.nodes().get(index).context("an agent without node")?;
         stage.typed(node, "berrylb cleanup")?;
-        stage.answer(&agent.cleanup()?)?;
-        let left = stage.quietly(
-            node,
-            &format!(
-                "ls -A {0}; bpftool cgroup tree {1} | tail -n +2",
-                node.bpffs().display(),
-                node.cgroup_root().display()
-            ),
-        )?;
-        let clean = status.success() && left.stdout.trim().is_empty();
-        stage.expect(clean, &format!("no program, map or pin is left on {}{}", node.name(), left.stdout.trim_end()))?;
+        let removed = agent.cleanup()?;
+        let lines: Vec<&str> = removed.lines().collect();
+        stage.answer(&lines.iter().take(SHOWN).copied().collect::<Vec<_>>().join("\n"))?;
+        stage.answer(&format!("… and {} more", lines.len().saturating_sub(SHOWN)))?;
+        let (bpffs, cgroup) = (node.bpffs(), node.cgroup_root());
+        let look =
+            format!("ls -A {} 2>/dev/null; bpftool cgroup tree {} | grep '^[0-9]'", bpffs.display(), cgroup.display());
+        let left = stage.quietly(node, &look)?.stdout;
+        let clean = status.success() && left.trim().is_empty();
+        stage.expect(clean, &format!("no program, map or pin is left on {}{}", node.name(), left.trim_end()))?;
     }
     story::all_from_control_plane(stage, cluster)
 }
