@@ -85,7 +85,7 @@ impl Tables for Kernel {
     fn service(&self, key: &ServiceKey) -> Option<ServiceRef> {
         let word = SERVICES.get_ptr(key)?.cast::<u64>();
         // SAFETY: a live map value of eight bytes, aligned to eight; one load, so never half of another's.
-        Some(ServiceRef { word: unsafe { word.read_volatile() } })
+        Some(ServiceRef::from_word(unsafe { word.read_volatile() }))
     }
 
     #[inline(always)]
@@ -94,7 +94,7 @@ impl Tables for Kernel {
         // SAFETY: a live map value. Its first word is the commit word and is read with one load; the rest belongs to
         // the service as long as the index does.
         unsafe {
-            let word = StateWord { word: ptr.cast::<u64>().read_volatile() };
+            let word = StateWord::from_word(ptr.cast::<u64>().read_volatile());
             let mut state = ptr.read();
             state.word = word;
             Some(state)

@@ -51,13 +51,14 @@ impl ServiceKey {
     }
 }
 
-/// Value of `services`, read and written as one aligned u64:
-/// service index (bits 0–31), key tag (32–55), [`frontend`] bits (56–63).
+/// Value of `services`. Eight aligned bytes, read and written as one word.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct ServiceRef {
-    /// The packed word, native byte order.
-    pub word: u64,
+    index: u32,
+    /// 24 bits in native byte order.
+    tag: [u8; 3],
+    bits: u8,
 }
 
 /// Bits of a [`ServiceRef`] that belong to the frontend rather than to its service.
@@ -83,28 +84,37 @@ impl ServiceRef {
     #[inline(always)]
     #[must_use]
     pub const fn new(key: ServiceKey, index: u32, bits: u8) -> Self {
-        Self { word: index as u64 | (key.tag() as u64) << 32 | (bits as u64) << 56 }
+        let [a, b, c, _] = key.tag().to_le_bytes();
+        Self { index, tag: [a, b, c], bits }
+    }
+
+    /// From the eight bytes as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        zerocopy::transmute!(word)
     }
 
     /// Index into `svc_state`.
     #[inline(always)]
     #[must_use]
     pub const fn index(self) -> u32 {
-        self.word as u32
+        self.index
     }
 
-    /// The tag of the key that this reference was stored under.
+    /// The tag of the key that this reference was stored under, see [`ServiceKey::tag`].
     #[inline(always)]
     #[must_use]
     pub const fn tag(self) -> u32 {
-        (self.word >> 32) as u32 & 0xff_ffff
+        let [a, b, c] = self.tag;
+        u32::from_le_bytes([a, b, c, 0])
     }
 
     /// The [`frontend`] bits.
     #[inline(always)]
     #[must_use]
     pub const fn bits(self) -> u8 {
-        (self.word >> 56) as u8
+        self.bits
     }
 }
 
@@ -122,49 +132,65 @@ pub mod action {
     pub const TERMINATING: u8 = 1 << 7;
 }
 
-/// First word of a [`ServiceState`]: slot offset (bits 0–31), slot count (32–47), [`action`] (48–55),
-/// generation (56–63). One release store of it commits a new backend set for every frontend of the service.
+/// First word of a [`ServiceState`]: one release store of it commits a new backend set for every frontend of the
+/// service. Eight aligned bytes, read and written as one word.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct StateWord {
-    /// The packed word, native byte order.
-    pub word: u64,
+    offset: u32,
+    count: u16,
+    action: u8,
+    generation: u8,
 }
 
 impl StateWord {
-    /// Packs the parts.
+    /// From the parts.
     #[inline(always)]
     #[must_use]
     pub const fn new(offset: u32, count: u16, action: u8, generation: u8) -> Self {
-        Self { word: offset as u64 | (count as u64) << 32 | (action as u64) << 48 | (generation as u64) << 56 }
+        Self { offset, count, action, generation }
+    }
+
+    /// From the eight bytes as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        zerocopy::transmute!(word)
+    }
+
+    /// The eight bytes as they lie in memory, for one store.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        zerocopy::transmute!(self)
     }
 
     /// First slot of the run.
     #[inline(always)]
     #[must_use]
     pub const fn offset(self) -> u32 {
-        self.word as u32
+        self.offset
     }
 
     /// Slots that selection draws from. Draining backends stand behind them (see [`ServiceState::draining`]).
     #[inline(always)]
     #[must_use]
     pub const fn count(self) -> u16 {
-        (self.word >> 32) as u16
+        self.count
     }
 
     /// [`action`] value and flag.
     #[inline(always)]
     #[must_use]
     pub const fn action(self) -> u8 {
-        (self.word >> 48) as u8
+        self.action
     }
 
     /// Counts commits, modulo 256.
     #[inline(always)]
     #[must_use]
     pub const fn generation(self) -> u8 {
-        (self.word >> 56) as u8
+        self.generation
     }
 }
 

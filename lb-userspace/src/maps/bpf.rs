@@ -285,7 +285,7 @@ impl MapStore for BpfStore {
     }
 
     fn commit(&mut self, index: u32, word: StateWord) {
-        self.svc_state.set_word(index as usize * STATE_WORDS, word.word);
+        self.svc_state.set_word(index as usize * STATE_WORDS, word.to_word());
     }
 
     fn slots(&self, offset: u32, len: u32) -> Option<Vec<u32>> {
