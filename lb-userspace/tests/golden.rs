@@ -4,6 +4,8 @@
 //! code where it is not 0 (`stderr.txt`, absent: nothing, 0), and `args` beyond `--from ./input.yaml`. In `args`, words
 //! that begin with `./` are paths in the folder; `-` reads `input.yaml` as standard input.
 //!
+//! Where there is a `table.txt` or `wide.txt`, it is what `-o table` or `-o wide` prints.
+//!
 //! `UPDATE=1 cargo test --test golden` writes what is found now; read the difference before you commit it.
 
 use std::{
@@ -13,7 +15,10 @@ use std::{
 };
 
 use berrylb::{
-    cli::plan::{PlanArgs, run_on},
+    cli::{
+        output::{Format, OutputArgs},
+        plan::{PlanArgs, run_on},
+    },
     k8s,
     model::{Object, ObjectRef},
     plan::{
@@ -54,7 +59,7 @@ fn args(dir: &Path) -> PlanArgs {
         Some(file) => dir.join(file).into_os_string(),
         None => w.into(),
     });
-    Cli::try_parse_from(words.chain(["-o".into(), "json".into()])).unwrap().plan
+    Cli::try_parse_from(words).unwrap().plan
 }
 
 fn config(args: &PlanArgs) -> PlanConfig {
@@ -76,17 +81,30 @@ fn json(state: &State) -> String {
     serde_json::to_string_pretty(state).unwrap() + "\n"
 }
 
+/// Whether it was complete, standard output, standard error.
+fn print(case: &Case, format: Format) -> (bool, String, String) {
+    let stdin = fs::read(case.dir.join("input.yaml")).unwrap_or_default();
+    let args = PlanArgs { output: OutputArgs { output: format }, ..case.args.clone() };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let complete = run_on(&args, false, &mut stdin.as_slice(), &mut out, &mut err).unwrap();
+    (complete, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
 /// Runs one case and compares, or writes, its files. Returns what differs.
 fn check(case: &Case, update: bool) -> Result<(), String> {
-    let stdin = fs::read(case.dir.join("input.yaml")).unwrap_or_default();
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let complete = run_on(&case.args, false, &mut stdin.as_slice(), &mut out, &mut err).unwrap();
+    let (complete, json, stderr) = print(case, Format::Json);
     let here = format!("{}/", case.dir.display());
-    let mut stderr = String::from_utf8(err).unwrap().replace(&here, "");
+    let mut stderr = stderr.replace(&here, "");
     if !complete {
         stderr.push_str("exit 1\n");
     }
-    for (file, found) in [("expected.json", String::from_utf8(out).unwrap()), ("stderr.txt", stderr)] {
+    let mut files = vec![("expected.json", json), ("stderr.txt", stderr)];
+    for (file, format) in [("table.txt", Format::Table), ("wide.txt", Format::Wide)] {
+        if case.dir.join(file).exists() {
+            files.push((file, print(case, format).1));
+        }
+    }
+    for (file, found) in files {
         let path = case.dir.join(file);
         let expected = fs::read_to_string(&path).unwrap_or_default();
         if found == expected {
@@ -144,6 +162,16 @@ fn order_and_haste_do_not_matter() {
             let empty = planner.state();
             assert!(empty.frontends.is_empty() && empty.health_checks.is_empty(), "{}", case.name);
         }
+    }
+}
+
+/// `-o yaml` is the same document as `-o json`, whatever strings it holds.
+#[test]
+fn yaml_output_says_the_same() {
+    for case in cases() {
+        let yaml: serde_json::Value = serde_yaml::from_str(&print(&case, Format::Yaml).1).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&print(&case, Format::Json).1).unwrap();
+        assert_eq!(yaml, json, "{}", case.name);
     }
 }
 

@@ -106,3 +106,62 @@ pub fn run_on(
     output::print_state(&planner.state(), output.output, colour, out)?;
     Ok(complete)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        plan: PlanArgs,
+    }
+
+    #[track_caller]
+    fn check(line: &str, expected: Result<usize, &str>) {
+        let parsed = Cli::try_parse_from(["plan"].into_iter().chain(line.split_whitespace()));
+        match (parsed, expected) {
+            (Ok(cli), Ok(addresses)) => assert_eq!(cli.plan.node_address.len(), addresses, "{line}"),
+            (Err(error), Err(part)) => {
+                assert_eq!(error.exit_code(), 2, "{line}");
+                assert!(error.to_string().contains(part), "{line}: {error}");
+            }
+            (parsed, expected) => panic!("{line}: {parsed:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn usage() {
+        check("--from a", Ok(0));
+        check("--from a --from - --node-address 10.0.0.1 --node-address ::1 -o wide", Ok(2));
+        check("", Err("--from"));
+        check("--from", Err("--from"));
+        check("--from a -o xml", Err("xml"));
+        check("--from a --node-address 0.0.0.0", Err("unspecified"));
+        check("--from a --node-address ::", Err("unspecified"));
+        check("--from a --node-address ::ffff:0.0.0.0", Err("unspecified"));
+        check("--from a --node-address ff02::1", Err("multicast"));
+        check("--from a --node-address raspi001", Err("not an IP address"));
+    }
+
+    /// What a closed or full standard output gives is an error, not a success without output.
+    #[test]
+    fn a_failing_output_is_an_error() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for format in ["table", "wide", "json", "yaml"] {
+            let args = Cli::try_parse_from(["plan", "--from", "-", "-o", format]).unwrap().plan;
+            let result = run_on(&args, false, &mut io::empty(), &mut Full, &mut Vec::new());
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull, "{format}");
+        }
+    }
+}
