@@ -140,8 +140,9 @@ fn attempt<T: Tables>(tables: &T, call: &Call, can_refuse: bool, place: &mut Pla
         // A pod's source address is not known here: the packet path holds it to the ranges.
         return Attempt::NotOurs;
     }
-    // The node itself is let in if one of its addresses is: the agent keeps that answer under the address `::`.
-    let state = match frontend::admit(tables, found, Addr::UNSPECIFIED) {
+    // The node itself is let in if one of its addresses is: the agent keeps that answer under `0.0.0.0` and `::`.
+    let itself = if call.dst.is_v4() { Addr::v4([0; 4]) } else { Addr::UNSPECIFIED };
+    let state = match frontend::admit(tables, found, itself) {
         Ok(state) => state,
         // Where a refusal can only be EPERM, a pod's TCP is better refused by the packet path.
         Err(_) if !can_refuse && !call.host && call.proto == proto::TCP => return Attempt::NotOurs,

@@ -7,6 +7,7 @@
 //! ```
 //! One task owns all state ([`run`]); what waits or serves runs beside it and talks to it by messages.
 
+mod answers;
 mod api;
 mod config;
 mod files;
@@ -14,6 +15,8 @@ mod http;
 mod links;
 mod run;
 mod serve;
+mod sources;
+mod state;
 mod status;
 mod watch;
 

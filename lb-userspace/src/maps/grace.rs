@@ -13,8 +13,12 @@ use super::sys::{self, RawMap};
 /// `MEMBARRIER_CMD_GLOBAL`.
 const GLOBAL: libc::c_int = 1;
 
-/// A way to wait, chosen once.
-pub(super) enum Grace {
+/// A way to wait, chosen once. Each thread that waits has its own.
+#[derive(Debug)]
+pub struct Grace(Way);
+
+#[derive(Debug)]
+enum Way {
     Membarrier,
     /// An array of maps with one element, and the map in it.
     ArrayOfMaps {
@@ -25,25 +29,35 @@ pub(super) enum Grace {
 
 impl Grace {
     /// The way that works on this machine as it is now.
-    pub(super) fn choose() -> io::Result<Self> {
-        if cpus_online()? > 1 && sys::membarrier(GLOBAL).is_ok() { Ok(Self::Membarrier) } else { Self::array_of_maps() }
+    ///
+    /// # Errors
+    /// If neither works.
+    pub fn choose() -> io::Result<Self> {
+        let membarrier = cpus_online()? > 1 && sys::membarrier(GLOBAL).is_ok();
+        Ok(Self(if membarrier { Way::Membarrier } else { Way::array_of_maps()? }))
     }
 
+    /// Waits until every BPF program that runs at the call has ended.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn wait(&mut self) -> io::Result<()> {
+        if matches!(self.0, Way::Membarrier) && cpus_online()? < 2 {
+            // CPUs can be switched off while we run.
+            self.0 = Way::array_of_maps()?;
+        }
+        match &self.0 {
+            Way::Membarrier => sys::membarrier(GLOBAL),
+            Way::ArrayOfMaps { outer, inner } => outer.update(&0_u32.to_ne_bytes(), &inner.fd_bytes()),
+        }
+    }
+}
+
+impl Way {
     fn array_of_maps() -> io::Result<Self> {
         let inner = RawMap::create_array(None)?;
         let outer = RawMap::create_array(Some(&inner))?;
         Ok(Self::ArrayOfMaps { outer, inner })
-    }
-
-    pub(super) fn wait(&mut self) -> io::Result<()> {
-        if matches!(self, Self::Membarrier) && cpus_online()? < 2 {
-            // CPUs can be switched off while we run.
-            *self = Self::array_of_maps()?;
-        }
-        match self {
-            Self::Membarrier => sys::membarrier(GLOBAL),
-            Self::ArrayOfMaps { outer, inner } => outer.update(&0_u32.to_ne_bytes(), &inner.fd_bytes()),
-        }
     }
 }
 
@@ -62,7 +76,7 @@ mod tests {
     /// Both ways take about as long as RCU does; one that returned at once would not have waited.
     #[test]
     fn both_ways_wait() {
-        let Ok(mut other) = Grace::array_of_maps() else {
+        let Ok(mut other) = Way::array_of_maps().map(Grace) else {
             assert!(!sys::may_use_bpf(), "root can make an array of maps");
             return;
         };

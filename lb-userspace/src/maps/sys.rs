@@ -141,6 +141,7 @@ pub(super) fn membarrier(command: libc::c_int) -> io::Result<()> {
 }
 
 /// A map by its descriptor.
+#[derive(Debug)]
 pub(super) struct RawMap {
     fd: OwnedFd,
     info: MapInfo,

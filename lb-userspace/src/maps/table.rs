@@ -82,6 +82,11 @@ impl Limbo {
     }
 }
 
+/// Places that were freed and wait for a grace period.
+#[derive(Debug)]
+#[must_use = "the places are lost if they are not handed back"]
+pub struct Freed(Limbo);
+
 /// How full a map is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Usage {
@@ -211,7 +216,7 @@ impl<S: MapStore> Tables<S> {
     }
 
     /// Waits for one RCU grace period (milliseconds) and makes everything that was freed before it free to use again.
-    /// To be called off the hot path, after changes; an apply that runs out of room calls it by itself.
+    /// An apply that runs out of room calls it by itself; off the hot path [`Tables::begin_collect`] does not wait.
     ///
     /// # Errors
     /// If the wait or a write fails; what is concerned is not reused then, and the next call tries again.
@@ -220,7 +225,22 @@ impl<S: MapStore> Tables<S> {
             return Ok(());
         }
         self.store.grace_period()?;
-        let Limbo { indexes, backends, runs } = std::mem::take(&mut self.limbo);
+        let freed = self.begin_collect();
+        self.finish_collect(freed)
+    }
+
+    /// Takes out what was freed so far. Once a grace period that began after this call is over (see [`super::Grace`]),
+    /// hand it to [`Tables::finish_collect`], or to [`Tables::give_up_collect`] if there was none.
+    pub fn begin_collect(&mut self) -> Freed {
+        Freed(std::mem::take(&mut self.limbo))
+    }
+
+    /// Makes what was freed free to use again.
+    ///
+    /// # Errors
+    /// If a write fails; what is concerned is not reused then, and the next collect tries again.
+    pub fn finish_collect(&mut self, freed: Freed) -> Result<(), StoreError> {
+        let Limbo { indexes, backends, runs } = freed.0;
         for index in indexes {
             clear_state(&mut self.store, index);
             self.indexes.free(index);
@@ -238,6 +258,14 @@ impl<S: MapStore> Tables<S> {
             }
         }
         failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Puts back what could not be collected.
+    pub fn give_up_collect(&mut self, freed: Freed) {
+        let Limbo { indexes, backends, runs } = freed.0;
+        self.limbo.indexes.extend(indexes);
+        self.limbo.backends.extend(backends);
+        self.limbo.runs.extend(runs);
     }
 
     /// An index for a new backend set.

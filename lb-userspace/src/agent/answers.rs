@@ -1,0 +1,89 @@
+//! What the agent answers to its listeners: names, state and metrics. Reads only.
+
+use std::path::Path;
+
+use lb_common::abi::Counter;
+
+use super::{
+    api::{ApiAnswer, ApiHealthCheck},
+    state::Agent,
+    status::{Question, Status},
+};
+use crate::maps::MapStore as _;
+
+impl Agent {
+    pub(super) fn answer(&mut self, question: Question) {
+        // Whoever asked may have gone; nobody misses the answer then.
+        match question {
+            Question::Names(sender) => {
+                let _gone = sender.send(self.names());
+            }
+            Question::Metrics(sender) => {
+                let _gone = sender.send(self.metrics());
+            }
+            Question::Status(sender) => {
+                let _gone = sender.send(Status {
+                    ready: self.ready,
+                    failed_services: self.failed.len(),
+                    unreadable_sources: self.unreadable.len() + self.unreadable_files.len(),
+                });
+            }
+        }
+    }
+
+    fn names(&mut self) -> ApiAnswer {
+        let health_checks = self
+            .planner
+            .health_checks()
+            .into_iter()
+            .map(|check| ApiHealthCheck {
+                namespace: check.service.namespace.to_string(),
+                name: check.service.name.to_string(),
+                port: check.port,
+                local_endpoints: check.local_endpoints,
+            })
+            .collect();
+        ApiAnswer {
+            node: self.settings.node_name.clone(),
+            ready: self.ready,
+            bpffs: absolute(&self.settings.bpffs),
+            names: self.tables.names(),
+            health_checks,
+            failed: self.failed.values().map(|(_, reason)| reason.clone()).collect(),
+        }
+    }
+
+    /// Prometheus text format, version 0.0.4.
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
+            text.push_str(&format!("# HELP berrylb_{name} {help}\n# TYPE berrylb_{name} {kind}\n"));
+            for (labels, value) in samples {
+                text.push_str(&format!("berrylb_{name}{labels} {value}\n"));
+            }
+        };
+        match self.tables.store().counters() {
+            Ok(counters) => {
+                for (counter, value) in Counter::ALL.iter().zip(counters) {
+                    let name = format!("{}_total", counter.name());
+                    family(&name, "counter", counter.help().trim(), &[(String::new(), value)]);
+                }
+            }
+            Err(error) => tracing::warn!("metrics lack the datapath's counters: {error}"),
+        }
+        let usage: Vec<_> = self.tables.usage().to_vec();
+        let label = |map: &str| format!("{{map=\"{map}\"}}");
+        let used: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.used))).collect();
+        family("map_entries", "gauge", "Entries in use, those that wait for a grace period included.", &used);
+        let sizes: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.capacity))).collect();
+        family("map_capacity", "gauge", "Size of the map in entries.", &sizes);
+        family("ready", "gauge", "The first full state is in the datapath.", &[(String::new(), self.ready.into())]);
+        let failed = u64::try_from(self.failed.len()).unwrap_or(u64::MAX);
+        family("failed_services", "gauge", "Services that are not wholly in the datapath.", &[(String::new(), failed)]);
+        text
+    }
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+}

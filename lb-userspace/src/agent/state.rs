@@ -1,0 +1,329 @@
+//! Everything that the agent owns, and how a change of objects, links or addresses gets to the maps. It never waits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use lb_common::abi::{Config, TICK_SHIFT, ticks};
+use nix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
+
+use super::{
+    config::{LocalPath, Settings},
+    files::{FileKey, FileSet, ObjectChange, Outcome},
+    links::{self, Links},
+};
+use crate::{
+    loader::{Datapath, DatapathOptions, Layout, object},
+    maps::{ApplyError, BpfStore, Freed, MapStore as _, Tables},
+    model::{Kind, Object},
+    net::{ClassifyOptions, Follower, Topology},
+    plan::{
+        PlanConfig, Planner,
+        state::{ServiceChange, ServiceName},
+    },
+};
+
+/// A failed write, attach or read is tried again after this, doubled up to [`RETRY_MOST`].
+const RETRY_LEAST: Duration = Duration::from_millis(250);
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+pub(super) struct Agent {
+    pub(super) settings: Settings,
+    pub(super) classify: ClassifyOptions,
+    pub(super) datapath: Datapath,
+    pub(super) tables: Tables<BpfStore>,
+    pub(super) links: Links,
+    pub(super) planner: Planner,
+    pub(super) files: FileSet,
+    /// The node's object names its addresses; without it, the links do.
+    pub(super) node_known: bool,
+    /// Sources that could not be read, with the reason that was logged.
+    pub(super) unreadable: BTreeMap<usize, String>,
+    /// Files that could not be read, likewise.
+    pub(super) unreadable_files: BTreeMap<FileKey, String>,
+    /// Services whose last change is not wholly in the maps, with that change.
+    pub(super) failed: BTreeMap<ServiceName, (ServiceChange, String)>,
+    /// Diagnostics that were logged.
+    pub(super) said: BTreeSet<String>,
+    /// What an earlier run left is pruned, and `ready` is said.
+    pub(super) ready: bool,
+    pub(super) adopted_links: Vec<u32>,
+    pub(super) config: Config,
+    pub(super) retry_after: Duration,
+    pub(super) retry_at: Option<Instant>,
+}
+
+impl Agent {
+    pub(super) fn start(settings: Settings, follower: &Follower) -> Result<Self> {
+        let object = object::bytes()?;
+        let capacities = settings.capacities;
+        let options = DatapathOptions {
+            cgroup: settings.cgroup.clone(),
+            socket_lb: settings.socket_lb,
+            tc_hook: settings.tc,
+            table_sizes: lb_common::abi::map::ALL
+                .into_iter()
+                .filter_map(|name| Some((name, capacities.of(name)?)))
+                .collect(),
+            log_level: settings.datapath_log,
+            ..DatapathOptions::new(&settings.bpffs)
+        };
+        let fresh = !Datapath::tables_pinned(&Layout::new(&settings.bpffs))?;
+        let mut datapath = Datapath::load(object, &options)?;
+        for finding in datapath.probe().findings() {
+            tracing::debug!("{finding}");
+        }
+        let adopted = datapath.adopt()?;
+        for removed in &adopted.removed {
+            tracing::info!("removed what an earlier run left: {removed}");
+        }
+        let adopted_links = adopted.kept.iter().filter_map(|kept| kept.pin.ifindex()).collect();
+
+        let store = BpfStore::open(datapath.layout().version())?;
+        let (tables, found) = Tables::adopt(store)?;
+        if !fresh {
+            tracing::info!("took over {} frontends and {} backends of an earlier run", found.frontends, found.backends);
+        }
+        let grace = if fresh && settings.grace_seconds > 0 { now_ticks()? + ticks(settings.grace_seconds) } else { 0 };
+        let config = Config { local_path: links::local_path(settings.local_path), grace_until: grace };
+        let planner = Planner::new(PlanConfig {
+            node_name: settings.node_name.clone(),
+            node_addresses: settings.node_address.clone(),
+            zone: settings.zone.clone(),
+            node_port_source_ranges: settings.source_ranges_nodeport,
+        });
+        let mut agent = Self {
+            classify: links::classify_options(&settings),
+            links: Links::new(settings.packet_path),
+            settings,
+            datapath,
+            tables,
+            planner,
+            files: FileSet::default(),
+            node_known: false,
+            unreadable: BTreeMap::new(),
+            unreadable_files: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            said: BTreeSet::new(),
+            ready: false,
+            adopted_links,
+            config,
+            retry_after: RETRY_LEAST,
+            retry_at: None,
+        };
+        if !fresh {
+            // The first run's grace goes on across restarts.
+            agent.config.grace_until = agent.tables.store().config()?.grace_until;
+        }
+        agent.configure();
+        agent.follow(follower, false);
+        Ok(agent)
+    }
+
+    /// Hands changes of objects to the planner.
+    pub(super) fn plan(&mut self, outcome: Outcome) {
+        for message in outcome.messages {
+            tracing::warn!("{message}");
+        }
+        for change in outcome.changes {
+            match change {
+                ObjectChange::Upsert(object) => {
+                    if let Object::Node(node) = &object
+                        && *node.name == *self.settings.node_name
+                    {
+                        self.node_known = !node.addresses.is_empty();
+                    }
+                    self.planner.upsert(object);
+                }
+                ObjectChange::Remove(name) => {
+                    if name.kind == Kind::Node && *name.name == *self.settings.node_name {
+                        self.node_known = false;
+                    }
+                    self.planner.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// Brings everything that is planned to the maps; the first time also programs to sockets, and says `ready`.
+    pub(super) fn settle(&mut self) {
+        self.settle_addresses();
+        let changes = self.planner.take_changes();
+        if !changes.is_empty() {
+            self.apply(&changes);
+        }
+        self.tell();
+        if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
+            match self.become_ready() {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    self.schedule_retry();
+                }
+            }
+        }
+    }
+
+    fn settle_addresses(&mut self) {
+        if self.settings.node_address.is_none() {
+            let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
+            self.planner.set_node_addresses(from_links);
+        }
+        if let Err(error) = self.tables.set_node_addresses(&self.planner.node_addresses()) {
+            tracing::error!("the node's addresses are not all in the datapath: {error}");
+            self.schedule_retry();
+        }
+    }
+
+    fn apply(&mut self, changes: &[ServiceChange]) {
+        let (outcome, errors) = self.tables.apply_all(changes);
+        tracing::debug!(?outcome, "applied {} services", changes.len());
+        let mut failed: BTreeMap<ServiceName, ApplyError> =
+            errors.into_iter().map(|error| (error.service.clone(), error)).collect();
+        for change in changes {
+            match failed.remove(&change.service) {
+                Some(error) => {
+                    let reason = error.to_string();
+                    let old = self.failed.insert(change.service.clone(), (change.clone(), reason.clone()));
+                    if old.is_none_or(|(_, said)| said != reason) {
+                        tracing::error!("{reason}");
+                    }
+                    self.schedule_retry();
+                }
+                None => {
+                    if self.failed.remove(&change.service).is_some() {
+                        tracing::info!("service {} is in the datapath now", change.service);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says each diagnostic of the plan once, for as long as it stands.
+    fn tell(&mut self) {
+        let now: BTreeSet<String> = self.planner.diagnostics().iter().map(ToString::to_string).collect();
+        for new in now.difference(&self.said) {
+            tracing::warn!("{new}");
+        }
+        self.said = now;
+    }
+
+    fn become_ready(&mut self) -> Result<()> {
+        // Services that have a bad object now keep what an earlier run gave them.
+        if !self.files.has_bad_objects() {
+            let keep: HashSet<ServiceName> =
+                self.planner.state().frontends.iter().filter_map(|frontend| frontend.service.clone()).collect();
+            if let Err(errors) = self.tables.prune(&keep) {
+                for error in errors {
+                    tracing::error!("{error}");
+                }
+            }
+        } else {
+            tracing::warn!("an object is bad, so what an earlier run left of unlisted services is kept");
+        }
+        let adopted = std::mem::take(&mut self.adopted_links);
+        self.links.prune(adopted, &mut self.datapath, self.tables.store_mut());
+        self.datapath.attach_sockets()?;
+        let retired = self.datapath.retire_other_versions()?;
+        if !retired.is_empty() {
+            tracing::info!("{retired}");
+        }
+        self.ready = true;
+        #[expect(clippy::print_stdout, reason = "the one line that scripts wait for")]
+        {
+            println!("ready");
+        }
+        tracing::info!("the first full state is in the datapath");
+        Ok(())
+    }
+
+    pub(super) fn follow(&mut self, follower: &Follower, resynced: bool) {
+        let next = Topology::derive(follower.table(), &self.classify);
+        self.links.follow(next, resynced, &mut self.datapath, self.tables.store_mut());
+        if self.links.has_failures() {
+            self.schedule_retry();
+        }
+        if self.settings.local_path == LocalPath::Auto {
+            self.configure();
+        }
+    }
+
+    pub(super) fn configure(&mut self) {
+        let local_path = links::local_path(self.settings.local_path);
+        if local_path != self.config.local_path {
+            tracing::info!("bridge-nf-call-iptables changed: flows on one bridge take another way from now on");
+        }
+        self.config.local_path = local_path;
+        if let Err(error) = links::configure(self.tables.store_mut(), self.config) {
+            tracing::error!("the datapath's configuration is not written: {error}");
+            self.schedule_retry();
+        }
+    }
+
+    fn schedule_retry(&mut self) {
+        if self.retry_at.is_none() {
+            self.retry_at = Some(Instant::now() + self.retry_after);
+            self.retry_after = (self.retry_after * 2).min(RETRY_MOST);
+        }
+    }
+
+    pub(super) fn retry_at(&mut self, watch_incomplete: bool) -> Option<Instant> {
+        if watch_incomplete || !self.unreadable.is_empty() || !self.unreadable_files.is_empty() {
+            self.schedule_retry();
+        }
+        self.retry_at
+    }
+
+    pub(super) fn retry(&mut self) {
+        self.retry_at = None;
+        self.links.retry(&mut self.datapath);
+        for source in self.unreadable.keys().copied().collect::<Vec<_>>() {
+            self.read_source(source);
+        }
+        for key in self.unreadable_files.keys().cloned().collect::<Vec<_>>() {
+            self.read_file(key);
+        }
+        self.configure();
+        let failed: Vec<ServiceChange> = self.failed.values().map(|(change, _)| change.clone()).collect();
+        // What the plan says by now counts, so its newest changes go first.
+        let newest = self.planner.take_changes();
+        let stale: HashSet<&ServiceName> = newest.iter().map(|change| &change.service).collect();
+        let mut changes: Vec<ServiceChange> =
+            failed.into_iter().filter(|change| !stale.contains(&change.service)).collect();
+        changes.splice(0..0, newest.iter().cloned());
+        if !changes.is_empty() {
+            self.apply(&changes);
+        }
+        if self.links.has_failures() {
+            self.schedule_retry();
+        }
+        if self.retry_at.is_none() {
+            self.retry_after = RETRY_LEAST;
+        }
+    }
+
+    /// A grace period is over, or could not be awaited.
+    pub(super) fn collected(&mut self, freed: Freed, waited: io::Result<()>) {
+        let collected = match waited {
+            Ok(()) => self.tables.finish_collect(freed).map_err(|error| error.to_string()),
+            Err(error) => {
+                self.tables.give_up_collect(freed);
+                Err(error.to_string())
+            }
+        };
+        if let Err(error) = collected {
+            tracing::warn!("freed places stay unused for now: {error}");
+        }
+    }
+}
+
+/// Now, in the datapath's ticks: `bpf_ktime_get_ns` is CLOCK_MONOTONIC.
+fn now_ticks() -> Result<u32> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the monotonic clock")?;
+    let ns = u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?;
+    Ok(u32::try_from(ns >> TICK_SHIFT)?)
+}
