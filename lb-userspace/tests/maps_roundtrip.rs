@@ -5,11 +5,11 @@ mod maps_support;
 use std::collections::{BTreeMap, HashSet};
 
 use berrylb::{
-    maps::{Capacities, Faults, Identify, MapStore, MemStore, Tables, dump},
+    maps::{Capacities, Faults, Identify, MemStore, Tables, dump},
     plan::state::{ServiceChange, ServiceName, State},
 };
 use lb_common::abi::{ServiceState, backend_state};
-use maps_support::{Cluster, Rng, gone};
+use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle};
 
 const SMALL: Capacities = Capacities {
     services: 1024,
@@ -24,39 +24,6 @@ const SMALL: Capacities = Capacities {
     node_addrs: 16,
     devs: 16,
 };
-
-fn dumped<S: MapStore>(tables: &Tables<S>) -> State {
-    dump(tables.store(), Some(&tables.names()), "node", Vec::new()).expect("the maps can be read")
-}
-
-#[track_caller]
-fn check<S: MapStore>(tables: &Tables<S>, wanted: &State, context: &str) {
-    let found = dumped(tables);
-    let bytes = |state: &State| serde_json::to_string_pretty(state).expect("a state is JSON");
-    if found != *wanted || bytes(&found) != bytes(wanted) {
-        for (f, w) in found.frontends.iter().zip(&wanted.frontends) {
-            assert_eq!(f, w, "{context}");
-        }
-        assert_eq!(bytes(&found), bytes(wanted), "{context}");
-        panic!("{context}: states differ");
-    }
-}
-
-/// Applies until everything is in, as the agent does.
-fn settle<S: MapStore>(tables: &mut Tables<S>, changes: &[ServiceChange], context: &str) {
-    let mut left: Vec<ServiceChange> = changes.to_vec();
-    for _ in 0..100 {
-        left.retain(|change| tables.apply(change).is_err());
-        if left.is_empty() {
-            return;
-        }
-    }
-    panic!("{context}: {} Services never get complete: {}", left.len(), tables.apply(&left[0]).unwrap_err());
-}
-
-fn node_addresses<S: MapStore>(tables: &mut Tables<S>, cluster: &Cluster) {
-    while tables.set_node_addresses(&cluster.node_addresses).is_err() {}
-}
 
 /// Everything deleted and a grace period later, nothing is left in any map.
 fn check_empty(tables: &mut Tables<MemStore>, context: &str) {
@@ -173,7 +140,7 @@ fn progress_is_kept() {
     let mut rng = Rng::new(5);
     let mut cluster = Cluster::new(2, 60);
     cluster.fill(&mut rng);
-    cluster.crowd();
+    cluster.crowd(50);
     let mut tables = Tables::new(MemStore::new(SMALL));
     node_addresses(&mut tables, &cluster);
     tables.store_mut().set_faults(Faults::Percent { percent: 50, seed: 9 });

@@ -26,7 +26,7 @@ use crate::plan::state::{
     Action, Algorithm, Backend, BackendState, Frontend, FrontendType, HealthCheck, Protocol, Scope, State,
 };
 
-/// Readings of the maps before giving up on a quiet moment; each waits [`PAUSE`] and reads again only what has changed.
+/// Readings of the maps before giving up on a quiet moment; each reads anew only what has changed.
 const TRIES: usize = 200;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Equal readings of a set that is being changed until it is taken for one whose agent was killed meanwhile.
@@ -85,49 +85,30 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads until one reading has found everything as the reading before it.
+    /// Reads until nothing changes from the start of a reading to its end.
     fn take(store: &impl MapStore) -> Result<Self, DumpError> {
         let mut snapshot = Self::default();
-        for attempt in 0..TRIES {
-            if attempt > 1 {
-                thread::sleep(PAUSE);
-            }
-            if snapshot.refresh(store)? && attempt > 0 {
+        for _ in 0..TRIES {
+            if snapshot.refresh(store)? {
                 return Ok(snapshot);
             }
+            thread::sleep(PAUSE);
         }
         Err(DumpError::Changing)
     }
 
-    /// Reads what has changed since the last time; gives whether nothing had.
+    /// Reads what has changed since the last time; gives whether everything in the snapshot was so at one moment.
     fn refresh(&mut self, store: &impl MapStore) -> Result<bool, StoreError> {
-        let mut services = store.services()?;
-        services.sort_unstable_by_key(|(key, _)| (key.addr.octets(), key.port.get(), key.proto, key.scope));
-        let mut node_addrs = store.node_addrs()?;
-        node_addrs.sort_unstable_by_key(|(addr, _)| addr.octets());
-        let mut still = self.services == services && self.node_addrs == node_addrs;
-        self.keys = services.iter().map(|(key, _)| *key).collect();
-        self.services = services;
-        self.node_addrs = node_addrs;
-
+        self.services = sorted_services(store)?;
+        self.node_addrs = sorted_addresses(store)?;
+        self.keys = self.services.iter().map(|(key, _)| *key).collect();
         let indexes: HashSet<u32> = self.services.iter().map(|(_, found)| found.index()).collect();
         self.sets.retain(|index, _| indexes.contains(index));
-        let mut changed = Vec::new();
-        for index in indexes {
-            // A frontend that leads beyond the map is shown by `verify`, not here.
-            let Some(state) = store.state(index) else { continue };
-            match self.sets.get_mut(&index) {
-                Some(view) if view.state == state && !is_open(state.word) => {}
-                Some(view) if view.state == state && view.seen_open >= ABANDONED => {}
-                Some(view) if view.state == state => {
-                    view.seen_open += 1;
-                    still = false;
-                }
-                _ => changed.push((index, state)),
-            }
-        }
+        // A frontend that leads beyond the map is shown by `verify`, not here.
+        let states = indexes.into_iter().filter_map(|index| store.state(index).map(|state| (index, state)));
+        let changed: Vec<(u32, ServiceState)> =
+            states.filter(|(index, state)| self.sets.get(index).is_none_or(|view| view.state != *state)).collect();
         if !changed.is_empty() {
-            still = false;
             let mut ranges: HashMap<u32, Vec<IpNet>> = HashMap::new();
             for entry in store.source_ranges()? {
                 let net = entry.family_prefix_len().and_then(|len| IpNet::new(entry.key.addr.into(), len).ok());
@@ -139,7 +120,16 @@ impl Snapshot {
                 self.sets.insert(index, SetView::read(store, state, ranges, &backends));
             }
         }
-        Ok(still)
+        let mut still = true;
+        for (index, view) in &mut self.sets {
+            if store.state(*index) != Some(view.state) {
+                still = false;
+            } else if is_open(view.state.word) && view.seen_open < ABANDONED {
+                view.seen_open += 1;
+                still = false;
+            }
+        }
+        Ok(still && sorted_services(store)? == self.services && sorted_addresses(store)? == self.node_addrs)
     }
 
     /// The addresses that a frontend stands for: its own, or for a node port those of the node that no frontend of
@@ -151,6 +141,18 @@ impl Snapshot {
         let family = self.node_addrs.iter().map(|(addr, _)| *addr).filter(|addr| addr.is_v4() == key.addr.is_v4());
         family.filter(|addr| !self.keys.contains(&ServiceKey { addr: *addr, ..*key })).map(IpAddr::from).collect()
     }
+}
+
+fn sorted_services(store: &impl MapStore) -> Result<Vec<(ServiceKey, ServiceRef)>, StoreError> {
+    let mut services = store.services()?;
+    services.sort_unstable_by_key(|(key, _)| (key.addr.octets(), key.port.get(), key.proto, key.scope));
+    Ok(services)
+}
+
+fn sorted_addresses(store: &impl MapStore) -> Result<Vec<(Addr, NodeAddr)>, StoreError> {
+    let mut addresses = store.node_addrs()?;
+    addresses.sort_unstable_by_key(|(addr, _)| addr.octets());
+    Ok(addresses)
 }
 
 impl SetView {

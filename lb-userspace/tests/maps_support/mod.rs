@@ -1,6 +1,8 @@
 //! Random clusters for the tests of the maps: Services, endpoints and policies as a plan sees them, and the changes
 //! from one cluster to the next. It knows nothing of maps.
 
+mod suite;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
@@ -12,6 +14,7 @@ use berrylb::plan::state::{
     State,
 };
 use ipnet::IpNet;
+pub(crate) use suite::{check, dumped, node_addresses, settle};
 
 /// A small generator of numbers: equal seeds give equal clusters.
 #[derive(Clone)]
@@ -129,12 +132,12 @@ impl Cluster {
         }
     }
 
-    /// Gives every port as many IPv4 endpoints as there may be, and every Service many source ranges.
-    pub(crate) fn crowd(&mut self) {
+    /// Gives every port as many IPv4 endpoints as there may be, and every Service so many source ranges.
+    pub(crate) fn crowd(&mut self, ranges: u8) {
         for (at, spec) in &mut self.specs {
             spec.cluster_ips = vec![ip(&format!("10.96.0.{}", at + 1))];
             spec.load_balancer_ips = vec![ip(&format!("198.51.100.{}", at + 1))];
-            spec.source_ranges = (0..50).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect();
+            spec.source_ranges = (0..ranges).map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect();
             for port in &mut spec.ports {
                 let all = (1..=self.endpoints).map(|n| ip(&format!("10.244.{}.{}", n >> 8, n & 255)));
                 let endpoint = |address| Endpoint { address, local: false, terminating: false, weight: 1, zone: None };
