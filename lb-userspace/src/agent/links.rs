@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lb_common::abi::{Config, local_path};
 
-use super::config::{LocalPath, Settings};
+use super::{config::Settings, values::LocalPath};
 use crate::{
     loader::{Datapath, Error as LoadError},
     maps::MapStore,

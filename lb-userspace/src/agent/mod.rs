@@ -18,8 +18,10 @@ mod serve;
 mod sources;
 mod state;
 mod status;
+mod values;
 mod watch;
 
 pub use api::{ApiAnswer, ApiHealthCheck, ask};
-pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, LogFormat, Settings, SettingsError};
+pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, SettingsError};
 pub use run::run;
+pub use values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, Tc, XdpMode};

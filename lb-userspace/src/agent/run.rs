@@ -9,12 +9,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    config::{LocalPath, Settings},
-    serve,
-    state::Agent,
-    watch::Watch,
-};
+use super::{config::Settings, serve, state::Agent, values::LocalPath, watch::Watch};
 use crate::{
     maps::{Freed, Grace},
     net::Follower,

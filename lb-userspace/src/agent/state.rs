@@ -12,9 +12,10 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{
-    config::{LocalPath, Settings},
+    config::Settings,
     files::{FileKey, FileSet, ObjectChange, Outcome},
     links::{self, Links},
+    values::LocalPath,
 };
 use crate::{
     loader::{Datapath, DatapathOptions, Layout, object},

@@ -1,0 +1,172 @@
+//! Values of settings: how each is written on the command line, in the environment and in the config file.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use lb_common::abi::socket_lb;
+use serde::Deserialize;
+
+use crate::net::Glob;
+
+macro_rules! from_text {
+    ($($type:ty),+ $(,)?) => {
+        $(
+            impl<'de> Deserialize<'de> for $type {
+                fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                    String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+                }
+            }
+        )+
+    };
+}
+from_text!(SocketLb, Listen, DatapathLog);
+
+/// A list of names with wildcards.
+#[derive(Clone, Debug)]
+pub struct Globs(pub Vec<Glob>);
+
+impl FromStr for Globs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(|name| name.parse::<Glob>().map_err(|error| error.to_string()))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Globs {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            List(Vec<String>),
+        }
+        let text = match Form::deserialize(d)? {
+            Form::Text(text) => text,
+            Form::List(list) => list.join(","),
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// `tcp,udp`, `tcp` or `off`, as [`socket_lb`] bits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SocketLb(pub u8);
+
+impl FromStr for SocketLb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp,udp" => Ok(Self(socket_lb::TCP | socket_lb::UDP)),
+            "tcp" => Ok(Self(socket_lb::TCP)),
+            "off" => Ok(Self(0)),
+            _ => Err(format!("{text:?} is not one of tcp,udp or tcp or off")),
+        }
+    }
+}
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listen {
+    /// Not at all.
+    Off,
+    /// There.
+    At(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
+    }
+}
+
+/// A level of the datapath's debug log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DatapathLog(pub tracing::Level);
+
+impl FromStr for DatapathLog {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| format!("{text:?} is not one of error, warn, info, debug, trace"))
+    }
+}
+
+macro_rules! choices {
+    ($($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $vdoc:literal])+ $variant:ident),+ $(,)? })+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, Deserialize)]
+            #[serde(rename_all = "lowercase")]
+            pub enum $name {
+                $($(#[doc = $vdoc])+ $variant),+
+            }
+        )+
+    };
+}
+
+choices! {
+    /// XDP on uplinks.
+    XdpMode {
+        /// Where the driver has native XDP and it gains something: today nowhere, tc does the work.
+        Auto,
+        /// In the driver.
+        Native,
+        /// In the stack.
+        Generic,
+        /// Never.
+        Off,
+    }
+    /// A switch.
+    OnOff {
+        /// On.
+        On,
+        /// Off.
+        Off,
+    }
+    /// Way of flows between pods of one bridge.
+    LocalPath {
+        /// The stack where bridged frames pass netfilter, else redirect.
+        Auto,
+        /// Past the stack in both directions.
+        Redirect,
+        /// Through the stack in both directions.
+        Stack,
+    }
+    /// Hook of tc programs.
+    Tc {
+        /// The best that the kernel has.
+        Auto,
+        /// Links (Linux 6.6).
+        Tcx,
+        /// Filters of a clsact qdisc.
+        Clsact,
+    }
+    /// Form of log lines.
+    LogFormat {
+        /// For people.
+        Text,
+        /// One object a line.
+        Json,
+    }
+}
+
+impl fmt::Display for LocalPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Redirect => "redirect",
+            Self::Stack => "stack",
+        })
+    }
+}
