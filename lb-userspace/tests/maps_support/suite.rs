@@ -1,0 +1,41 @@
+//! What every test of the maps does with a store of whatever kind: apply, dump, compare.
+
+use berrylb::{
+    maps::{MapStore, Tables, dump},
+    plan::state::{ServiceChange, State},
+};
+
+use super::Cluster;
+
+pub(crate) fn dumped<S: MapStore>(tables: &Tables<S>) -> State {
+    dump(tables.store(), Some(&tables.names()), "node", Vec::new()).expect("the maps can be read")
+}
+
+#[track_caller]
+pub(crate) fn check<S: MapStore>(tables: &Tables<S>, wanted: &State, context: &str) {
+    let found = dumped(tables);
+    let bytes = |state: &State| serde_json::to_string_pretty(state).expect("a state is JSON");
+    if found != *wanted || bytes(&found) != bytes(wanted) {
+        for (f, w) in found.frontends.iter().zip(&wanted.frontends) {
+            assert_eq!(f, w, "{context}");
+        }
+        assert_eq!(bytes(&found), bytes(wanted), "{context}");
+        panic!("{context}: states differ");
+    }
+}
+
+/// Applies until everything is in, as the agent does.
+pub(crate) fn settle<S: MapStore>(tables: &mut Tables<S>, changes: &[ServiceChange], context: &str) {
+    let mut left: Vec<ServiceChange> = changes.to_vec();
+    for _ in 0..100 {
+        left.retain(|change| tables.apply(change).is_err());
+        if left.is_empty() {
+            return;
+        }
+    }
+    panic!("{context}: {} Services never get complete: {}", left.len(), tables.apply(&left[0]).unwrap_err());
+}
+
+pub(crate) fn node_addresses<S: MapStore>(tables: &mut Tables<S>, cluster: &Cluster) {
+    while tables.set_node_addresses(&cluster.node_addresses).is_err() {}
+}
