@@ -1,6 +1,7 @@
 //! tc programs as clsact filters, for kernels without tcx (before Linux 6.6). A filter is not a link: nothing pins it
 //! but its device, so ours is known by a fixed handle and priority and by its name, which holds the bpffs folder.
 //! It never touches a filter of another name.
+#![expect(clippy::wildcard_enum_match_arm, reason = "netlink's messages and attributes are an open set")]
 
 use std::{
     ffi::OsStr,

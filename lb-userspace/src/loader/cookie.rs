@@ -26,7 +26,7 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 ///
 /// # Errors
 /// `ENOPROTOOPT` before Linux 5.14.
-pub(super) fn by_socket_option() -> io::Result<u64> {
+pub fn by_socket_option() -> io::Result<u64> {
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
@@ -48,7 +48,7 @@ pub(super) fn by_socket_option() -> io::Result<u64> {
 ///
 /// # Errors
 /// Names the step that failed.
-pub(super) fn by_scratch_cgroup(cgroup: &Path) -> Result<u64> {
+pub fn by_scratch_cgroup(cgroup: &Path) -> Result<u64> {
     let scratch = Scratch::make(cgroup)?;
     let what = |step: &str| format!("learn the network namespace's cookie in {}: {step}", scratch.0.display());
 

@@ -1,14 +1,19 @@
 //! The loaded datapath of one agent: object, globals, tables, lock. Dropping it leaves everything attached and pinned
 //! as it is; only [`super::cleanup()`] takes it away.
 
-use std::{collections::BTreeSet, fmt, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
     programs::{Program, SchedClassifier},
 };
-use lb_common::abi::{global, map, program, socket_lb};
+use lb_common::abi::{global, program, socket_lb};
 
 use super::{
     cookie,
@@ -54,7 +59,7 @@ pub struct DatapathOptions {
     pub socket_lb: u8,
     /// `None`: the best that this kernel has.
     pub tc_hook: Option<TcHook>,
-    /// Entries of the tables named in [`map`]; others have what the object says.
+    /// Entries of the tables named in [`lb_common::abi::map`]; others have what the object says.
     pub table_sizes: Vec<(&'static str, u32)>,
     /// Debug log of the programs; `None` removes it from them.
     pub log_level: Option<tracing::Level>,
@@ -265,7 +270,7 @@ impl Datapath {
         tables::any_pinned(layout.version())
     }
 
-    /// A table for the agent's own use, by its name in [`map`]; `None` if it was taken before.
+    /// A table for the agent's own use, by its name in [`lb_common::abi::map`]; `None` if it was taken before.
     pub fn take_table(&mut self, name: &str) -> Option<Map> {
         self.ebpf.take_map(name)
     }
@@ -301,7 +306,6 @@ impl Datapath {
             Some(program) => program.fd().map_err(|error| failed(chain(&error)))?,
             None => return Err(failed("the object does not hold it".to_owned())),
         };
-        use std::os::fd::AsFd as _;
         fd.as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string()))
     }
 
@@ -322,9 +326,6 @@ impl Datapath {
     }
 }
 
-/// Every map of the ABI is pinned; the loop in `load` relies on `settle` naming them all.
-const _: () = assert!(map::ALL.len() == 14);
-
 fn host_netns(probe: &Probe, cgroup: Option<&Cgroup>, options: &DatapathOptions) -> Result<u64> {
     if probe.has(Feature::NetnsCookie) {
         return cookie::by_socket_option().map_err(Error::kernel("ask for the network namespace's cookie"));
@@ -342,8 +343,7 @@ fn host_netns(probe: &Probe, cgroup: Option<&Cgroup>, options: &DatapathOptions)
 /// Indexes of all devices in this thread's network namespace.
 pub(super) fn interface_indexes() -> Result<Vec<u32>> {
     let devices = nix::net::if_::if_nameindex().map_err(|e| Error::kernel("list network devices")(e.into()))?;
-    #[expect(clippy::cast_sign_loss, reason = "indexes are positive")]
-    let mut indexes: Vec<u32> = devices.iter().map(|device| device.index() as u32).collect();
+    let mut indexes: Vec<u32> = devices.iter().map(|device| device.index()).collect();
     indexes.sort_unstable();
     Ok(indexes)
 }

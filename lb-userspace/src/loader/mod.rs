@@ -7,7 +7,7 @@
 
 mod cleanup;
 mod clsact;
-mod cookie;
+pub mod cookie;
 mod datapath;
 mod error;
 pub mod host;

@@ -2,6 +2,7 @@
 //!
 //! Notifications carry the whole state of their object, so that replaying old ones after a dump ends in the right
 //! state. Those that do not (see `Table::new_link`) are merged.
+#![expect(clippy::wildcard_enum_match_arm, reason = "netlink's messages and attributes are an open set")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -147,10 +148,10 @@ impl Table {
         new.default_routes =
             self.default_routes.iter().copied().filter(|index| new.links.contains_key(index)).collect();
         for (ifindex, link) in &mut new.links {
-            if let Some(old) = self.links.get(ifindex) {
-                if (&old.name, &old.kind, &old.mac) == (&link.name, &link.kind, &link.mac) {
-                    link.serial = old.serial;
-                }
+            if let Some(old) = self.links.get(ifindex)
+                && (&old.name, &old.kind, &old.mac) == (&link.name, &link.kind, &link.mac)
+            {
+                link.serial = old.serial;
             }
         }
         let changed = new != *self;

@@ -1,4 +1,5 @@
 //! Default routes, read out of netlink messages. Pure. Other routes do not interest us.
+#![expect(clippy::wildcard_enum_match_arm, reason = "netlink's messages and attributes are an open set")]
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,

@@ -1,7 +1,5 @@
 //! Following links over netlink against the kernel: what is seen, how soon, and that nothing is missed. Needs root.
 
-mod loader_support;
-
 use std::{
     fmt::Write as _,
     io::Write as _,
@@ -10,11 +8,12 @@ use std::{
 };
 
 use berrylb::{
-    loader::{Datapath, DatapathOptions, LinkPin, object},
+    loader::LinkPin,
     net::{BridgeNetfilter, ClassifyOptions, Follower, LinkKind, NetEvent, Topology},
 };
 use lb_common::abi::program;
-use loader_support::{OtherNs, index, ip, on_ground, quiet};
+
+use crate::support::{OtherNs, index, ip, load, on_ground, quiet};
 
 /// Runs async code on a runtime of this thread, which is in the test's namespace.
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -64,7 +63,8 @@ fn a_node_that_grows_is_seen_step_by_step() {
             quiet("eth0");
             until(&mut follower, "the link", |now| kind_of(now, "eth0") == Some(LinkKind::Pod)).await;
             ip("addr add 192.0.2.1/24 dev eth0");
-            let (now, _) = until(&mut follower, "its address", |now| kind_of(now, "eth0") == Some(LinkKind::Uplink)).await;
+            let (now, _) =
+                until(&mut follower, "its address", |now| kind_of(now, "eth0") == Some(LinkKind::Uplink)).await;
             assert_eq!(now.node_addresses, ["192.0.2.1".parse::<std::net::IpAddr>().expect("ip")]);
 
             ip("link add cni0 type bridge");
@@ -83,7 +83,8 @@ fn a_node_that_grows_is_seen_step_by_step() {
 
             // Off the bridge: the bridge's own message about it must not be taken for the end of the link.
             ip("link set veth1 nomaster");
-            until(&mut follower, "a pod without bridge", |now| now.devs.get(&veth1).is_some_and(|dev| dev.bridge == 0)).await;
+            until(&mut follower, "a pod without bridge", |now| now.devs.get(&veth1).is_some_and(|dev| dev.bridge == 0))
+                .await;
 
             ip("link set eth0 up");
             lan.run(|| ip("link set lan up"));
@@ -121,9 +122,7 @@ fn a_pod_link_is_attached_within_100_ms() {
     on_ground(|ground| {
         const LINKS: u32 = 20;
         let pods = OtherNs::new();
-        let mut options = DatapathOptions::new(&ground.bpffs);
-        options.cgroup = Some(ground.cgroup.clone());
-        let mut datapath = Datapath::load(object::bytes().expect("an object"), &options).expect("load");
+        let mut datapath = load(&ground.options());
         block_on(async {
             let mut follower = Follower::start().await.expect("start");
             let mut times = Vec::new();
@@ -196,7 +195,8 @@ fn lost_notifications_lead_to_a_resync() {
             ip("link add late type bridge");
             let late = index("late");
             let (_, events) =
-                until(&mut follower, "what came last", |now| now.classified.iter().any(|link| link.ifindex == late)).await;
+                until(&mut follower, "what came last", |now| now.classified.iter().any(|link| link.ifindex == late))
+                    .await;
             assert!(events.iter().any(|event| event.resynced), "{events:?}");
             assert_eq!(follower.table().addresses(index("d0")).len(), 7500);
             // And it goes on as before.

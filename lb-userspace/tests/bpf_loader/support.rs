@@ -13,6 +13,10 @@ use std::{
     thread,
 };
 
+use berrylb::{
+    loader::{Attachment, Datapath, DatapathOptions, Error, LinkPin, host::Cgroup, object},
+    net::{LinkKind, LinkRole},
+};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -84,16 +88,6 @@ impl OtherNs {
         self.work.send(Box::new(order)).expect("the thread lives");
         told.recv().expect("the work did not panic")
     }
-
-    /// Starts something there that may go on; ask the returned channel for its result.
-    pub(crate) fn start<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> mpsc::Receiver<T> {
-        let (tell, told) = mpsc::channel();
-        let order = move || {
-            tell.send(work()).expect("the test waits");
-        };
-        self.work.send(Box::new(order)).expect("the thread lives");
-        told
-    }
 }
 
 struct TestCgroup(PathBuf);
@@ -102,7 +96,7 @@ impl TestCgroup {
     fn make() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("berrylb-loader-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let root = berrylb::loader::host::Cgroup::open(None).expect("cgroup v2").path().to_owned();
+        let root = Cgroup::open(None).expect("cgroup v2").path().to_owned();
         let path = root.join(name);
         fs::create_dir(&path).expect("make a cgroup");
         Self(path)
@@ -121,6 +115,55 @@ impl Drop for TestCgroup {
             }
         }
     }
+}
+
+impl Ground {
+    /// Options for a datapath on this ground.
+    pub(crate) fn options(&self) -> DatapathOptions {
+        let mut options = DatapathOptions::new(&self.bpffs);
+        options.cgroup = Some(self.cgroup.clone());
+        options
+    }
+}
+
+/// Loads the embedded object, or panics with the error as an operator reads it.
+pub(crate) fn load(options: &DatapathOptions) -> Datapath {
+    try_load(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Loads the embedded object.
+pub(crate) fn try_load(options: &DatapathOptions) -> Result<Datapath, Error> {
+    Datapath::load(object::bytes().expect("`cargo xtask build-ebpf` comes first"), options)
+}
+
+/// A role on an Ethernet device.
+pub(crate) fn role(ifindex: u32, kind: LinkKind) -> LinkRole {
+    LinkRole { ifindex, name: format!("index {ifindex}"), kind, l2_len: 14, reason: "a test".to_owned() }
+}
+
+/// A tc program's place.
+pub(crate) fn tc(program: &'static str, ifindex: u32) -> LinkPin {
+    LinkPin::Tc { program, ifindex }
+}
+
+/// Places of attachments.
+pub(crate) fn pins(attachments: &[Attachment]) -> Vec<LinkPin> {
+    attachments.iter().map(|attachment| attachment.pin).collect()
+}
+
+/// What is attached.
+pub(crate) fn attached(datapath: &Datapath) -> Vec<Attachment> {
+    datapath.attachments().expect("the kernel tells what is attached")
+}
+
+/// Id of the link at a place; none for a clsact filter.
+pub(crate) fn link_id(datapath: &Datapath, pin: LinkPin) -> Option<u32> {
+    attached(datapath).into_iter().find(|found| found.pin == pin).and_then(|found| found.link)
+}
+
+/// Id of the program at a place.
+pub(crate) fn program_id(datapath: &Datapath, pin: LinkPin) -> u32 {
+    attached(datapath).into_iter().find(|found| found.pin == pin).map(|found| found.program).expect("it is attached")
 }
 
 /// `ip`, with its arguments in one string, in the network namespace of this thread.

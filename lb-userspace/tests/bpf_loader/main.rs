@@ -1,0 +1,9 @@
+//! The loader and the follower of links against the kernel. Needs root and the BPF object (`cargo xtask build-ebpf`);
+//! each test stands on ground of its own, see `support`.
+
+mod attach;
+mod cleanup;
+mod net;
+mod restart;
+mod support;
+mod tables;
