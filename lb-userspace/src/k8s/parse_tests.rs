@@ -38,6 +38,11 @@ fn last_good_versions_are_kept_through_broken_text() {
         assert_eq!(keys(&now), ["Service default/a", "Service default/b"], "{unclear:?}");
     }
 
+    let mut now = parse("f", [service("b", "{type: NodePort}").as_str(), "["].join("---\n").as_bytes());
+    now.keep_last_good(&before);
+    assert_eq!(keys(&now), ["Service default/a", "Service default/b"], "what is good now is not kept twice");
+    assert_ne!(now.objects[1].object, before.objects[1].object, "and the new version counts");
+
     let mut now = parse("f", b"apiVersion: v1\nkind: ConfigMap\ndata: [");
     assert_eq!(now.bad[0].meant, Meant::Nothing);
     now.keep_last_good(&before);

@@ -203,6 +203,9 @@ impl Planner {
         let (addresses, zone) = (self.node_addresses(), self.zone_now());
         let zone_changed = zone != self.zone;
         let addresses_changed = addresses != self.node_addresses;
+        if !zone_changed && !addresses_changed {
+            return;
+        }
         for service in self.index.services() {
             if zone_changed || (addresses_changed && frontends::has_node_ports(service)) {
                 self.dirty.insert(service.name.clone());
