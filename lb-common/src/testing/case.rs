@@ -52,6 +52,18 @@ impl Hook {
     }
 }
 
+/// Whether `BPF_PROG_TEST_RUN` makes an skb of these bytes: it refuses those shorter than an Ethernet header and the
+/// fixed part of the IP header that its type announces (net/bpf/test_run.c).
+#[must_use]
+pub fn test_run_takes(bytes: &[u8]) -> bool {
+    match bytes.get(12..14) {
+        Some([0x08, 0x00]) => bytes.len() >= 14 + 20,
+        Some([0x86, 0xdd]) => bytes.len() >= 14 + 40,
+        Some(_) => bytes.len() > 14,
+        None => false,
+    }
+}
+
 fn show(key: &Tuple, flow: &Flow) -> String {
     let line = |t: &Tuple| format!("{:?} port {:?} > {:?} port {:?}", t.src, t.sport, t.dst, t.dport);
     let Flow { service, identity, backend, backend_generation, oif, role, state, seen, check, .. } = *flow;
@@ -224,7 +236,7 @@ impl Case {
     /// Whether a test run in the kernel can show it: an skb made there has no partial checksum.
     #[must_use]
     pub fn runs_in_kernel(&self) -> bool {
-        self.packet.l4_sum != L4Sum::Partial && self.packet.build().len() >= 14
+        self.packet.l4_sum != L4Sum::Partial && test_run_takes(&self.packet.build())
     }
 
     /// Runs it over tables in memory.

@@ -1,6 +1,10 @@
 //! What the tables hold before a packet: services, backends, flows and the node, said briefly.
 
-use super::{DEV_CLIENT, DEV_SERVER, FlowSpec, Net, SockSpec, fixture::pod_link};
+use super::{
+    DEV_CLIENT, DEV_SERVER, FlowSpec, Net, SockSpec,
+    fixture::pod_link,
+    flows::{Both as _, pair},
+};
 use crate::{
     abi::{
         Addr, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, NodeAddr, Port, RangeKey, ServiceKey, ServiceRef,
@@ -180,6 +184,38 @@ impl World {
     #[must_use]
     pub fn backend(&mut self, id: u32) -> &mut Backend {
         &mut self.backends.iter_mut().find(|(found, _)| *found == id).expect("a backend of this id").1
+    }
+
+    /// `web` in both families and both protocols with a node port and flows of each kind: what damaged packets meet.
+    #[must_use]
+    pub fn everything() -> Self {
+        let mut all = Self::tcp(Net::V4);
+        all.services.clear();
+        all.backends.clear();
+        all.node_addrs.clear();
+        let mut index = 1;
+        for net in Net::BOTH {
+            for proto in [proto::TCP, proto::UDP] {
+                let mut world = Self::web(net, proto);
+                let base = 10 * index;
+                world.backends.iter_mut().for_each(|(id, _)| *id += base);
+                let service = &mut world.services[0];
+                service.index = index;
+                service.slots.iter_mut().for_each(|id| *id += base);
+                let node_port = ServiceKey::node_port(net.v4, Port::new(30_080), proto, scope::INTERNAL);
+                service.frontends.push((node_port, frontend::NODE_PORT));
+                let key = net.from_client(proto, net.vip(), 8080);
+                let to = net.from_client(proto, net.server(), 80);
+                all.flows.extend(pair(key, to).answered().both(|flow| {
+                    (flow.service, flow.backend, flow.age) = (index, LOCAL + base, 3);
+                }));
+                all.services.append(&mut world.services);
+                all.backends.append(&mut world.backends);
+                all.node_addrs.append(&mut world.node_addrs);
+                index += 1;
+            }
+        }
+        all
     }
 
     /// Keys and values of every map at this time.

@@ -1,0 +1,67 @@
+//! A network namespace of a thread's own, with the devices and routes that the packet cases speak of. It ends with the
+//! thread, and everything in it.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+    thread,
+};
+
+use lb_common::testing::{DEV_BRIDGE, DEV_CLIENT, DEV_SERVER, DEV_UPLINK};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs `work` in a new namespace, with the cases' devices up and forwarding on.
+pub(crate) fn in_node<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .unwrap_or_else(|error| panic!("a new network namespace: {error}. Next step: run the test as root"));
+        devices();
+        work()
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn devices() {
+    for file in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        // /proc/sys/net shows the namespace of the thread that opens it.
+        fs::write(format!("/proc/sys/{file}"), "1").unwrap_or_else(|error| panic!("sysctl {file}: {error}"));
+    }
+    ip(&format!(
+        "link set lo up
+         link add cni0 index {DEV_BRIDGE} type bridge
+         link add up0 index {DEV_UPLINK} type veth peer name up0p index 5
+         link add client index {DEV_CLIENT} type veth peer name clientp index 11
+         link add server index {DEV_SERVER} type veth peer name serverp index 13
+         link set client master cni0
+         link set server master cni0
+         address add 10.244.1.1/24 dev cni0
+         address add fd00:10:244:1::1/64 dev cni0 nodad
+         address add 192.168.0.11/24 dev up0
+         address add fd00:192:168::11/64 dev up0 nodad
+         link set cni0 up
+         link set up0 up
+         link set up0p up
+         link set client up
+         link set clientp up
+         link set server up
+         link set serverp up
+         route add default via 192.168.0.1 dev up0
+         route add default via fd00:192:168::1 dev up0
+        "
+    ));
+}
+
+/// Runs lines of `ip -batch`.
+fn ip(lines: &str) {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("ip: {error}. Next step: install iproute2"));
+    let mut stdin = child.stdin.take().expect("a piped standard input");
+    stdin.write_all(lines.as_bytes()).expect("ip reads its standard input");
+    drop(stdin);
+    let status = child.wait().expect("ip ends");
+    assert!(status.success(), "ip -batch: {status}");
+}

@@ -1,0 +1,213 @@
+//! The maps of the loaded programs, filled from a case's tables and read back.
+
+use std::{borrow::Borrow, collections::BTreeMap};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key},
+    util::nr_cpus,
+};
+use lb_common::{
+    abi::{
+        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, NodeAddr, RangeKey,
+        ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map,
+    },
+    datapath::FlowTable,
+    testing::Contents,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// A map key or value of the ABI.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(crate) struct Plain<T>(pub T);
+
+// SAFETY: the ABI's types are `repr(C)` without padding (`IntoBytes`) and valid for any bytes (`FromBytes`).
+unsafe impl<T: IntoBytes + FromBytes + Immutable + Copy + 'static> Pod for Plain<T> {}
+
+type Hash<K, V> = HashMap<MapData, Plain<K>, Plain<V>>;
+
+/// All maps that packets meet.
+pub(crate) struct KernelTables {
+    /// `services`.
+    pub(crate) services: Hash<ServiceKey, ServiceRef>,
+    /// `svc_state`.
+    pub(crate) states: Array<MapData, Plain<ServiceState>>,
+    /// `slots`.
+    pub(crate) slots: Array<MapData, u32>,
+    /// `backends`.
+    pub(crate) backends: Array<MapData, Plain<Backend>>,
+    /// `flows`.
+    pub(crate) flows: Hash<Tuple, Flow>,
+    /// `embryos`.
+    pub(crate) embryos: Hash<Tuple, Flow>,
+    affinity: Hash<AffinityKey, AffinityEntry>,
+    ranges: LpmTrie<MapData, Plain<RangeKey>, u32>,
+    node_addrs: Hash<Addr, NodeAddr>,
+    devs: Hash<u32, Dev>,
+    config: Array<MapData, Plain<Config>>,
+    counters: PerCpuArray<MapData, u64>,
+    connections: PerCpuArray<MapData, Plain<BackendCounter>>,
+    /// Indexes of the three arrays that hold something.
+    written: [Vec<u32>; 3],
+}
+
+fn take<T: TryFrom<Map>>(bpf: &mut Ebpf, name: &str) -> T
+where
+    T::Error: core::fmt::Debug,
+{
+    let map = bpf.take_map(name).unwrap_or_else(|| panic!("the object has no map {name}"));
+    T::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error:?}"))
+}
+
+/// Deletes every key.
+fn clear<K: Pod + Copy, V: Pod>(map: &mut HashMap<MapData, K, V>) {
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().expect("keys of a map");
+    for key in keys {
+        map.remove(&key).expect("a key that was just listed");
+    }
+}
+
+fn fill<K: Copy, V: Copy>(map: &mut Hash<K, V>, entries: impl IntoIterator<Item = impl Borrow<(K, V)>>)
+where
+    Plain<K>: Pod,
+    Plain<V>: Pod,
+{
+    for entry in entries {
+        let (key, value) = *entry.borrow();
+        map.insert(Plain(key), Plain(value), 0).expect("room in the map");
+    }
+}
+
+impl KernelTables {
+    pub(super) fn take(bpf: &mut Ebpf) -> Self {
+        Self {
+            services: take(bpf, map::SERVICES),
+            states: take(bpf, map::SVC_STATE),
+            slots: take(bpf, map::SLOTS),
+            backends: take(bpf, map::BACKENDS),
+            flows: take(bpf, map::FLOWS),
+            embryos: take(bpf, map::EMBRYOS),
+            affinity: take(bpf, map::AFFINITY),
+            ranges: take(bpf, map::SOURCE_RANGES),
+            node_addrs: take(bpf, map::NODE_ADDRS),
+            devs: take(bpf, map::DEVS),
+            config: take(bpf, map::CONFIG),
+            counters: take(bpf, map::COUNTERS),
+            connections: take(bpf, map::SVC_COUNTERS),
+            written: Default::default(),
+        }
+    }
+
+    /// Makes every map hold `contents` and nothing else, and all counters zero.
+    pub(crate) fn reset(&mut self, contents: &Contents) {
+        clear(&mut self.services);
+        clear(&mut self.affinity);
+        clear(&mut self.node_addrs);
+        clear(&mut self.devs);
+        let ranges: Vec<_> = self.ranges.keys().collect::<Result<_, _>>().expect("keys of source_ranges");
+        ranges.iter().for_each(|key| self.ranges.remove(key).expect("a key that was just listed"));
+        let [states, slots, backends] = core::mem::take(&mut self.written);
+        states.iter().for_each(|i| self.states.set(*i, Plain(ServiceState::default()), 0).expect("svc_state"));
+        slots.iter().for_each(|i| self.slots.set(*i, 0, 0).expect("slots"));
+        backends.iter().for_each(|i| self.backends.set(*i, Plain(Backend::default()), 0).expect("backends"));
+        self.reset_flows(contents);
+        self.fill(contents);
+        self.reset_counters();
+    }
+
+    /// Makes both flow tables hold what `contents` holds.
+    pub(crate) fn reset_flows(&mut self, contents: &Contents) {
+        clear(&mut self.flows);
+        clear(&mut self.embryos);
+        for (table, key, flow) in &contents.flows {
+            let map = match table {
+                FlowTable::Flows => &mut self.flows,
+                FlowTable::Embryos => &mut self.embryos,
+            };
+            map.insert(Plain(*key), Plain(*flow), 0).expect("room in the flow table");
+        }
+    }
+
+    /// Adds everything but the flows; what is beyond an array's end cannot be written and is not there.
+    pub(crate) fn fill(&mut self, contents: &Contents) {
+        let Contents { services, states, slots, backends, affinity, ranges, node_addrs, devs, config, .. } = contents;
+        fill(&mut self.services, services);
+        fill(&mut self.affinity, affinity);
+        fill(&mut self.node_addrs, node_addrs);
+        fill(&mut self.devs, devs);
+        for (len, key) in ranges {
+            self.ranges.insert(&Key::new(*len, Plain(*key)), 1, 0).expect("room in source_ranges");
+        }
+        let len = self.states.len();
+        for (index, state) in states.iter().filter(|(index, _)| *index < len) {
+            self.states.set(*index, Plain(*state), 0).expect("svc_state");
+            self.written[0].push(*index);
+        }
+        for (slot, id) in slots {
+            self.slots.set(*slot, id, 0).expect("slots");
+            self.written[1].push(*slot);
+        }
+        for (id, backend) in backends {
+            self.backends.set(*id, Plain(*backend), 0).expect("backends");
+            self.written[2].push(*id);
+        }
+        self.config.set(0, Plain(*config), 0).expect("config");
+    }
+
+    /// Sets all counters to zero.
+    pub(crate) fn reset_counters(&mut self) {
+        let cpus = nr_cpus().expect("the number of processors");
+        for index in 0..self.counters.len() {
+            let zero = PerCpuValues::try_from(vec![0; cpus]).expect("a value for each processor");
+            self.counters.set(index, zero, 0).expect("counters");
+        }
+        for index in self.written[2].clone() {
+            let zero = vec![Plain(BackendCounter::default()); cpus];
+            let zero = PerCpuValues::try_from(zero).expect("a value for each processor");
+            self.connections.set(index, zero, 0).expect("svc_counters");
+        }
+    }
+
+    /// All counters by index.
+    pub(crate) fn counters(&self) -> Vec<u64> {
+        let sum = |index: u32| self.counters.get(&index, 0).expect("counters").iter().sum();
+        (0..Counter::ALL.len() as u32).map(sum).collect()
+    }
+
+    /// Connections by backend id, those without any left out.
+    pub(crate) fn connections(&self) -> BTreeMap<u32, u64> {
+        let sum = |index: u32| -> u64 {
+            self.connections.get(&index, 0).expect("svc_counters").iter().map(|value| value.0.connections).sum()
+        };
+        self.written[2].iter().map(|index| (*index, sum(*index))).filter(|(_, sum)| *sum != 0).collect()
+    }
+
+    /// All flow entries, by table and key.
+    pub(crate) fn flow_entries(&self) -> Vec<(FlowTable, Tuple, Flow)> {
+        let mut all = Vec::new();
+        for (table, map) in [(FlowTable::Flows, &self.flows), (FlowTable::Embryos, &self.embryos)] {
+            let mut entries: Vec<(Tuple, Flow)> = map
+                .iter()
+                .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)))
+                .collect::<Result<_, _>>()
+                .expect("flows");
+            entries.sort_by_key(|(key, _)| key.as_bytes().to_vec());
+            all.extend(entries.into_iter().map(|(key, flow)| (table, key, flow)));
+        }
+        all
+    }
+
+    /// All entries of `affinity`.
+    pub(crate) fn affinity_entries(&self) -> Vec<(AffinityKey, AffinityEntry)> {
+        let entries = self.affinity.iter().map(|entry| entry.map(|(key, value)| (key.0, value.0)));
+        entries.collect::<Result<_, _>>().expect("affinity")
+    }
+}
+
+/// The programs' clock, in ticks.
+pub(crate) fn now() -> u32 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("the coarse clock");
+    let nanos = time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64;
+    (nanos >> TICK_SHIFT) as u32
+}
