@@ -29,7 +29,9 @@ pub(super) fn clippy(log: &mut Log) -> Result<Outcome> {
 
 pub(super) fn doc(log: &mut Log) -> Result<Outcome> {
     let mut rustdoc = process::cargo();
-    rustdoc.args(["doc", "--workspace", "--exclude", "lb-ebpf", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings");
+    rustdoc
+        .args(["doc", "--workspace", "--exclude", "lb-ebpf", "--all-features", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-Dwarnings");
     let (clean, _) = log.run(&mut rustdoc)?;
     let mut counts = Counts::check(clean);
     counts += libtest::doc(log)?;
