@@ -1,0 +1,19 @@
+//! Agents on the nodes of a lab, and real traffic through them: what the kernel does with real sockets, links and
+//! clocks, which the tests of the parts can only assume. Every state that a test makes is also compared as
+//! `berrylb plan` against `berrylb dump`, byte for byte.
+//!
+//! It needs root; without, each test fails when it makes its lab. Labs never meet, so tests may run side by side.
+
+mod changes;
+mod commands;
+mod files;
+mod hairpin;
+mod links;
+mod local_path;
+mod process;
+mod restart;
+mod rules;
+mod scaling;
+mod sockets;
+mod story;
+mod world;
