@@ -3,7 +3,7 @@
 //!
 //! The rule for sizes: **a pinned table keeps the size that it was made with.** Tables are adopted with what they hold,
 //! flows and services refer to each other by number, and programs of the earlier run use them until they are replaced;
-//! a table made anew would cut connections or leave a moment without services. So a changed `--…-size` is reported
+//! a table made anew would cut connections or leave a moment without services. So a changed `--max-…` is reported
 //! ([`KeptSize`]) and takes effect after `berrylb cleanup` or a reboot. Any other difference is refused. The one
 //! exception is `counters`, whose length belongs to the build and whose loss harms nobody: it is made anew.
 
@@ -68,13 +68,13 @@ pub(super) fn settle(object: &[u8], layout: &Layout, asked: &[(&'static str, u32
         let entries = match pinned(layout, name, definition)? {
             None => wanted,
             Some(pinned) if pinned == wanted => wanted,
-            Some(pinned) if given.is_some() => {
-                sizes.kept.push(KeptSize { map: name, pinned, wanted });
-                pinned
-            }
             Some(_) if name == map::COUNTERS => {
                 pins::unpin(&layout.map(name))?;
                 wanted
+            }
+            Some(pinned) if given.is_some() => {
+                sizes.kept.push(KeptSize { map: name, pinned, wanted });
+                pinned
             }
             Some(pinned) => {
                 return Err(mismatch(layout, name, format!("{pinned} entries"), format!("{wanted} entries")));

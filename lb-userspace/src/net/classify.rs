@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Kinds whose packets go to other nodes inside other packets.
-const TUNNELS: [&str; 13] = [
+const TUNNELS: [&str; 15] = [
     "vxlan",
     "geneve",
     "wireguard",
@@ -26,8 +26,10 @@ const TUNNELS: [&str; 13] = [
     "sit",
     "gre",
     "gretap",
+    "erspan",
     "ip6gre",
     "ip6gretap",
+    "ip6erspan",
     "ip6tnl",
     "bareudp",
     "vti",
@@ -275,11 +277,10 @@ impl View<'_> {
     }
 }
 
-/// By its kind and other end, or by a network plugin's name.
+/// A pair of which the other end lives elsewhere, or that a network plugin named so.
 fn leads_to_a_pod(link: &Link) -> bool {
-    let pair = matches!(link.kind.as_deref(), Some("veth" | "netkit"));
-    (pair && link.peer_netns.is_some())
-        || (link.kind.is_some() && POD_NAMES.iter().any(|name| link.name.starts_with(name)))
+    matches!(link.kind.as_deref(), Some("veth" | "netkit"))
+        && (link.peer_netns.is_some() || POD_NAMES.iter().any(|name| link.name.starts_with(name)))
 }
 
 /// Routed pod links hold the pod's gateway as a host address (the CNI plugin `ptp` does so on each).

@@ -106,6 +106,7 @@ fn dead_ends_and_other_peoples_bridges_are_nothing() {
     t.link(5, "docker0", Some("bridge")).address(5, "172.17.0.1", 16);
     t.link(6, "virbr0", Some("bridge")).address(6, "192.168.122.1", 24).link(7, "vnet0", Some("tun")).port_of(7, 6);
     t.link(8, "eth1", None);
+    t.link(10, "lxcbr0", Some("bridge")).address(10, "10.0.3.1", 24);
     t.link(9, "va", Some("veth")).address(9, "10.5.0.1", 24);
     check("nothing else", &t, &ClassifyOptions::default(), &[("eth0", Uplink)]);
 }
