@@ -24,7 +24,7 @@ use crate::{
     net::{ClassifyOptions, Follower, Topology},
     plan::{
         PlanConfig, Planner,
-        state::{ServiceChange, ServiceName},
+        state::{Frontend, ServiceChange, ServiceName},
     },
 };
 
@@ -174,10 +174,30 @@ impl Agent {
             let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
             self.planner.set_node_addresses(from_links);
         }
-        if let Err(error) = self.tables.set_node_addresses(&self.planner.node_addresses()) {
-            tracing::error!("the node's addresses are not all in the datapath: {error}");
-            self.schedule_retry();
+        match self.tables.set_node_addresses(&self.planner.node_addresses()) {
+            Ok(false) => {}
+            Ok(true) => self.apply_restricted(),
+            Err(error) => {
+                tracing::error!("the node's addresses are not all in the datapath: {error}");
+                self.schedule_retry();
+            }
         }
+    }
+
+    /// Applies the Services with source ranges again: whether the node itself is among the sources may have changed.
+    fn apply_restricted(&mut self) {
+        let mut changes: BTreeMap<ServiceName, Vec<Frontend>> = BTreeMap::new();
+        for frontend in self.planner.state().frontends {
+            if let Some(service) = frontend.service.clone() {
+                changes.entry(service).or_default().push(frontend);
+            }
+        }
+        let changes: Vec<ServiceChange> = changes
+            .into_iter()
+            .filter(|(_, frontends)| frontends.iter().any(|frontend| frontend.has_source_ranges))
+            .map(|(service, frontends)| ServiceChange { service, frontends })
+            .collect();
+        self.apply(&changes);
     }
 
     fn apply(&mut self, changes: &[ServiceChange]) {

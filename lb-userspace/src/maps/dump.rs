@@ -110,7 +110,7 @@ impl Snapshot {
             states.filter(|(index, state)| self.sets.get(index).is_none_or(|view| view.state != *state)).collect();
         if !changed.is_empty() {
             let mut ranges: HashMap<u32, Vec<IpNet>> = HashMap::new();
-            for entry in store.source_ranges()? {
+            for entry in store.source_ranges()?.into_iter().filter(|entry| !entry.is_node_itself()) {
                 let net = entry.family_prefix_len().and_then(|len| IpNet::new(entry.key.addr.into(), len).ok());
                 ranges.entry(entry.key.service).or_default().extend(net);
             }

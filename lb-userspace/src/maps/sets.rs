@@ -1,7 +1,10 @@
 //! The first half of an apply: backends and backend sets are written where no reader looks yet. Nothing here changes
 //! what a new connection gets; a set that is to change waits for its commit in `frontends`.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use lb_common::abi::{Backend, ServiceState, StateWord, backend_state};
 
@@ -211,8 +214,13 @@ impl<S: MapStore> Tables<S> {
                 }
             };
             let record = self.sets.entry(made.index).or_default();
-            let wanted_ranges: Vec<RangeEntry> =
+            let mut wanted_ranges: Vec<RangeEntry> =
                 set.ranges.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
+            // The node is let in if one of its addresses is, as behind kube-proxy.
+            let own =
+                self.node_addrs.keys().filter(|own| set.ranges.iter().any(|net| net.contains(&IpAddr::from(**own))));
+            let families: HashSet<bool> = own.map(|own| own.is_v4()).collect();
+            wanted_ranges.extend(families.into_iter().map(|v4| RangeEntry::node_itself(made.index, v4)));
             made.stale_ranges = record.ranges.iter().filter(|entry| !wanted_ranges.contains(entry)).copied().collect();
             let before = ranges.len();
             ranges.extend(wanted_ranges.into_iter().filter(|entry| !record.ranges.contains(entry)));

@@ -24,6 +24,19 @@ impl RangeEntry {
         Self { prefix_len: 32 + mapped + u32::from(prefix_len), key: RangeKey { service: index, addr } }
     }
 
+    /// The entry that lets the node's own sockets in, whose source address nobody knows when they connect: the address
+    /// `0.0.0.0` or `::`, whole, which no packet bears.
+    #[must_use]
+    pub fn node_itself(index: u32, v4: bool) -> Self {
+        if v4 { Self::new(index, Addr::v4([0; 4]), 32) } else { Self::new(index, Addr::UNSPECIFIED, 128) }
+    }
+
+    /// Whether this is one of [`Self::node_itself`].
+    #[must_use]
+    pub fn is_node_itself(&self) -> bool {
+        [true, false].into_iter().any(|v4| *self == Self::node_itself(self.key.service, v4))
+    }
+
     /// Prefix length as the address family counts it; `None` if the entry is none of ours.
     #[must_use]
     pub fn family_prefix_len(&self) -> Option<u8> {

@@ -183,11 +183,12 @@ impl<S: MapStore> Tables<S> {
         ]
     }
 
-    /// Makes `node_addrs` hold exactly these addresses: those that node ports listen on.
+    /// Makes `node_addrs` hold exactly these addresses: those that node ports listen on. Gives whether they changed:
+    /// Services with source ranges are then to be applied again, as the node's own right of entry follows from them.
     ///
     /// # Errors
     /// At the first write that fails; calling again goes on.
-    pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), StoreError> {
+    pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<bool, StoreError> {
         let wanted: HashMap<Addr, NodeAddr> = addresses
             .iter()
             .map(|ip| {
@@ -195,6 +196,9 @@ impl<S: MapStore> Tables<S> {
                 ((*ip).into(), NodeAddr { flags })
             })
             .collect();
+        if self.node_addrs == wanted {
+            return Ok(false);
+        }
         let stale: Vec<Addr> = self.node_addrs.keys().filter(|addr| !wanted.contains_key(addr)).copied().collect();
         for addr in stale {
             self.store.delete_node_addr(addr)?;
@@ -206,7 +210,7 @@ impl<S: MapStore> Tables<S> {
                 self.node_addrs.insert(addr, value);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether [`Tables::collect`] has something to do.
