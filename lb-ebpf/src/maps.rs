@@ -63,7 +63,7 @@ impl Kernel {
     }
 }
 
-/// Copies a value with one load for each word, so that what is checked later is what is used: the compiler may not
+/// Copies a value with one load for each word (of eight bytes where it is aligned so), so that what is checked later is what is used: the compiler may not
 /// read the map again.
 ///
 /// # Safety
@@ -71,10 +71,22 @@ impl Kernel {
 #[inline(always)]
 unsafe fn copy_once<T>(from: *const T, into: &mut T) {
     const { assert!(align_of::<T>() >= 4) };
-    let (from, into) = (from.cast::<u32>(), core::ptr::from_mut(into).cast::<u32>());
+    if const { align_of::<T>() >= 8 } {
+        // SAFETY: `T` is as aligned as eight bytes, so its size is a multiple of them.
+        unsafe { copy_words::<u64>(from.cast(), core::ptr::from_mut(into).cast(), size_of::<T>() / 8) };
+    } else {
+        // SAFETY: as above, for four.
+        unsafe { copy_words::<u32>(from.cast(), core::ptr::from_mut(into).cast(), size_of::<T>() / 4) };
+    }
+}
+
+/// # Safety
+/// `count` words can be read from `from` and written to `into`.
+#[inline(always)]
+unsafe fn copy_words<W>(from: *const W, into: *mut W, count: usize) {
     let mut i = 0;
-    while i < size_of::<T>() / 4 {
-        // SAFETY: both hold as many words.
+    while i < count {
+        // SAFETY: the caller vouches for this many words.
         unsafe { into.add(i).write(from.add(i).read_volatile()) };
         i += 1;
     }

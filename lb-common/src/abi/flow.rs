@@ -98,12 +98,12 @@ const fn mul(a: u32, ka: u64, b: u32, kb: u64) -> u64 {
 /// 64 bits over a tuple: the seal of flows and, mixed, the flow hash of Maglev.
 #[inline(always)]
 pub(crate) const fn tuple_hash(t: &Tuple) -> u64 {
-    let (s, d, p) = (t.src.words(), t.dst.words(), t.tail_words());
-    mul(s[0], 0x243f_6a88, s[1], 0x85a3_08d3)
-        .wrapping_add(mul(s[2], 0x1319_8a2e, s[3], 0x0370_7344))
-        .wrapping_add(mul(d[0], 0xa409_3822, d[1], 0x299f_31d0).rotate_left(7))
-        .wrapping_add(mul(d[2], 0x082e_fa98, d[3], 0xec4e_6c89).rotate_left(11))
-        .wrapping_add(mul(p[0], 0x4528_21e6, p[1], 0x38d0_1377).rotate_left(19))
+    let [s0, s1, s2, s3, d0, d1, d2, d3, ports, proto] = *t.as_words();
+    mul(s0, 0x243f_6a88, s1, 0x85a3_08d3)
+        .wrapping_add(mul(s2, 0x1319_8a2e, s3, 0x0370_7344))
+        .wrapping_add(mul(d0, 0xa409_3822, d1, 0x299f_31d0).rotate_left(7))
+        .wrapping_add(mul(d2, 0x082e_fa98, d3, 0xec4e_6c89).rotate_left(11))
+        .wrapping_add(mul(ports, 0x4528_21e6, proto, 0x38d0_1377).rotate_left(19))
 }
 
 /// The flow hash that Maglev selects by: all of the tuple, well mixed; the upper half is used.

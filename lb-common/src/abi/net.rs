@@ -67,6 +67,13 @@ impl Addr {
         [b[12], b[13], b[14], b[15]]
     }
 
+    /// From four words in memory order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self { bytes: zerocopy::transmute!(words) }
+    }
+
     /// The address as four words in memory order, for comparing and hashing.
     #[inline(always)]
     #[must_use]
@@ -206,38 +213,53 @@ impl Tuple {
         Self { src, dst, sport, dport, proto, reserved: [0; 3] }
     }
 
+    /// The tuple as words in memory order: four of each address, the ports, the protocol. What is written as words can
+    /// be read as words at once; a processor waits for the cache where a read covers several smaller writes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_words(&self) -> &[u32; 10] {
+        zerocopy::transmute_ref!(self)
+    }
+
+    /// As [`Self::as_words`], for writing.
+    #[inline(always)]
+    pub fn as_words_mut(&mut self) -> &mut [u32; 10] {
+        zerocopy::transmute_mut!(self)
+    }
+
+    /// The tuple's bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_octets(&self) -> &[u8; 40] {
+        zerocopy::transmute_ref!(self)
+    }
+
     /// The tuple of a packet that answers this one.
     #[inline(always)]
     #[must_use]
-    pub const fn reversed(self) -> Self {
-        Self::new(self.dst, self.dport, self.src, self.sport, self.proto)
+    pub fn reversed(&self) -> Self {
+        let mut reversed = Self::default();
+        reversed.set_reverse_of(self);
+        reversed
     }
 
     /// Becomes the tuple of a packet that answers `other`; in place, unlike [`Self::reversed`].
     #[inline(always)]
-    pub const fn set_reverse_of(&mut self, other: &Self) {
-        self.src = other.dst;
-        self.dst = other.src;
-        self.sport = other.dport;
-        self.dport = other.sport;
-        self.proto = other.proto;
+    pub fn set_reverse_of(&mut self, other: &Self) {
+        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, proto] = other.as_words();
+        let to = self.as_words_mut();
+        (to[0], to[1], to[2], to[3]) = (*d0, *d1, *d2, *d3);
+        (to[4], to[5], to[6], to[7]) = (*s0, *s1, *s2, *s3);
+        // Two ports of 16 bits change places in either byte order.
+        to[8] = ports.rotate_left(16);
+        to[9] = *proto;
     }
 
     /// Whether `other` is the tuple of a packet that answers this one.
     #[inline(always)]
     #[must_use]
     pub fn is_reverse_of(&self, other: &Self) -> bool {
-        self.src == other.dst
-            && self.dst == other.src
-            && self.sport == other.dport
-            && self.dport == other.sport
-            && self.proto == other.proto
-    }
-
-    /// The ports and protocol as two words in memory order, for hashing.
-    #[inline(always)]
-    pub(crate) const fn tail_words(&self) -> [u32; 2] {
-        let (s, d) = (self.sport.octets(), self.dport.octets());
-        [zerocopy::transmute!([s, d]), self.proto as u32]
+        let (a, b) = (self.as_words(), other.as_words());
+        self.src == other.dst && self.dst == other.src && a[8] == b[8].rotate_left(16) && a[9] == b[9]
     }
 }

@@ -92,7 +92,7 @@ fn known<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed) -> u
 /// A packet of a known flow that is translated here.
 #[inline(always)]
 fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed, found: &Found, now: u32) -> Verdict {
-    if parsed.fragment {
+    if parsed.is_fragment() {
         return Verdict::Drop(Counter::DropFragment);
     }
     flow::hit(tables, &parsed.tuple, found, parsed, now);
@@ -134,7 +134,7 @@ fn open<P: Packet, T: Tables>(
     ifindex: u32,
 ) -> Result<Verdict, Counter> {
     let key = &parsed.tuple;
-    if parsed.fragment {
+    if parsed.is_fragment() {
         return Err(Counter::DropFragment);
     }
     if parsed.is_tcp() && !parsed.opens() {

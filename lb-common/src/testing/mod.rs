@@ -11,6 +11,7 @@ pub mod cases;
 mod dissect;
 mod fixture;
 mod flows;
+pub mod fuzz;
 mod lru;
 mod malformed;
 mod mem_tables;

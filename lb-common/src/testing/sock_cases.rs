@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     abi::{
-        AffinityKey, Counter, Port, ServiceKey, SockKey, action, backend_state, frontend, node_addr_flag, proto, scope,
-        sock_kind, socket_lb, ticks,
+        Addr, AffinityKey, Counter, Port, ServiceKey, SockKey, action, backend_state, frontend, node_addr_flag, proto,
+        scope, sock_kind, socket_lb, ticks,
     },
     datapath::sock::Outcome,
 };
@@ -134,8 +134,8 @@ fn places(net: Net) -> Vec<SockCase> {
     let ranged = |name: &str, admitted: bool| {
         call(format!("place: {name}"), net, Request::Connect, proto::TCP).with(|case| {
             case.world.services[0].frontends[0].1 = frontend::LOAD_BALANCER | frontend::RANGES;
-            // The agent keeps its answer for the node itself under `::`.
-            let unspecified = (crate::abi::Addr::UNSPECIFIED, 128);
+            // The agent keeps its answer for the node itself under the unspecified address.
+            let unspecified = if net.v4 { (Addr::v4([0; 4]), 32) } else { (Addr::UNSPECIFIED, 128) };
             case.world.services[0].ranges = if admitted { vec![unspecified] } else { Vec::new() };
         })
     };

@@ -1,14 +1,19 @@
 //! The datapath's programs in the kernel, for tests that run packets through them by `BPF_PROG_TEST_RUN`: loading,
 //! maps filled from a case's tables, one run. It attaches nothing and pins nothing.
+#![expect(dead_code, reason = "each test that includes this uses its own part of it")]
 
 pub(crate) mod netns;
+pub(crate) mod raw;
 pub(crate) mod tables;
 
-use std::path::PathBuf;
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
+};
 
-use aya::{EbpfLoader, TestRun as _, TestRunOptions, programs::SchedClassifier};
+use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
 use lb_common::{
-    abi::program,
+    abi::{global, map, program},
     testing::{ARRAY_LEN, Action, Hook},
 };
 
@@ -18,7 +23,7 @@ use tables::KernelTables;
 pub(crate) struct Kernel {
     /// The maps.
     pub(crate) tables: KernelTables,
-    bpf: aya::Ebpf,
+    bpf: Ebpf,
 }
 
 /// What a run brought.
@@ -28,9 +33,6 @@ pub(crate) struct Run {
     /// The packet after.
     pub(crate) packet: Vec<u8>,
 }
-
-/// Largest packet that a test run takes, in bytes.
-const PACKET_MAX: usize = 4096;
 
 /// The object under test: `BERRYLB_BPF_OBJECT`, else what the build leaves.
 fn object() -> Vec<u8> {
@@ -45,66 +47,64 @@ fn object() -> Vec<u8> {
 }
 
 impl Kernel {
-    /// Loads the object with small maps and no logging.
+    /// Loads the object with maps just large enough for the cases, and without logging.
     pub(crate) fn load() -> Self {
+        Self::with_sizes(&[])
+    }
+
+    /// As [`Self::load`], with other sizes for these maps.
+    pub(crate) fn with_sizes(sizes: &[(&'static str, u32)]) -> Self {
         let mut loader = EbpfLoader::new();
-        loader.btf(None);
-        for name in ["svc_state", "slots", "backends", "svc_counters"] {
+        loader.btf(None).override_global(global::LOG_LEVEL, &0_u8, false);
+        for name in [map::SVC_STATE, map::SLOTS, map::BACKENDS, map::SVC_COUNTERS] {
             loader.map_max_entries(name, ARRAY_LEN);
+        }
+        for (name, entries) in sizes {
+            loader.map_max_entries(name, *entries);
         }
         let mut bpf = loader.load(&object()).unwrap_or_else(|error| {
             panic!("load the BPF object: {error:?}. Next step: run the test as root, on a kernel with BPF")
         });
         for name in program::TC {
-            classifier(&mut bpf, name).load().unwrap_or_else(|error| panic!("load program {name}: {error:?}"));
+            let program = bpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
+            let program: &mut SchedClassifier =
+                program.try_into().unwrap_or_else(|error| panic!("program {name}: {error}"));
+            program.load().unwrap_or_else(|error| panic!("load program {name}: {error:?}"));
         }
         let tables = KernelTables::take(&mut bpf);
         Self { tables, bpf }
     }
 
+    /// The program of a hook.
+    pub(crate) fn program(&self, hook: Hook) -> BorrowedFd<'_> {
+        let name = match hook {
+            Hook::PodIngress(_) => program::POD_INGRESS,
+            Hook::PodEgress => program::POD_EGRESS,
+            Hook::Uplink => program::UPLINK_INGRESS,
+            Hook::UplinkL3 => program::UPLINK_L3,
+        };
+        let program = self.bpf.program(name).unwrap_or_else(|| panic!("the object has no program {name}"));
+        program.fd().unwrap_or_else(|error| panic!("program {name}: {error}")).as_fd()
+    }
+
     /// Runs the program of a hook on a packet, once.
-    pub(crate) fn run(&mut self, hook: Hook, packet: &[u8]) -> Run {
-        run(classifier(&mut self.bpf, program_of(hook)), hook, packet)
+    pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
+        let raw = raw::test_run(self.program(hook), packet, ifindex(hook), 1)
+            .unwrap_or_else(|error| panic!("test run of {hook:?} on {} bytes: {error}", packet.len()));
+        let action = match raw.retval {
+            -1 => Action::Next,
+            2 => Action::Shot,
+            7 => Action::Redirect,
+            other => panic!("{hook:?} returned {other}, which is no action of ours"),
+        };
+        Run { action, packet: raw.packet }
     }
 }
 
-fn program_of(hook: Hook) -> &'static str {
+/// The device that a hook's packet came by; 0: no matter which.
+pub(crate) const fn ifindex(hook: Hook) -> u32 {
     match hook {
-        Hook::PodIngress(_) => program::POD_INGRESS,
-        Hook::PodEgress => program::POD_EGRESS,
-        Hook::Uplink => program::UPLINK_INGRESS,
-        Hook::UplinkL3 => program::UPLINK_L3,
+        Hook::PodIngress(ifindex) => ifindex,
+        Hook::PodEgress | Hook::Uplink | Hook::UplinkL3 => 0,
     }
-}
-
-fn classifier<'a>(bpf: &'a mut aya::Ebpf, name: &str) -> &'a mut SchedClassifier {
-    let program = bpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
-    program.try_into().unwrap_or_else(|error| panic!("program {name}: {error}"))
-}
-
-/// Offset of `ifindex` in `struct __sk_buff` (include/uapi/linux/bpf.h), and the bytes up to its end.
-const IFINDEX_AT: usize = 40;
-
-fn run(program: &SchedClassifier, hook: Hook, packet: &[u8]) -> Run {
-    let mut context = [0; IFINDEX_AT + 4];
-    if let Hook::PodIngress(ifindex) = hook {
-        context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
-    }
-    let mut out = vec![0; PACKET_MAX];
-    let result = program
-        .test_run(TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::new()
-        })
-        .unwrap_or_else(|error| panic!("test run of {hook:?} on {} bytes: {error:?}", packet.len()));
-    out.truncate(result.data_size_out as usize);
-    let action = match result.return_value as i32 {
-        -1 => Action::Next,
-        2 => Action::Shot,
-        7 => Action::Redirect,
-        other => panic!("{hook:?} returned {other}, which is no action of ours"),
-    };
-    Run { action, packet: out }
 }

@@ -1,0 +1,78 @@
+//! Two commands of `bpf(2)`, raw: `BPF_PROG_TEST_RUN` with a repeat count and its time, and the smallest program there
+//! is, which tells what a run costs by itself.
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+
+/// What a run brought.
+pub(crate) struct Raw {
+    /// The program's return value.
+    pub(crate) retval: i32,
+    /// The packet after the last run.
+    pub(crate) packet: Vec<u8>,
+    /// Mean time of one run, in nanoseconds.
+    pub(crate) nanos: u32,
+}
+
+/// Offset of `ifindex` in `struct __sk_buff` (include/uapi/linux/bpf.h); fields behind it are not given.
+const IFINDEX_AT: usize = 40;
+
+/// Largest packet that a test run takes, in bytes.
+const PACKET_MAX: usize = 4096;
+
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: every pointer inside `attr` was made from a reference that the caller holds until this returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, cmd, core::ptr::from_mut(attr), size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Runs a classifier `repeat` times on one skb: each run sees what the one before it left. `ifindex` 0 stands for no
+/// particular device.
+pub(crate) fn test_run(program: BorrowedFd<'_>, packet: &[u8], ifindex: u32, repeat: u32) -> io::Result<Raw> {
+    let mut context = [0; IFINDEX_AT + 4];
+    context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut out = vec![0; PACKET_MAX];
+    // SAFETY: a union of plain integers, for which all bits zero is what the kernel calls unset.
+    let mut attr: bpf_attr = unsafe { mem::zeroed() };
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.data_in = packet.as_ptr() as u64;
+    attr.test.data_size_in = packet.len() as u32;
+    attr.test.data_out = out.as_mut_ptr() as u64;
+    attr.test.data_size_out = out.len() as u32;
+    attr.test.ctx_in = context.as_ptr() as u64;
+    attr.test.ctx_size_in = context.len() as u32;
+    attr.test.repeat = repeat;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel filled in this member.
+    let test = unsafe { attr.test };
+    out.truncate(test.data_size_out as usize);
+    Ok(Raw { retval: test.retval as i32, packet: out, nanos: test.duration })
+}
+
+/// A classifier that does nothing but return `TC_ACT_UNSPEC`.
+pub(crate) fn empty_classifier() -> io::Result<OwnedFd> {
+    const MOV64_IMM: u8 = 0xb7;
+    const EXIT: u8 = 0x95;
+    let insn = |code, imm| {
+        // SAFETY: plain integers; all zero is an instruction without registers or offset.
+        let mut insn: bpf_insn = unsafe { mem::zeroed() };
+        (insn.code, insn.imm) = (code, imm);
+        insn
+    };
+    let insns = [insn(MOV64_IMM, -1), insn(EXIT, 0)];
+    // SAFETY: as in `test_run`.
+    let mut attr: bpf_attr = unsafe { mem::zeroed() };
+    // SAFETY: this command's member of the union, all of whose bits are integers.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    load.insns = insns.as_ptr() as u64;
+    load.insn_cnt = insns.len() as u32;
+    load.license = c"GPL".as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
