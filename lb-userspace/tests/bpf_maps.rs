@@ -267,6 +267,15 @@ fn a_committed_run_is_whole_for_who_reads_the_memory() {
     });
 }
 
+/// Stops the readers, also when the writer panics: they are waited for.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A dump beside a running writer shows one state or the next, whatever changes from one to the other.
 #[test]
 fn a_dump_never_shows_a_mixture() {
@@ -310,6 +319,7 @@ fn a_dump_never_shows_a_mixture() {
                 }
                 seen
             });
+            let readers = StopAtEnd(&stop);
             let mut rng = Rng::new(1);
             for _ in 0..600 {
                 let change = &states[rng.below(4) as usize];
@@ -319,7 +329,7 @@ fn a_dump_never_shows_a_mixture() {
                 }
                 thread::sleep(Duration::from_micros(rng.below(4000)));
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(readers);
             let seen = dumps.join().expect("no mixture was seen");
             eprintln!("dumps by state: {seen:?}");
             assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
