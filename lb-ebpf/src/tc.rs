@@ -71,5 +71,5 @@ fn finish(skb: &mut Skb, verdict: Verdict) -> i32 {
 fn drop_packet(skb: &Skb, reason: Counter) -> i32 {
     Kernel.count(reason);
     debug!(&skb.0, "drop: counter {}, {} bytes", reason as u32, skb.0.len());
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
