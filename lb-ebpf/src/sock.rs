@@ -21,6 +21,8 @@ use crate::{
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
+/// State of a connected socket, UDP's as well (include/net/tcp_states.h).
+const TCP_ESTABLISHED: u32 = 1;
 
 /// The address fields of the call, by family; both mean the same mapped form.
 #[derive(Clone, Copy)]
@@ -35,23 +37,49 @@ fn read(ctx: *const bpf_sock_addr, family: Family) -> (Addr, Port) {
     unsafe {
         let addr = match family {
             Family::V4 => Addr::v4((&raw const (*ctx).user_ip4).read_volatile().to_ne_bytes()),
-            Family::V6 => {
-                let words = &raw const (*ctx).user_ip6;
-                let mut bytes = [0; 16];
-                let mut i = 0;
-                while i < 4 {
-                    let [a, b, c, d] = words.cast::<u32>().add(i).read_volatile().to_ne_bytes();
-                    bytes[4 * i] = a;
-                    bytes[4 * i + 1] = b;
-                    bytes[4 * i + 2] = c;
-                    bytes[4 * i + 3] = d;
-                    i += 1;
-                }
-                Addr::v6(bytes)
-            }
+            Family::V6 => read_v6((&raw const (*ctx).user_ip6).cast()),
         };
         let [a, b, ..] = (&raw const (*ctx).user_port).read_volatile().to_ne_bytes();
         (addr, Port::from_octets([a, b]))
+    }
+}
+
+/// An IPv6 address in a context.
+///
+/// # Safety
+/// `words` points at four words of a context that the verifier lets this program read.
+#[inline(always)]
+unsafe fn read_v6(words: *const u32) -> Addr {
+    let mut bytes = [0; 16];
+    let mut i = 0;
+    while i < 4 {
+        // SAFETY: one of the four words.
+        let [a, b, c, d] = unsafe { words.add(i).read_volatile() }.to_ne_bytes();
+        bytes[4 * i] = a;
+        bytes[4 * i + 1] = b;
+        bytes[4 * i + 2] = c;
+        bytes[4 * i + 3] = d;
+        i += 1;
+    }
+    Addr::v6(bytes)
+}
+
+/// Whether the socket is connected to just this destination.
+#[inline(always)]
+fn is_connected_to(ctx: *const bpf_sock_addr, family: Family, dst: Addr, dport: Port) -> bool {
+    // SAFETY: the kernel gives a socket to all of these hooks; each field is one load, as its rewriting by the verifier
+    // demands.
+    unsafe {
+        let sk = (&raw const (*ctx).__bindgen_anon_1.sk).read_volatile();
+        if (&raw const (*sk).state).read_volatile() != TCP_ESTABLISHED {
+            return false;
+        }
+        let port = Port::from_octets((&raw const (*sk).dst_port).read_volatile().to_ne_bytes());
+        let peer = match family {
+            Family::V4 => Addr::v4((&raw const (*sk).dst_ip4).read_volatile().to_ne_bytes()),
+            Family::V6 => read_v6((&raw const (*sk).dst_ip6).cast()),
+        };
+        port == dport && peer == dst
     }
 }
 
@@ -88,8 +116,17 @@ fn call(ctx: &SockAddrContext, family: Family) -> Call {
             dst,
             dport,
             proto: (&raw const (*ctx.sock_addr).protocol).read_volatile() as u8,
+            connected: false,
         }
     }
+}
+
+/// A sendmsg call. The kernel runs its hooks for connected sockets, too: for sendto(2) with an address, and for every
+/// send(2) on an IPv6 socket that is connected to a mapped address.
+#[inline(always)]
+fn send_call(ctx: &SockAddrContext, family: Family) -> Call {
+    let call = call(ctx, family);
+    Call { connected: is_connected_to(ctx.sock_addr, family, call.dst, call.dport), ..call }
 }
 
 #[inline(always)]
@@ -143,9 +180,9 @@ entry_points! {
     /// connect(2) on an IPv6 socket, also to mapped addresses.
     connect6, connect6: |ctx| finish(&ctx, Family::V6, sock::connect(&Kernel, &call(&ctx, Family::V6), policy()));
     /// sendto(2), sendmsg(2) on an IPv4 socket, and on an IPv6 one to mapped addresses.
-    sendmsg4, sendmsg4: |ctx| finish(&ctx, Family::V4, sock::sendmsg(&Kernel, &call(&ctx, Family::V4), policy()));
+    sendmsg4, sendmsg4: |ctx| finish(&ctx, Family::V4, sock::sendmsg(&Kernel, &send_call(&ctx, Family::V4), policy()));
     /// sendto(2), sendmsg(2) on an IPv6 socket.
-    sendmsg6, sendmsg6: |ctx| finish(&ctx, Family::V6, sock::sendmsg(&Kernel, &call(&ctx, Family::V6), policy()));
+    sendmsg6, sendmsg6: |ctx| finish(&ctx, Family::V6, sock::sendmsg(&Kernel, &send_call(&ctx, Family::V6), policy()));
     /// recvfrom(2), recvmsg(2) on an IPv4 socket.
     recvmsg4, recvmsg4: |ctx| reverse(&ctx, Family::V4);
     /// recvfrom(2), recvmsg(2) on an IPv6 socket.

@@ -24,6 +24,8 @@ pub struct Call {
     pub dport: Port,
     /// IP protocol number.
     pub proto: u8,
+    /// sendmsg: the socket is connected to this very destination.
+    pub connected: bool,
 }
 
 /// What the hooks are asked to do, and what the kernel lets them do; constant while the programs run.
@@ -67,9 +69,11 @@ pub fn connect<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
 
 /// `sendmsg` on an unconnected UDP socket. It keeps its backend for this destination while that is usable: protocols
 /// over UDP (QUIC, DTLS, TFTP) break when their datagrams go to several.
+///
+/// A connected socket takes answers from its peer only, so what `connect` left alone stays so.
 #[inline(always)]
 pub fn sendmsg<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
-    if policy.socket_lb & socket_lb::UDP == 0 || call.proto != proto::UDP {
+    if policy.socket_lb & socket_lb::UDP == 0 || call.proto != proto::UDP || call.connected {
         return Outcome::Pass;
     }
     let mut backend = Place::default();

@@ -78,7 +78,15 @@ impl SockCase {
     /// A call of a pod's socket that passes.
     #[must_use]
     pub fn new(name: String, world: World, request: Request, dst: Addr, port: u16, proto: u8) -> Self {
-        let call = Call { cookie: COOKIE, netns: POD_NETNS, host: false, dst, dport: Port::new(port), proto };
+        let call = Call {
+            cookie: COOKIE,
+            netns: POD_NETNS,
+            host: false,
+            dst,
+            dport: Port::new(port),
+            proto,
+            connected: false,
+        };
         Self {
             name,
             world,

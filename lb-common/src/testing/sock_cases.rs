@@ -200,6 +200,7 @@ fn stickiness(net: Net) -> Vec<SockCase> {
     });
     vec![
         stays(send("it stays", &was)),
+        send("a connected socket takes answers from its peer only", &[]).with(|case| case.call.connected = true),
         stays(send("the way back is mended when it was evicted", &was[1..])),
         stays(send("the backend terminates, and nothing better exists", &was))
             .with(state(backend_state::TERMINATING))

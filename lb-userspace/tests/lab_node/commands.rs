@@ -1,5 +1,7 @@
 //! The live commands show what the datapath does: Services, backends, flows, counters, in every format.
 
+use std::net::SocketAddr;
+
 use lb_lab::{
     Agent, Host, LabConfig,
     peer::{Open, Ping},
@@ -43,8 +45,10 @@ fn flows_show_client_frontend_and_backend() {
             // Asked twice, so that the backend's answer is confirmed by a later packet of the client.
             peer.ask(Ping::new(id)).unwrap().result.unwrap();
             let client = opened.local.unwrap();
+            let backend = sample.pods.iter().find(|pod| pod.name() == seen.name).unwrap();
+            let backend = SocketAddr::new(backend.ip_like(client.ip()), seen.server.port());
 
-            let end = |address: std::net::SocketAddr| json!({"address": address.ip(), "port": address.port()});
+            let end = |address: SocketAddr| json!({"address": address.ip(), "port": address.port()});
             let flows = json_of(agent, &["flow", "list"]);
             let of = |direction: &str, source: Value| {
                 let flows = flows.as_array().unwrap();
@@ -57,14 +61,14 @@ fn flows_show_client_frontend_and_backend() {
             };
             let forward = of("forward", end(client));
             assert_eq!(forward["destination"], end(at(vip)));
-            assert_eq!(forward["newDestination"], end(seen.server));
+            assert_eq!(forward["newDestination"], end(backend));
             assert_eq!(forward["newSource"], end(client));
-            let reply = of("reply", end(seen.server));
+            let reply = of("reply", end(backend));
             assert_eq!((&reply["destination"], &reply["newSource"]), (&end(client), &end(at(vip))));
             if protocol == "TCP" {
                 assert_eq!((&forward["state"], &reply["state"]), (&json!("established"), &json!("established")));
             }
-            let ends = [client, at(vip), seen.server].map(|end| end.to_string());
+            let ends = [client, at(vip), backend].map(|end| end.to_string());
             let shown = table(agent, &["flow", "list"], "table");
             row(&shown, &[protocol, &ends[0], &ends[1], &ends[2]]);
             row(&table(agent, &["flow", "list"], "wide"), &[protocol, "reply", &ends[2], &ends[0]]);

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_lab::{Host, LabConfig, Node, Process};
+use lb_lab::{Command, Host, LabConfig, Node, Process};
 
 use crate::{
     rules::{Call, Client, Manner, Mode},
@@ -84,6 +84,12 @@ fn ids(node: &Node, what: &str) -> BTreeSet<u64> {
     bpftool(node, &[what, "show"]).as_array().unwrap().iter().filter_map(|item| item["id"].as_u64()).collect()
 }
 
+/// An agent with nothing but its own places: no test may end up in the defaults, which are the machine's.
+fn agent(node: &Node) -> Command {
+    let agent = node.command(BERRYLB).arg("agent").arg("--bpffs").arg(node.bpffs());
+    agent.arg("--cgroup").arg(node.cgroup_root()).arg("--api-socket").arg(node.agent_socket())
+}
+
 /// Two agents on one folder would undo each other's work.
 #[test]
 fn a_second_agent_is_refused() {
@@ -91,8 +97,7 @@ fn a_second_agent_is_refused() {
     world.start("raspi002", &[]);
     let holder = world.agent_mut("raspi002").running().unwrap().pid().to_string();
     let node = world.node("raspi002");
-    let own = ["--healthz", "off", "--metrics", "off", "--api-socket", "/nonexistent/second.sock", "--node-name", "x"];
-    let second = node.command(BERRYLB).arg("agent").arg("--from").arg(world.objects.path()).args(own);
+    let second = agent(node).arg("--from").arg(world.objects.path()).args(["--healthz", "off", "--metrics", "off"]);
     let refused = second.output().unwrap();
     assert_eq!(refused.status.code(), Some(1), "{refused}");
     let folder = node.bpffs().display().to_string();
@@ -108,7 +113,7 @@ fn health_and_metrics() {
     let node = world.node("raspi002");
     let late = world.lab.dir().join("late");
     let flags = ["--from", late.to_str().unwrap(), "--node-name", "raspi002", "--pod-links", "veth*"];
-    let mut agent = node.command(BERRYLB).arg("agent").args(flags).spawn("late-agent").unwrap();
+    let mut late_agent = agent(node).args(flags).spawn("late-agent").unwrap();
     let get = |port: u16, path: &str| {
         let curl =
             ["-sS", "-m", "5", "-w", "\n%{http_code} %{content_type}", &format!("http://127.0.0.1:{port}{path}")];
@@ -125,13 +130,13 @@ fn health_and_metrics() {
     assert_eq!(metric(&get(10249, "/metrics").2, "berrylb_ready"), 0.0);
 
     fs::create_dir(&late).unwrap();
-    agent.wait_line(|line| line == "ready", Duration::from_secs(20)).unwrap();
+    late_agent.wait_line(|line| line == "ready", Duration::from_secs(20)).unwrap();
     assert_eq!((get(10256, "/livez").0, get(10256, "/healthz").0, get(10256, "/other").0), (200, 200, 404));
     let (status, kind, text) = get(10249, "/metrics");
     assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(metric(&text, "berrylb_ready"), 1.0);
     parse_metrics(&text);
-    end(agent);
+    end(late_agent);
 }
 
 fn end(mut agent: Process) {
@@ -183,22 +188,22 @@ fn settings_come_from_flag_environment_and_file() {
         [(None, None, "by-file"), (None, Some("by-env"), "by-env"), (Some("by-flag"), Some("by-env"), "by-flag")]
     {
         fs::write(&config, &file).unwrap();
-        let mut command = node.command(BERRYLB).arg("agent").arg("--config").arg(&config);
+        let mut command = agent(node).arg("--config").arg(&config);
         if let Some(name) = flag {
             command = command.args(["--node-name", name]);
         }
         if let Some(name) = environment {
             command = command.env("BERRYLB_NODE_NAME", name);
         }
-        let mut agent = command.spawn(name).unwrap();
-        agent.wait_line(|line| line == "ready", Duration::from_secs(20)).unwrap();
+        let mut named = command.spawn(name).unwrap();
+        named.wait_line(|line| line == "ready", Duration::from_secs(20)).unwrap();
         let dump = node.command(BERRYLB).args(["dump", "-o", "json"]).ok().unwrap();
         let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
         assert_eq!(dump["node"], name);
-        end(agent);
+        end(named);
     }
     fs::write(&config, format!("{file}no-such-key: 1\n")).unwrap();
-    let wrong = node.command(BERRYLB).arg("agent").arg("--config").arg(&config).output().unwrap();
+    let wrong = agent(node).arg("--config").arg(&config).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong}");
     assert!(wrong.stderr.contains("no-such-key") && wrong.stderr.contains("config.yaml"), "{wrong}");
 }

@@ -138,7 +138,16 @@ impl Manner {
 impl Call {
     pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Connected, Self::Unconnected];
 
+    /// Asks `count` times, but no more after a first question in vain: a test that fails does so soon.
     pub(crate) fn ask(self, client: &Place, to: SocketAddr, manner: Manner) -> Answers {
+        let mut answers = self.ask_all(client, to, Manner { count: 1, ..manner });
+        if manner.count > 1 && answers.failures().is_empty() {
+            answers.0.extend(self.ask_all(client, to, Manner { count: manner.count - 1, ..manner }).0);
+        }
+        answers
+    }
+
+    fn ask_all(self, client: &Place, to: SocketAddr, manner: Manner) -> Answers {
         let Manner { count, mapped, timeout_ms } = manner;
         let udp = |connect| UdpAsk { count, connect, fresh: true, mapped, timeout_ms, ..UdpAsk::to(to) };
         let answers = match self {
