@@ -140,6 +140,7 @@ impl Model {
     fn next_epoch(&mut self, epoch: Epoch) {
         let last = self.epochs.last().into_iter().chain([&epoch]);
         self.keys = last.flat_map(|epoch| epoch.frontends.keys().copied()).collect();
+        self.keys.sort_by_key(|key| (key.addr.octets(), key.port.get(), key.proto, key.scope));
         self.epochs.push(epoch);
         let oldest = self.epochs.len().saturating_sub(LONGEST);
         self.readers.retain(|reader| reader.since >= oldest);
@@ -215,7 +216,7 @@ impl Model {
         }) || (owners.len() > 1 && outcome == Outcome::Unknown);
         // A frontend whose deletion failed goes on with its port until it is tried again.
         let lingers = self.faulty
-            && owners.contains(&None)
+            && owners.len() > 1
             && owners.iter().flatten().any(|port| {
                 self.epochs[since..].iter().any(|epoch| epoch.ports.get(*port).is_some_and(|p| p.contains(&outcome)))
             });
