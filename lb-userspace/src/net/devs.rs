@@ -14,7 +14,7 @@ use super::{
 /// The source addresses are those that a packet gets when its own source has to be replaced:
 /// on a pod link that is a port of a bridge, the bridge's; on a routed pod link, its own or else the node's;
 /// on an overlay, the pod network's gateway, which is routed back over any encapsulation while the node's address is
-/// not (`design.md`, SNAT); on an uplink its own.
+/// not; on an uplink its own.
 #[must_use]
 pub fn devs(table: &Table, classified: &[Classified], node_addresses: &[IpAddr]) -> BTreeMap<u32, Dev> {
     let gateway = pod_bridges(table, classified).map(|bridge| sources(table, bridge)).next();

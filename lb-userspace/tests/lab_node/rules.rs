@@ -77,7 +77,7 @@ impl Client<'_> {
         }
     }
 
-    /// Design, "Where packets meet programs": connected UDP of pods takes the packet path, all else the socket path;
+    /// `docs/datapath.md`: connected UDP of pods takes the packet path, all else the socket path;
     /// a node's own sockets have no packet path.
     pub(crate) fn path(&self, mode: Mode, call: Call) -> Path {
         let pod = matches!(self, Self::Pod(_));
