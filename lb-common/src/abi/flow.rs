@@ -76,10 +76,23 @@ impl Flow {
         self.check == self.seal(key)
     }
 
-    /// Multilinear hash of the key and the immutable fields (pairs of words multiplied, so the products are
-    /// independent of each other and cheap). Not inlined: its temporaries would crowd the callers' BPF stacks.
+    /// As [`Self::is_for`], for the one place that each packet passes.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn is_for_inlined(&self, key: &Tuple) -> bool {
+        self.check == self.seal_inlined(key)
+    }
+
+    /// Not inlined: its temporaries would crowd the callers' BPF stacks.
     #[inline(never)]
     const fn seal(&self, key: &Tuple) -> u32 {
+        self.seal_inlined(key)
+    }
+
+    /// Multilinear hash of the key and the immutable fields (pairs of words multiplied, so the products are
+    /// independent of each other and cheap).
+    #[inline(always)]
+    const fn seal_inlined(&self, key: &Tuple) -> u32 {
         let a = tuple_hash(key);
         let b = tuple_hash(&self.to);
         let c = mul(self.service, 0x9e37_79b9, self.identity, 0x85eb_ca6b);

@@ -18,36 +18,25 @@ use crate::abi::{Addr, Counter, Dev, Flow, ServiceRef, Tuple, flow_state, flow_t
 pub const L2_LEN: usize = 14;
 
 /// A packet that a pod sends, on the host side of its link. `ifindex` is that link.
+///
+/// What every packet of a known flow passes is inlined; the rest has a BPF stack frame of its own.
 #[inline(always)]
 pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
     let mut parsed = Parsed::default();
     if parse(packet, L2_LEN, &mut parsed).is_err() {
         return Verdict::Pass;
     }
-    if !parsed.opens()
-        && let Some(verdict) = Verdict::unpack(known(packet, tables, &parsed))
-    {
-        return verdict;
-    }
-    let key = &parsed.tuple;
-    let traffic = Traffic { dst: key.dst, dport: key.dport, proto: key.proto, scope: scope::INTERNAL, host: false };
-    match frontend::find(tables, &traffic) {
-        Some(found) => {
-            if parsed.opens()
-                && let Some(verdict) = Verdict::unpack(repeated(packet, tables, &parsed, found.index()))
-            {
+    let mut found = Found::empty();
+    match known(tables, &parsed, &mut found) {
+        Known::Leave(verdict) => return verdict,
+        Known::Stay => {}
+        Known::Not => {
+            if let Some(verdict) = Verdict::unpack(begin(packet, tables, &parsed, ifindex, &mut found)) {
                 return verdict;
             }
-            match open(packet, tables, &parsed, found, ifindex) {
-                Ok(verdict) => verdict,
-                Err(reason) => Verdict::Drop(reason),
-            }
-        }
-        None => {
-            direct(tables, &parsed);
-            Verdict::Pass
         }
     }
+    rewritten(packet, &parsed, &found.flow)
 }
 
 /// A packet towards a pod, on the host side of its link: replies of flows that take the host's stack.
@@ -58,45 +47,51 @@ pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         return Verdict::Pass;
     }
     let mut found = Found::empty();
-    if parsed.opens() || !flow::find(tables, &parsed.tuple, &mut found) {
+    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, &mut found) {
         return Verdict::Pass;
     }
     if found.flow.role & (role::FORWARD | role::HAIRPIN) != 0 || found.flow.oif != 0 {
         return Verdict::Pass;
     }
-    translate(packet, tables, &parsed, &found, tables.now())
+    if parsed.is_fragment() {
+        return Verdict::Drop(Counter::DropFragment);
+    }
+    flow::hit(tables, &parsed.tuple, &found, &parsed, tables.now());
+    rewritten(packet, &parsed, &found.flow)
 }
 
-/// A packet that does not open a connection, on ingress: the packed verdict of its flow, or 0 if it has none that it
-/// may stay in. Not inlined, for the BPF stack's sake.
-#[inline(never)]
-fn known<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed) -> u64 {
-    let mut found = Found::empty();
-    if !flow::find(tables, &parsed.tuple, &mut found) {
-        return 0;
+/// What a packet on ingress has to do with the flows.
+enum Known {
+    /// It goes on in the flow that was found.
+    Stay,
+    /// It ends here.
+    Leave(Verdict),
+    /// It has no flow that it may stay in.
+    Not,
+}
+
+/// Finds the flow of a packet that opens none.
+#[inline(always)]
+fn known<T: Tables>(tables: &T, parsed: &Parsed, found: &mut Found) -> Known {
+    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) {
+        return Known::Not;
     }
     let now = tables.now();
     if found.flow.role & role::FORWARD == 0 {
         if way_out(&found.flow) == Verdict::Stack {
             // A reply that goes through the stack is translated where it leaves it: on the client's link.
-            return Verdict::Pass.pack();
+            return Known::Leave(Verdict::Pass);
         }
-    } else if !parsed.is_tcp() && !flow::udp_holds(tables, &found, now) {
+    } else if !parsed.is_tcp() && !flow::udp_holds(tables, found, now) {
         // Established TCP keeps its backend until it ends; UDP leaves one that is gone with its next packet.
         flow::forget(tables, &parsed.tuple, &found.flow);
-        return 0;
+        return Known::Not;
     }
-    translate(packet, tables, parsed, &found, now).pack()
-}
-
-/// A packet of a known flow that is translated here.
-#[inline(always)]
-fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed, found: &Found, now: u32) -> Verdict {
     if parsed.is_fragment() {
-        return Verdict::Drop(Counter::DropFragment);
+        return Known::Leave(Verdict::Drop(Counter::DropFragment));
     }
     flow::hit(tables, &parsed.tuple, found, parsed, now);
-    rewritten(packet, parsed, &found.flow.to, way_out(&found.flow))
+    Known::Stay
 }
 
 #[inline(always)]
@@ -110,48 +105,64 @@ fn way_out(flow: &Flow) -> Verdict {
     }
 }
 
+/// Translates the packet as its flow says.
 #[inline(always)]
-fn rewritten<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple, verdict: Verdict) -> Verdict {
-    if rewrite_framed(packet, parsed, to) { verdict } else { Verdict::Drop(Counter::DropInternal) }
+fn rewritten<P: Packet>(packet: &mut P, parsed: &Parsed, flow: &Flow) -> Verdict {
+    if rewrite(packet, parsed, &flow.to).is_ok() { way_out(flow) } else { Verdict::Drop(Counter::DropInternal) }
 }
 
-/// [`rewrite`] on a BPF stack frame of its own.
+/// A packet that belongs to no flow it may stay in: the packed verdict, or 0 if it is to be translated by the flow that
+/// is now in `found`.
 #[inline(never)]
-fn rewrite_framed<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> bool {
-    rewrite(packet, parsed, to).is_ok()
+fn begin<P: Packet, T: Tables>(packet: &P, tables: &T, parsed: &Parsed, ifindex: u32, found: &mut Found) -> u64 {
+    let key = &parsed.tuple;
+    let traffic = Traffic { dst: key.dst, dport: key.dport, proto: key.proto, scope: scope::INTERNAL, host: false };
+    let Some(service) = frontend::find(tables, &traffic) else {
+        direct(tables, parsed, found);
+        return Verdict::Pass.pack();
+    };
+    if parsed.is_fragment() {
+        return Verdict::Drop(Counter::DropFragment).pack();
+    }
+    if parsed.opens() {
+        if repeated(tables, parsed, service.index(), found) {
+            return 0;
+        }
+    } else if parsed.is_tcp() {
+        let grace = tables.now() < tables.config().grace_until;
+        let verdict = if grace { Verdict::Pass } else { Verdict::Drop(Counter::DropNoFlow) };
+        return verdict.pack();
+    }
+    match open(packet, tables, key, service, ifindex, &mut found.flow) {
+        Ok(()) => 0,
+        Err(reason) => Verdict::Drop(reason).pack(),
+    }
 }
 
-/// A packet to a frontend that belongs to no flow it may stay in.
+/// Opens a flow to the frontend `service` in the place `flow`.
 ///
 /// # Errors
-/// The counter to drop it under.
+/// The counter to drop the packet under.
 #[inline(always)]
 fn open<P: Packet, T: Tables>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
-    parsed: &Parsed,
-    found: ServiceRef,
+    key: &Tuple,
+    service: ServiceRef,
     ifindex: u32,
-) -> Result<Verdict, Counter> {
-    let key = &parsed.tuple;
-    if parsed.is_fragment() {
-        return Err(Counter::DropFragment);
-    }
-    if parsed.is_tcp() && !parsed.opens() {
-        let grace = tables.now() < tables.config().grace_until;
-        return if grace { Ok(Verdict::Pass) } else { Err(Counter::DropNoFlow) };
-    }
-    let mut flow = Flow::default();
-    if let Some(reason) = choose(tables, key, found, &mut flow) {
+    flow: &mut Flow,
+) -> Result<(), Counter> {
+    *flow = Flow::default();
+    if let Some(reason) = choose(tables, key, service, flow) {
         return Err(reason);
     }
-    if !find_way(packet, tables, ifindex, &mut flow) {
+    if !find_way(packet, tables, ifindex, flow) {
         return Err(Counter::DropNoPort);
     }
-    flow::open(tables, key, &mut flow)?;
+    flow::open(tables, key, flow)?;
     tables.count(Counter::PacketFlows);
     tables.count_connection(flow.backend);
-    Ok(rewritten(packet, parsed, &flow.to, way_out(&flow)))
+    Ok(())
 }
 
 /// Chooses a backend and fills in its part of the flow; the counter to drop under, if there is none. Not inlined, for
@@ -175,22 +186,22 @@ fn choose<T: Tables>(tables: &T, key: &Tuple, found: ServiceRef, flow: &mut Flow
 }
 
 /// An opening packet on a tuple that has a flow. Sent once more, it stays with the backend that may have answered
-/// already; otherwise the flow is over, and the answer is 0.
-#[inline(never)]
-fn repeated<P: Packet, T: Tables>(packet: &mut P, tables: &T, parsed: &Parsed, service: u32) -> u64 {
-    let mut old = Found::empty();
-    if !flow::find(tables, &parsed.tuple, &mut old) {
-        return 0;
+/// already; otherwise the flow is over. Whether it stays.
+#[inline(always)]
+fn repeated<T: Tables>(tables: &T, parsed: &Parsed, service: u32, old: &mut Found) -> bool {
+    if !flow::find(tables, &parsed.tuple, old) {
+        return false;
     }
     if old.flow.role & role::FORWARD != 0
         && old.flow.state < flow_state::ESTABLISHED
         && old.flow.service == service
         && flow::holds(tables, &old.flow)
     {
-        return translate(packet, tables, parsed, &old, tables.now()).pack();
+        flow::hit(tables, &parsed.tuple, old, parsed, tables.now());
+        return true;
     }
     flow::forget(tables, &parsed.tuple, &old.flow);
-    0
+    false
 }
 
 /// How the flow leaves: back to its own pod, straight to a neighbour on the same bridge, or through the host's stack.
@@ -223,13 +234,12 @@ const fn gateway(dev: &Dev, v4: bool) -> Addr {
 /// A packet to no frontend. If it starts a connection on the ports of a translated one to the same backend, the
 /// translated one is over: its replies could not be told apart. Whether that was so.
 #[inline(never)]
-fn direct<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
+fn direct<T: Tables>(tables: &T, parsed: &Parsed, found: &mut Found) -> bool {
     if parsed.is_tcp() && !parsed.opens() {
         return false;
     }
     let reply_key = parsed.tuple.reversed();
-    let mut found = Found::empty();
-    if !flow::find(tables, &reply_key, &mut found) || found.flow.role & (role::FORWARD | role::HAIRPIN) != 0 {
+    if !flow::find(tables, &reply_key, found) || found.flow.role & (role::FORWARD | role::HAIRPIN) != 0 {
         return false;
     }
     flow::forget(tables, &reply_key, &found.flow);
