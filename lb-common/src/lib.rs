@@ -4,7 +4,7 @@
 //! kernel runs is unit-tested, property-tested and fuzzed on the host.
 //! This crate never does I/O, never allocates outside its tests and knows no hook and no library for BPF.
 //!
-//! With the feature `testing` it also brings [`testing`]: tables and packets in memory, and the packet cases that host
+//! With the feature `testing` it also brings a module `testing`: tables and packets in memory, and the packet cases that host
 //! and kernel tests share.
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
 #![forbid(unsafe_code)]
