@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_lab::{
     Host, LabConfig, Network,
+    config::{SERVICE_NETWORK, SERVICE_NETWORK6},
     peer::{Failure, Step, TcpAsk},
 };
 
@@ -60,7 +61,7 @@ fn play(network: Network, mode: Mode) {
             for call in Call::ALL {
                 match client.path(mode, call) {
                     Path::None => assert_unanswered(client, vip, call),
-                    path => cell(&world, &sample, client, vip, call, path),
+                    path @ (Path::Socket | Path::Packet) => cell(&world, &sample, client, vip, call, path),
                 }
             }
         }
@@ -153,6 +154,32 @@ fn outside(world: &World) {
             let answers = call.ask(outside.place(), at(vip), Manner::in_vain());
             assert_eq!(answers.one().result, Err(Failure::timeout(step)), "{call:?} to {vip}:{PORT}");
             assert!(world.counter(gateway, "drop_closed") > before, "{call:?} to {vip}:{PORT} was not counted");
+        }
+    }
+}
+
+/// A ClusterIP that arrives over an overlay is from outside as well: pods' own traffic to Services is translated before
+/// it gets there.
+#[test]
+fn closed_on_overlays() {
+    let mut world = World::new(LabConfig { network: Network::Vxlan, ..LabConfig::default() });
+    let sample = Sample::start(&world.lab, &[80]);
+    world.start("raspi002", &[]);
+    world.put("sample", &[&manifest(&sample_service(), &sample.all())]);
+    // A node without an agent that takes raspi002 for the way to Services.
+    let stranger = world.node("raspi001");
+    let tunnel = world.node("raspi002").gateway();
+    let routes = [
+        (SERVICE_NETWORK.to_string(), tunnel.v4.network().to_string(), "flannel.1"),
+        (SERVICE_NETWORK6.to_string(), tunnel.v6.network().to_string(), "flannel-v6.1"),
+    ];
+    for (vip, (to, via, device)) in VIPS.into_iter().zip(routes) {
+        stranger.sh(&format!("ip route replace {to} via {via} dev {device} onlink")).unwrap();
+        for (call, step) in [(Call::Tcp, Step::Connect), (Call::Connected, Step::Receive)] {
+            let before = world.counter("raspi002", "drop_closed");
+            let answers = call.ask(stranger.place(), at(vip), Manner::in_vain());
+            assert_eq!(answers.one().result, Err(Failure::timeout(step)), "{call:?} to {vip}");
+            assert!(world.counter("raspi002", "drop_closed") > before, "{call:?} to {vip} was not counted");
         }
     }
 }
