@@ -24,7 +24,8 @@ const CHUNK: usize = 256;
 
 impl<S: MapStore> Tables<S> {
     /// Brings one Service to its wanted state. Equal states cost no write; an endpoint change costs the new backends'
-    /// writes and one store.
+    /// writes and one store. A Service that is gone before its first apply after [`Tables::adopt`] cannot be found by
+    /// its name: it goes with [`Tables::prune`].
     ///
     /// # Errors
     /// If a part of the Service could not be written. The rest is, the maps are consistent, and the next apply of the

@@ -1,0 +1,181 @@
+//! What single changes cost and keep, and what adoption makes of damaged maps.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use berrylb::{
+    maps::{Adopted, Capacities, MapStore as _, MemStore, RangeEntry, Tables, dump},
+    plan::state::{
+        Action, Algorithm, Backend, BackendState, Frontend, FrontendType, Protocol, Scope, ServiceChange, ServiceName,
+        State,
+    },
+};
+use lb_common::abi::{
+    Addr, Port, ServiceKey, ServiceRef, ServiceState, StateWord, action, backend_state, proto, scope,
+};
+
+fn pod(n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 244, 1, n))
+}
+
+fn backends(pods: &[u8]) -> Vec<Backend> {
+    let backend = |n: &u8| Backend {
+        address: pod(*n),
+        port: 80,
+        state: BackendState::Active,
+        local: false,
+        weight: 1,
+        zone: None,
+    };
+    pods.iter().map(backend).collect()
+}
+
+/// A Service `web` with a cluster IP and a load balancer's address in front of the same pods.
+fn web(pods: &[u8]) -> ServiceChange {
+    let service = ServiceName::new("default", "web");
+    let frontend = |kind, address: [u8; 4], scope| {
+        let closed = kind == FrontendType::ClusterIp && scope == Scope::External;
+        Frontend {
+            address: address.into(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            scope,
+            service: Some(service.clone()),
+            port_name: Some("http".into()),
+            kind,
+            action: if closed { Action::Drop } else { Action::Forward },
+            algorithm: Algorithm::Random,
+            affinity_seconds: None,
+            source_ranges: Vec::new(),
+            has_source_ranges: false,
+            backends: if closed { Vec::new() } else { backends(pods) },
+            draining: Vec::new(),
+        }
+    };
+    let kinds = [(FrontendType::ClusterIp, [10, 96, 0, 7]), (FrontendType::LoadBalancer, [192, 0, 2, 7])];
+    let scopes = [Scope::Internal, Scope::External];
+    let frontends = kinds.into_iter().flat_map(|(kind, a)| scopes.map(|scope| frontend(kind, a, scope))).collect();
+    ServiceChange { service: service.clone(), frontends }
+}
+
+fn tables(pods: &[u8]) -> Tables<MemStore> {
+    let mut tables = Tables::new(MemStore::new(Capacities::DEFAULT));
+    tables.apply(&web(pods)).expect("there is room");
+    tables
+}
+
+/// Living backends: id and generation by last byte of the address.
+fn living(tables: &Tables<MemStore>) -> BTreeMap<u8, (u32, u32)> {
+    let living = tables.store().backends().expect("readable").into_iter();
+    living
+        .filter(|(_, b)| b.state != backend_state::GONE)
+        .map(|(id, b)| (b.addr.v4_octets()[3], (id, b.generation)))
+        .collect()
+}
+
+#[track_caller]
+fn check(tables: &Tables<MemStore>, change: &ServiceChange) {
+    let found = dump(tables.store(), Some(&tables.names()), "", Vec::new()).expect("readable");
+    assert_eq!(found, State::new(String::new(), change.frontends.clone(), Vec::new()));
+}
+
+/// The hot path of the design: one store commits an endpoint for all frontends of the port.
+#[test]
+fn an_endpoint_costs_its_own_write_and_one_store() {
+    let mut tables = tables(&[1, 2, 3]);
+    let before = tables.store().writes();
+    let outcome = tables.apply(&web(&[1, 2, 3, 4])).expect("there is room");
+    assert_eq!((outcome.backends_added, outcome.sets_committed, outcome.frontends_written), (1, 1, 0));
+    // The new backend, four slots, the commit word.
+    assert_eq!(tables.store().writes() - before, 1 + 4 + 1);
+    check(&tables, &web(&[1, 2, 3, 4]));
+
+    let before = tables.store().writes();
+    let outcome = tables.apply(&web(&[2, 3, 4])).expect("there is room");
+    assert_eq!((outcome.backends_removed, outcome.sets_committed, outcome.frontends_written), (1, 1, 0));
+    // Three slots, the commit word, the backend that is gone.
+    assert_eq!(tables.store().writes() - before, 3 + 1 + 1);
+    check(&tables, &web(&[2, 3, 4]));
+}
+
+/// Flows hold ids and generations: they stay while the backend does, through changes and restarts.
+#[test]
+fn a_backend_keeps_its_id_and_generation() {
+    let mut tables = tables(&[1, 2, 3]);
+    let first = living(&tables);
+    tables.apply(&web(&[2, 3, 4])).expect("there is room");
+    tables.collect().expect("no faults");
+    let (mut tables, _) = Tables::adopt(tables.into_store()).expect("no faults");
+    tables.apply(&web(&[2, 3, 5])).expect("there is room");
+    let now = living(&tables);
+    assert_eq!((now[&2], now[&3]), (first[&2], first[&3]));
+}
+
+/// An id that goes to another endpoint has another generation, also when the agent restarts between.
+#[test]
+fn a_reused_id_has_another_generation() {
+    let mut seen: HashSet<(u32, u32)> = HashSet::new();
+    let mut tables = Tables::new(MemStore::new(Capacities { backends: 4, ..Capacities::DEFAULT }));
+    for round in 0..100 {
+        let pods = [round, round + 1, round + 2].map(|n| n * 2 % 250 + 1);
+        tables.apply(&ServiceChange { frontends: Vec::new(), ..web(&[]) }).expect("no faults");
+        tables.apply(&web(&pods)).expect("there is room");
+        for (id, generation) in living(&tables).into_values() {
+            assert_ne!(generation, 0);
+            assert!(seen.insert((id, generation)), "id {id} had generation {generation} before");
+        }
+        if round % 3 == 0 {
+            tables = Tables::adopt(tables.into_store()).expect("no faults").0;
+            // A Service that goes while no agent knows its name goes with the prune.
+            tables.prune(&HashSet::new()).expect("no faults");
+        }
+    }
+}
+
+/// A flow's look at its backend sees that it is gone at once, and not only after the grace period.
+#[test]
+fn a_removed_backend_is_gone_at_once() {
+    let mut tables = tables(&[1, 2]);
+    let (id, generation) = living(&tables)[&1];
+    tables.apply(&web(&[2])).expect("there is room");
+    let gone = tables.store().backend(id).expect("readable").expect("was written");
+    assert_eq!(gone.state, backend_state::GONE);
+    assert_ne!(gone.generation, generation);
+    assert_eq!(IpAddr::from(gone.addr), pod(1), "whoever has just chosen it still finds its address");
+    assert!(tables.needs_collect());
+}
+
+#[test]
+fn damaged_maps_are_repaired() {
+    let key = |n: u8, port| ServiceKey {
+        addr: Addr::v4([10, 96, 9, n]),
+        port: Port::new(port),
+        proto: proto::TCP,
+        scope: scope::INTERNAL,
+    };
+    let tables = tables(&[1, 2, 3]);
+    let mut store = tables.into_store();
+    let index = store.services().expect("readable")[0].1.index();
+    let sound = store.contents().clone();
+    let word = sound.svc_state[index as usize].word;
+    let contents = store.contents_mut();
+    // To a free index, beyond the map, with another key's tag, and to a set whose run is another's.
+    contents.put_service(key(1, 80), ServiceRef::new(key(1, 80), 77, 0)).expect("there is room");
+    contents.put_service(key(2, 80), ServiceRef::new(key(2, 80), u32::MAX, 0)).expect("there is room");
+    contents.put_service(key(3, 80), ServiceRef::new(key(4, 81), index, 0)).expect("there is room");
+    contents.put_service(key(5, 80), ServiceRef::new(key(5, 80), 99, 0)).expect("there is room");
+    contents.svc_state[99] = ServiceState::new(word, 12_345, 0, 0, 0);
+    // A set that no frontend leads to, and ranges of nobody.
+    contents.svc_state[50] = ServiceState::new(StateWord::new(9000, 3, action::FORWARD, 2), 54_321, 0, 0, 0);
+    contents.source_ranges.insert(RangeEntry::new(50, Addr::v4([10, 0, 0, 0]), 8));
+
+    let (mut tables, adopted) = Tables::adopt(store).expect("no faults");
+    let Adopted { frontends, broken_frontends, unfinished_sets, stale_ranges, .. } = adopted;
+    assert_eq!((frontends, broken_frontends, unfinished_sets, stale_ranges), (4, 4, 2, 1));
+    assert!(!tables.apply(&web(&[1, 2, 3])).expect("no faults").changed(), "what was sound is untouched");
+    check(&tables, &web(&[1, 2, 3]));
+    assert_eq!(tables.store().contents().svc_state, sound.svc_state);
+    assert!(tables.store().source_ranges().expect("readable").is_empty());
+}
