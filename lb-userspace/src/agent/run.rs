@@ -28,24 +28,24 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let (asker, mut questions) = mpsc::channel(16);
-    if let Some(addr) = settings.healthz {
-        let bound = serve::health(addr, asker.clone())
-            .await
-            .with_context(|| format!("serve /healthz on {addr}: give another --healthz, or off"))?;
-        tracing::info!("health on http://{bound}/healthz");
-    }
-    if let Some(addr) = settings.metrics {
-        let bound = serve::metrics(addr, asker.clone())
-            .await
-            .with_context(|| format!("serve /metrics on {addr}: give another --metrics, or off"))?;
-        tracing::info!("metrics on http://{bound}/metrics");
-    }
-
     let (file_events, mut changed_files) = mpsc::unbounded_channel();
     let mut watch = Watch::new(&settings.from, file_events).context("watch --from: no inotify instance to be had")?;
     let mut follower = Follower::start().await?;
     let mut agent = Agent::start(settings, &follower)?;
     let _log_forwarder = agent.datapath.forward_logs()?;
+    // After the folder's lock: a second agent is told of the first, not of a port that it holds.
+    if let Some(addr) = agent.settings.healthz {
+        let bound = serve::health(addr, asker.clone())
+            .await
+            .with_context(|| format!("serve /healthz on {addr}: give another --healthz, or off"))?;
+        tracing::info!("health on http://{bound}/healthz");
+    }
+    if let Some(addr) = agent.settings.metrics {
+        let bound = serve::metrics(addr, asker.clone())
+            .await
+            .with_context(|| format!("serve /metrics on {addr}: give another --metrics, or off"))?;
+        tracing::info!("metrics on http://{bound}/metrics");
+    }
     serve::api(&agent.settings.api_socket, asker)
         .with_context(|| format!("serve {}: give another --api-socket", agent.settings.api_socket.display()))?;
     agent.read_all();
