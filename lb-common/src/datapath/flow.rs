@@ -212,7 +212,7 @@ fn take_ports<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
     if !other.flow.to.is_reverse_of(key) && !is_over(tables, &other.flow) {
         return false;
     }
-    forget(tables, &reply_key, &other.flow)
+    forget(tables, &reply_key, &mut other.flow)
 }
 
 /// Whether nothing more is to come from a flow: closed for a while (what Linux calls TIME_WAIT), or its service or
@@ -223,13 +223,13 @@ fn is_over<T: Tables>(tables: &T, flow: &Flow) -> bool {
 }
 
 /// Forgets a flow in both directions, given either entry; in both tables, as two processors that meet at its first
-/// reply may leave entries in both. Always true.
+/// reply may leave entries in both. `flow` is used up: its stack becomes the other direction's key. Always true.
 #[inline(never)]
-pub(super) fn forget<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
-    let mate_key = flow.to.reversed();
+pub(super) fn forget<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow) -> bool {
+    flow.to.reverse();
     tables.remove_flow(FlowTable::Flows, key);
-    tables.remove_flow(FlowTable::Flows, &mate_key);
+    tables.remove_flow(FlowTable::Flows, &flow.to);
     tables.remove_flow(FlowTable::Embryos, key);
-    tables.remove_flow(FlowTable::Embryos, &mate_key);
+    tables.remove_flow(FlowTable::Embryos, &flow.to);
     true
 }

@@ -19,32 +19,37 @@ pub struct Traffic {
     pub scope: u8,
     /// The node's own socket: the only kind that loopback NodePorts serve.
     pub host: bool,
+    /// The family of `dst`: IPv4, else IPv6.
+    pub v4: bool,
 }
 
 /// Finds the frontend that claims this destination: its own address first, then the NodePorts of a node address.
 #[inline(always)]
 pub fn find<T: Tables>(tables: &T, traffic: &Traffic) -> Option<ServiceRef> {
-    let Traffic { dst, dport, proto, scope, host } = *traffic;
-    if let Some(found) = look_up(tables, ServiceKey { addr: dst, port: dport, proto, scope }) {
+    let Traffic { dst, dport, proto, scope, host, v4 } = *traffic;
+    let mut key = ServiceKey { addr: dst, port: dport, proto, scope };
+    if let Some(found) = look_up(tables, &key) {
         return Some(found);
     }
-    let node = tables.node_addr(&dst)?;
+    let node = tables.node_addr(&key.addr)?;
     if node.flags & node_addr_flag::LOOPBACK != 0 && !host {
         return None;
     }
-    look_up(tables, ServiceKey::node_port(dst.is_v4(), dport, proto, scope))
+    // In place: a BPF stack has no room for two.
+    key.addr = ServiceKey::node_port(v4, dport, proto, scope).addr;
+    look_up(tables, &key)
 }
 
 /// A deleted element of a preallocated hash goes to its next key at once, under the eyes of whoever still reads it.
 /// The tag tells; the second look-up then sees the table as it is.
 #[inline(always)]
-pub(super) fn look_up<T: Tables>(tables: &T, key: ServiceKey) -> Option<ServiceRef> {
-    let found = tables.service(&key)?;
+pub(super) fn look_up<T: Tables>(tables: &T, key: &ServiceKey) -> Option<ServiceRef> {
+    let found = tables.service(key)?;
     if found.tag() == key.tag() {
         return Some(found);
     }
     tables.count(Counter::Recycled);
-    tables.service(&key).filter(|found| found.tag() == key.tag())
+    tables.service(key).filter(|found| found.tag() == key.tag())
 }
 
 /// A backend for a new connection.

@@ -22,14 +22,12 @@ pub mod tcp_flag {
 pub struct Parsed {
     /// Addresses, ports and protocol.
     pub tuple: Tuple,
-    /// Offset of the IP header, in bytes.
-    pub l3: usize,
-    /// Offset of the TCP or UDP header, in bytes.
-    pub l4: usize,
-    /// 4 or 6.
-    pub version: u8,
+    l3: u16,
+    l4: u16,
     /// The IPv4 header's checksum as it stands.
     pub ip_checksum: [u8; 2],
+    /// 4 or 6.
+    pub version: u8,
     /// [`tcp_flag`] bits; 0 for UDP.
     pub tcp_flags: u8,
     fragment: u8,
@@ -50,6 +48,20 @@ impl Parsed {
         self.tuple.proto == proto::TCP
     }
 
+    /// Offset of the IP header, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn l3(&self) -> usize {
+        self.l3 as usize
+    }
+
+    /// Offset of the TCP or UDP header, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn l4(&self) -> usize {
+        self.l4 as usize
+    }
+
     /// A first fragment: what follows it carries no ports.
     #[inline(always)]
     #[must_use]
@@ -67,7 +79,7 @@ impl Parsed {
     /// Offset of the transport checksum, in bytes.
     #[inline(always)]
     pub(super) const fn l4_checksum(&self) -> usize {
-        self.l4 + if self.is_tcp() { 16 } else { 6 }
+        self.l4() + if self.is_tcp() { 16 } else { 6 }
     }
 }
 
@@ -217,12 +229,14 @@ pub fn parse<P: Packet>(packet: &P, l2_len: usize, into: &mut Parsed) -> Result<
             _ => return Err(Unparsed::NotIp),
         }
     };
-    into.l3 = l2_len;
-    let payload = core::hint::black_box(if v4 { parse_v4(packet, into)? } else { parse_v6(packet, into)? });
+    into.l3 = l2_len as u16;
+    let payload =
+        core::hint::black_box(if v4 { parse_v4(packet, l2_len, into)? } else { parse_v6(packet, l2_len, into)? });
     into.version = payload.version;
     into.fragment = payload.fragment;
-    into.l4 = (payload.l4 & L4_MASK) as usize;
-    parse_l4(packet, into, payload.proto, payload.end)?;
+    let l4 = payload.l4 & L4_MASK;
+    into.l4 = l4 as u16;
+    parse_l4(packet, into, l4, payload.proto, payload.end)?;
     if payload.version == 6 && (into.tuple.src.is_v4() || into.tuple.dst.is_v4()) {
         return Err(Unparsed::MappedAddress);
     }
@@ -230,8 +244,8 @@ pub fn parse<P: Packet>(packet: &P, l2_len: usize, into: &mut Parsed) -> Result<
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, into: &mut Parsed) -> Result<Payload, Unparsed> {
-    let ip: Ipv4 = packet.read(into.l3)?;
+fn parse_v4<P: Packet>(packet: &P, l3: usize, into: &mut Parsed) -> Result<Payload, Unparsed> {
+    let ip: Ipv4 = packet.read(l3)?;
     let header_len = u32::from(ip.version_ihl & 0x0f) * 4;
     if ip.version_ihl >> 4 != 4 || header_len < 20 {
         return Err(Unparsed::Malformed);
@@ -245,7 +259,7 @@ fn parse_v4<P: Packet>(packet: &P, into: &mut Parsed) -> Result<Payload, Unparse
     (words[0], words[1], words[2], words[3]) = (0, 0, MAPPED, ip.src);
     (words[4], words[5], words[6], words[7]) = (0, 0, MAPPED, ip.dst);
     let fragment = if field & 0x2000 != 0 { FIRST_FRAGMENT } else { WHOLE };
-    let l3 = into.l3 as u32;
+    let l3 = l3 as u32;
     Ok(Payload { unused: 0, version: 4, proto: ip.proto, fragment, l4: l3 + header_len, end: end(l3, ip.total_len) })
 }
 
@@ -259,8 +273,8 @@ const fn end(start: u32, len: [u8; 2]) -> u32 {
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, into: &mut Parsed) -> Result<Payload, Unparsed> {
-    let ip: Ipv6 = packet.read(into.l3)?;
+fn parse_v6<P: Packet>(packet: &P, l3: usize, into: &mut Parsed) -> Result<Payload, Unparsed> {
+    let ip: Ipv6 = packet.read(l3)?;
     if ip.version_class_flow[0] >> 4 != 6 {
         return Err(Unparsed::Malformed);
     }
@@ -269,7 +283,7 @@ fn parse_v6<P: Packet>(packet: &P, into: &mut Parsed) -> Result<Payload, Unparse
     (words[0], words[1], words[2], words[3]) = (ip.src[0], ip.src[1], ip.src[2], ip.src[3]);
     (words[4], words[5], words[6], words[7]) = (ip.dst[0], ip.dst[1], ip.dst[2], ip.dst[3]);
     let mut fragment = WHOLE;
-    let mut l4 = into.l3 as u32 + 40;
+    let mut l4 = l3 as u32 + 40;
     let mut proto = ip.next;
     if proto != proto::TCP && proto != proto::UDP {
         let mut i = 0;
@@ -299,19 +313,19 @@ fn parse_v6<P: Packet>(packet: &P, into: &mut Parsed) -> Result<Payload, Unparse
             i += 1;
         }
     }
-    let end = end(into.l3 as u32 + 40, ip.payload_len);
+    let end = end(l3 as u32 + 40, ip.payload_len);
     Ok(Payload { unused: 0, version: 6, proto, fragment, l4, end })
 }
 
 #[inline(always)]
-fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed, proto: u8, end: u32) -> Result<(), Unparsed> {
-    let room = end as usize;
+fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed, l4: u32, proto: u8, end: u32) -> Result<(), Unparsed> {
+    let (l4, end) = (l4 as usize, end as usize);
     let ports = match proto {
         proto::TCP => {
-            if into.l4 + size_of::<Tcp>() > room {
+            if l4 + size_of::<Tcp>() > end {
                 return Err(Unparsed::Malformed);
             }
-            let tcp: Tcp = packet.read(into.l4)?;
+            let tcp: Tcp = packet.read(l4)?;
             if tcp.data_offset >> 4 < 5 {
                 return Err(Unparsed::Malformed);
             }
@@ -319,11 +333,11 @@ fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed, proto: u8, end: u32) -> Re
             tcp.ports
         }
         proto::UDP => {
-            if into.l4 + size_of::<Udp>() > room {
+            if l4 + size_of::<Udp>() > end {
                 return Err(Unparsed::Malformed);
             }
             into.tcp_flags = 0;
-            packet.read::<Udp>(into.l4)?.ports
+            packet.read::<Udp>(l4)?.ports
         }
         _ => return Err(Unparsed::OtherProtocol),
     };

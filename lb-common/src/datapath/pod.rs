@@ -84,7 +84,7 @@ fn known<T: Tables>(tables: &T, parsed: &Parsed, found: &mut Found) -> Known {
         }
     } else if !parsed.is_tcp() && !flow::udp_holds(tables, found, now) {
         // Established TCP keeps its backend until it ends; UDP leaves one that is gone with its next packet.
-        flow::forget(tables, &parsed.tuple, &found.flow);
+        flow::forget(tables, &parsed.tuple, &mut found.flow);
         return Known::Not;
     }
     if parsed.is_fragment() {
@@ -116,7 +116,14 @@ fn rewritten<P: Packet>(packet: &mut P, parsed: &Parsed, flow: &Flow) -> Verdict
 #[inline(never)]
 fn begin<P: Packet, T: Tables>(packet: &P, tables: &T, parsed: &Parsed, ifindex: u32, found: &mut Found) -> u64 {
     let key = &parsed.tuple;
-    let traffic = Traffic { dst: key.dst, dport: key.dport, proto: key.proto, scope: scope::INTERNAL, host: false };
+    let traffic = Traffic {
+        dst: key.dst,
+        dport: key.dport,
+        proto: key.proto,
+        scope: scope::INTERNAL,
+        host: false,
+        v4: parsed.is_v4(),
+    };
     let Some(service) = frontend::find(tables, &traffic) else {
         direct(tables, parsed, found);
         return Verdict::Pass.pack();
@@ -200,7 +207,7 @@ fn repeated<T: Tables>(tables: &T, parsed: &Parsed, service: u32, old: &mut Foun
         flow::hit(tables, &parsed.tuple, old, parsed, tables.now());
         return true;
     }
-    flow::forget(tables, &parsed.tuple, &old.flow);
+    flow::forget(tables, &parsed.tuple, &mut old.flow);
     false
 }
 
@@ -214,7 +221,7 @@ fn find_way<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32, flow: &m
         // A pod never answers a packet that bears its own address as source: the gateway stands in, as behind
         // kube-proxy's hairpin masquerade.
         flow.role = role::HAIRPIN;
-        flow.to.src = gateway(&dev, flow.to.src.is_v4());
+        flow.to.src = gateway(&dev, flow.to.dst.is_v4());
         return !flow.to.src.is_unspecified();
     }
     if dev.bridge != 0
@@ -242,7 +249,7 @@ fn direct<T: Tables>(tables: &T, parsed: &Parsed, found: &mut Found) -> bool {
     if !flow::find(tables, &reply_key, found) || found.flow.role & (role::FORWARD | role::HAIRPIN) != 0 {
         return false;
     }
-    flow::forget(tables, &reply_key, &found.flow);
+    flow::forget(tables, &reply_key, &mut found.flow);
     tables.count(Counter::FlowReplaced);
     true
 }

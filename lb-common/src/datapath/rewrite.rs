@@ -52,14 +52,14 @@ fn rewrite_v4<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> Result<
     let checksum = checksum::apply(parsed.ip_checksum, diff);
     let ends = Ends { unused: [0; 2], checksum, src: to[3], dst: to[7], ports: to[8] };
     let bytes: &[u8; 16] = zerocopy::transmute_ref!(&ends);
-    let at = parsed.l3 + 10;
-    if parsed.l4 == parsed.l3 + 20 {
+    let at = parsed.l3() + 10;
+    if parsed.l4() == parsed.l3() + 20 {
         let [_, _, bytes @ ..] = bytes;
         packet.write(at, bytes)?;
     } else {
         let [_, _, bytes @ .., p0, p1, p2, p3] = bytes;
         packet.write(at, bytes)?;
-        packet.write(parsed.l4, &[*p0, *p1, *p2, *p3])?;
+        packet.write(parsed.l4(), &[*p0, *p1, *p2, *p3])?;
     }
     Ok(diff)
 }
@@ -70,14 +70,14 @@ fn rewrite_v6<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple) -> Result<
     let [o0, o1, o2, o3, o4, o5, o6, o7, ..] = *parsed.tuple.as_words();
     let [n0, n1, n2, n3, n4, n5, n6, n7, ports, _] = *to.as_words();
     let diff = checksum::diff([o0, o1, o2, o3, o4, o5, o6, o7], [n0, n1, n2, n3, n4, n5, n6, n7]);
-    let at = parsed.l3 + 8;
-    if parsed.l4 == parsed.l3 + 40 {
+    let at = parsed.l3() + 8;
+    if parsed.l4() == parsed.l3() + 40 {
         let [bytes @ .., _, _, _, _] = to.as_octets();
         packet.write(at, bytes)?;
     } else {
         let [bytes @ .., _, _, _, _, _, _, _, _] = to.as_octets();
         packet.write(at, bytes)?;
-        packet.write(parsed.l4, &ports.to_ne_bytes())?;
+        packet.write(parsed.l4(), &ports.to_ne_bytes())?;
     }
     Ok(diff)
 }

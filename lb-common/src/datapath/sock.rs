@@ -137,8 +137,14 @@ fn translate<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
 /// Finds the frontend, chooses a backend and remembers both. Not inlined, for the BPF stack's sake.
 #[inline(never)]
 fn attempt<T: Tables>(tables: &T, call: &Call, can_refuse: bool, place: &mut Place) -> Attempt {
-    let traffic =
-        Traffic { dst: call.dst, dport: call.dport, proto: call.proto, scope: scope::INTERNAL, host: call.host };
+    let traffic = Traffic {
+        dst: call.dst,
+        dport: call.dport,
+        proto: call.proto,
+        scope: scope::INTERNAL,
+        host: call.host,
+        v4: call.dst.is_v4(),
+    };
     let Some(found) = frontend::find(tables, &traffic) else { return Attempt::NotOurs };
     if !call.host && found.bits() & bits::RANGES != 0 {
         // A pod's source address is not known here: the packet path holds it to the ranges.
@@ -206,23 +212,23 @@ fn remember<T: Tables>(tables: &T, call: &Call, choice: &Choice, kind: u8) -> bo
 /// Whether this socket has a backend for this destination that it may keep.
 #[inline(never)]
 fn stays<T: Tables>(tables: &T, call: &Call, place: &mut Place) -> bool {
-    let sticky = key(call, call.dst, call.dport, sock_kind::STICKY);
+    let mut key = key(call, call.dst, call.dport, sock_kind::STICKY);
     let mut entry = SockEntry::default();
-    if !find(tables, &sticky, &mut entry) || !holds(tables, &entry) {
+    if !find(tables, &key, &mut entry) || !holds(tables, &entry) {
         return false;
     }
-    *place = Place { addr: entry.addr, port: entry.port };
-    let choice = Choice {
-        service: entry.service,
-        identity: entry.identity,
-        id: entry.backend,
-        generation: entry.backend_generation,
-        addr: entry.addr,
-        port: entry.port,
-    };
-    // Looking also keeps the way back from being evicted while only this direction is used.
-    tables.sock(&key(call, choice.addr, choice.port, sock_kind::REVNAT), &mut entry)
-        || remember(tables, call, &choice, sock_kind::REVNAT)
+    let SockEntry { addr, port, service, identity, backend, backend_generation, .. } = entry;
+    *place = Place { addr, port };
+    (key.addr, key.port, key.kind) = (addr, port, sock_kind::REVNAT);
+    // Looking also keeps the way back from being evicted while only this direction is used. It may lead to another
+    // frontend of the same backend: an answer then belongs to the frontend that was asked last.
+    if !find(tables, &key, &mut entry) || entry.addr != call.dst || entry.port != call.dport {
+        entry = SockEntry::new(&key, call.dst, call.dport, service, identity, backend, backend_generation);
+        if !tables.insert_sock(&key, &entry) {
+            tables.count(Counter::SocketTable);
+        }
+    }
+    true
 }
 
 #[inline(always)]

@@ -22,7 +22,7 @@ pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T, l2_len: usize) -> V
         proto: parsed.tuple.proto,
         scope: scope::EXTERNAL,
     };
-    match frontend::look_up(tables, key) {
+    match frontend::look_up(tables, &key) {
         Some(found) if found.bits() & bits::CLOSED != 0 => Verdict::Drop(Counter::DropClosed),
         Some(_) | None => Verdict::Pass,
     }

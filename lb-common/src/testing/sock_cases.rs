@@ -202,6 +202,10 @@ fn stickiness(net: Net) -> Vec<SockCase> {
         stays(send("it stays", &was)),
         send("a connected socket takes answers from its peer only", &[]).with(|case| case.call.connected = true),
         stays(send("the way back is mended when it was evicted", &was[1..])),
+        stays(send(
+            "the way back leads to the frontend that was asked last",
+            &[SockSpec { addr: net.other_vip(), port: Port::new(53), ..was[0] }, was[1]],
+        )),
         stays(send("the backend terminates, and nothing better exists", &was))
             .with(state(backend_state::TERMINATING))
             .with(|case| case.world.services[0].action = action::TERMINATING),
