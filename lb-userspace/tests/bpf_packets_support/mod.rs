@@ -2,6 +2,7 @@
 //! maps filled from a case's tables, one run. It attaches nothing and pins nothing.
 #![expect(dead_code, reason = "each test that includes this uses its own part of it")]
 
+pub(crate) mod interrupts;
 pub(crate) mod netns;
 pub(crate) mod raw;
 pub(crate) mod tables;
@@ -35,7 +36,7 @@ pub(crate) struct Run {
 }
 
 /// The object under test: `BERRYLB_BPF_OBJECT`, else what the build leaves.
-fn object() -> Vec<u8> {
+pub(crate) fn object() -> Vec<u8> {
     let path = std::env::var_os("BERRYLB_BPF_OBJECT")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/berrylb.o")), PathBuf::from);
     std::fs::read(&path).unwrap_or_else(|error| {
@@ -75,16 +76,14 @@ impl Kernel {
         Self { tables, bpf }
     }
 
+    /// The program of a hook and the tables, to be used at once.
+    pub(crate) fn parts(&mut self, hook: Hook) -> (BorrowedFd<'_>, &mut KernelTables) {
+        (program(&self.bpf, hook), &mut self.tables)
+    }
+
     /// The program of a hook.
     pub(crate) fn program(&self, hook: Hook) -> BorrowedFd<'_> {
-        let name = match hook {
-            Hook::PodIngress(_) => program::POD_INGRESS,
-            Hook::PodEgress => program::POD_EGRESS,
-            Hook::Uplink => program::UPLINK_INGRESS,
-            Hook::UplinkL3 => program::UPLINK_L3,
-        };
-        let program = self.bpf.program(name).unwrap_or_else(|| panic!("the object has no program {name}"));
-        program.fd().unwrap_or_else(|error| panic!("program {name}: {error}")).as_fd()
+        program(&self.bpf, hook)
     }
 
     /// Runs the program of a hook on a packet, once.
@@ -99,6 +98,17 @@ impl Kernel {
         };
         Run { action, packet: raw.packet }
     }
+}
+
+fn program(bpf: &Ebpf, hook: Hook) -> BorrowedFd<'_> {
+    let name = match hook {
+        Hook::PodIngress(_) => program::POD_INGRESS,
+        Hook::PodEgress => program::POD_EGRESS,
+        Hook::Uplink => program::UPLINK_INGRESS,
+        Hook::UplinkL3 => program::UPLINK_L3,
+    };
+    let program = bpf.program(name).unwrap_or_else(|| panic!("the object has no program {name}"));
+    program.fd().unwrap_or_else(|error| panic!("program {name}: {error}")).as_fd()
 }
 
 /// The device that a hook's packet came by; 0: no matter which.
