@@ -66,9 +66,9 @@ pub async fn run(settings: Settings) -> Result<()> {
                 let event = event?;
                 agent.follow(&follower, event.resynced);
             }
-            Some(event) = changed_files.recv() => {
+            Some((seen, event)) = changed_files.recv() => {
                 let mut events = vec![event];
-                while let Ok(event) = changed_files.try_recv() {
+                while let Ok((_, event)) = changed_files.try_recv() {
                     if !events.contains(&event) {
                         events.push(event);
                     }
@@ -76,6 +76,9 @@ pub async fn run(settings: Settings) -> Result<()> {
                 for event in events {
                     agent.read(event, &mut watch);
                 }
+                agent.settle();
+                tracing::debug!(micros = seen.elapsed().as_micros(), "from file event to datapath");
+                continue;
             }
             Some(question) = questions.recv() => {
                 agent.answer(question);

@@ -6,6 +6,7 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use notify::{
@@ -36,12 +37,16 @@ impl Watch {
     ///
     /// # Errors
     /// If the kernel gives no inotify instance.
-    pub(super) fn new(sources: &[PathBuf], events: mpsc::UnboundedSender<FileEvent>) -> notify::Result<Self> {
+    pub(super) fn new(
+        sources: &[PathBuf],
+        events: mpsc::UnboundedSender<(Instant, FileEvent)>,
+    ) -> notify::Result<Self> {
         let names: Vec<PathBuf> = sources.to_vec();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let seen = Instant::now();
             for event in translate(&names, event) {
                 // A closed channel is an agent that is ending.
-                let _ending = events.send(event);
+                let _ending = events.send((seen, event));
             }
         })?;
         let mut watch = Self { watcher, folders: vec![None; sources.len()], sources: sources.to_vec() };
