@@ -49,7 +49,8 @@ pub struct Flow {
     /// Time of the last packet, in [`TICK_SHIFT`] ticks, at tick resolution.
     pub seen: u32,
     /// Over the key and all immutable fields: LRU elements are recycled under their readers, and a value that was
-    /// half overwritten, or belongs to another key by now, shows here.
+    /// half overwritten, or belongs to another key by now, shows here. Only `state` and `seen` may then still be
+    /// another's, for one packet: at worst its flow is taken for closed.
     pub check: u32,
 }
 

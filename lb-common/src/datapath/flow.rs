@@ -8,7 +8,7 @@ use super::{
     parse::{Parsed, tcp_flag},
     tables::{FlowTable, Tables},
 };
-use crate::abi::{Counter, Flow, Port, Tuple, flow_state, role, ticks};
+use crate::abi::{Counter, Flow, Port, Tuple, flow_state, proto, role, ticks};
 
 /// An entry and the table it stands in.
 #[derive(Clone, Copy)]
@@ -72,11 +72,15 @@ fn find_in<T: Tables>(tables: &T, table: FlowTable, key: &Tuple, flow: &mut Flow
 /// Whether a UDP flow still leads to a backend that its service would use: same service, same backend, not idle.
 #[inline(always)]
 pub(super) fn udp_holds<T: Tables>(tables: &T, found: &Found, now: u32) -> bool {
-    let idle_limit = match found.table {
+    idle(now, found.flow.seen) <= udp_idle_limit(found.table) && holds(tables, &found.flow)
+}
+
+#[inline(always)]
+const fn udp_idle_limit(table: FlowTable) -> u32 {
+    match table {
         FlowTable::Flows => UDP_IDLE,
         FlowTable::Embryos => UDP_IDLE_EMBRYO,
-    };
-    idle(now, found.flow.seen) <= idle_limit && holds(tables, &found.flow)
+    }
 }
 
 /// Ticks since `seen`; 0 where another processor's clock was a tick ahead.
@@ -209,17 +213,24 @@ fn take_ports<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
     if !find(tables, &reply_key, &mut other) {
         return true;
     }
-    if !other.flow.to.is_reverse_of(key) && !is_over(tables, &other.flow) {
+    if !other.flow.to.is_reverse_of(key) && !is_over(&other, tables.now()) {
         return false;
     }
     forget(tables, &reply_key, &mut other.flow)
 }
 
-/// Whether nothing more is to come from a flow: closed for a while (what Linux calls TIME_WAIT), or its service or
-/// backend is gone.
+/// Whether nothing more is to come from a flow: TCP that closed a while ago (Linux's TIME_WAIT), UDP that was silent for
+/// long. Whether its service would still use its backend says nothing: a connection drains, and answers are under way.
 #[inline(always)]
-fn is_over<T: Tables>(tables: &T, flow: &Flow) -> bool {
-    (flow.state == flow_state::CLOSING && idle(tables.now(), flow.seen) > ticks(60)) || !holds(tables, flow)
+fn is_over(found: &Found, now: u32) -> bool {
+    let limit = if found.flow.state == flow_state::CLOSING {
+        ticks(60)
+    } else if found.flow.to.proto == proto::UDP {
+        udp_idle_limit(found.table)
+    } else {
+        return false;
+    };
+    idle(now, found.flow.seen) > limit
 }
 
 /// Forgets a flow in both directions, given either entry; in both tables, as two processors that meet at its first

@@ -90,35 +90,74 @@ impl Default for MemTables {
     }
 }
 
+/// A value that knows the key that it belongs to.
+trait Sealed<K>: Sized {
+    fn sealed(self, key: &K) -> Self;
+
+    /// With the parts that the check leaves out taken from `right`: of them the core believes any value.
+    fn with_unchecked_of(self, _right: &Self) -> Self {
+        self
+    }
+}
+
+impl Sealed<ServiceKey> for ServiceRef {
+    fn sealed(self, key: &ServiceKey) -> Self {
+        Self::new(*key, self.index(), self.bits())
+    }
+}
+
+impl Sealed<Tuple> for Flow {
+    fn sealed(mut self, key: &Tuple) -> Self {
+        self.reseal(key);
+        self
+    }
+
+    fn with_unchecked_of(mut self, right: &Self) -> Self {
+        (self.state, self.seen) = (right.state, right.seen);
+        self
+    }
+}
+
+impl Sealed<SockKey> for SockEntry {
+    fn sealed(self, key: &SockKey) -> Self {
+        let Self { addr, port, service, identity, backend, backend_generation, .. } = self;
+        Self::new(key, addr, port, service, identity, backend, backend_generation)
+    }
+}
+
+impl Sealed<AffinityKey> for AffinityEntry {
+    fn sealed(self, key: &AffinityKey) -> Self {
+        Self::new(key, self.backend, self.backend_generation, self.seen)
+    }
+
+    fn with_unchecked_of(mut self, right: &Self) -> Self {
+        self.seen = right.seen;
+        self
+    }
+}
+
 /// The value, or now and then what a reader may meet in its place: some other key's, or, for values of several words, a
 /// mixture.
-fn misread<K, V>(recycler: &mut Recycler, map: &LruMap<K, V>, right: Option<V>) -> Option<V>
+fn read<K, V>(recycler: &mut Option<Recycler>, map: &mut LruMap<K, V>, key: &K) -> Option<V>
 where
     K: Copy + Eq + core::hash::Hash,
-    V: Copy + zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
+    V: Copy + Sealed<K> + zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
+    let right = map.get(key);
+    let Some(recycler) = recycler else { return right };
     let all = map.entries();
     if all.is_empty() || !recycler.strikes() {
         return right;
     }
     let (_, other) = all[recycler.random.below(all.len())];
-    match right {
+    let wrong = match right {
         // One word is one load, and never a mixture.
         Some(right) if size_of::<V>() > 8 && recycler.random.below(2) == 0 => {
-            Some(mixture(&right, &other, || recycler.random.below(2) == 0))
+            mixture(&right, &other, || recycler.random.below(2) == 0).with_unchecked_of(&right)
         }
-        Some(_) | None => Some(other),
-    }
-}
-
-macro_rules! look_up {
-    ($inner:ident, $map:ident, $key:expr) => {{
-        let right = $inner.$map.get($key);
-        match &mut $inner.recycler {
-            Some(recycler) => misread(recycler, &$inner.$map, right),
-            None => right,
-        }
-    }};
+        Some(_) | None => other,
+    };
+    Some(if recycler.seals() { wrong.sealed(key) } else { wrong })
 }
 
 impl MemTables {
@@ -309,7 +348,7 @@ fn store<V: Copy>(from: Option<V>, into: &mut V) -> bool {
 impl Tables for MemTables {
     fn service(&self, key: &ServiceKey) -> Option<ServiceRef> {
         let inner = &mut *self.inner.borrow_mut();
-        look_up!(inner, services, key)
+        read(&mut inner.recycler, &mut inner.services, key)
     }
 
     fn state(&self, index: u32) -> Option<ServiceState> {
@@ -327,8 +366,8 @@ impl Tables for MemTables {
     fn flow(&self, table: FlowTable, key: &Tuple, into: &mut Flow) -> bool {
         let inner = &mut *self.inner.borrow_mut();
         let found = match table {
-            FlowTable::Flows => look_up!(inner, flows, key),
-            FlowTable::Embryos => look_up!(inner, embryos, key),
+            FlowTable::Flows => read(&mut inner.recycler, &mut inner.flows, key),
+            FlowTable::Embryos => read(&mut inner.recycler, &mut inner.embryos, key),
         };
         store(found, into)
     }
@@ -355,7 +394,7 @@ impl Tables for MemTables {
 
     fn sock(&self, key: &SockKey, into: &mut SockEntry) -> bool {
         let inner = &mut *self.inner.borrow_mut();
-        store(look_up!(inner, socks, key), into)
+        store(read(&mut inner.recycler, &mut inner.socks, key), into)
     }
 
     fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool {
@@ -369,7 +408,7 @@ impl Tables for MemTables {
 
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
         let inner = &mut *self.inner.borrow_mut();
-        look_up!(inner, affinity, key)
+        read(&mut inner.recycler, &mut inner.affinity, key)
     }
 
     fn insert_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) -> bool {

@@ -8,6 +8,9 @@ pub struct Recycling {
     pub one_in: u32,
     /// A look-up right after a wrong answer may be wrong as well.
     pub twice: bool,
+    /// The wrong answer comes sealed for the key that was asked for, as if the core did not check: a test of its checks
+    /// that finds nothing then finds nothing at all.
+    pub sealed: bool,
     /// Seed of the choice.
     pub seed: u64,
 }
@@ -42,6 +45,11 @@ pub(super) struct Recycler {
 impl Recycler {
     pub(super) fn new(rule: Recycling) -> Self {
         Self { rule, random: Random(rule.seed), just_lied: false, lies: 0 }
+    }
+
+    /// Whether wrong answers come sealed.
+    pub(super) const fn seals(&self) -> bool {
+        self.rule.sealed
     }
 
     /// Whether this look-up meets a recycled element.

@@ -2,7 +2,7 @@
 
 use super::{ACK, SYN, local_flow, remote_flow, syn, tcp, to_backend, to_web, udp};
 use crate::{
-    abi::{Counter, Port, ServiceKey, backend_state, flow_state, frontend, proto, scope},
+    abi::{Counter, Port, ServiceKey, backend_state, flow_state, frontend, proto, scope, ticks},
     datapath::Verdict,
     testing::{
         Case, FlowSpec, Net, PacketSpec, World,
@@ -31,6 +31,8 @@ fn clashes(net: Net) -> Vec<Case> {
         let other = pair(key, to_backend(net, proto, net.server()));
         let state = if proto == proto::TCP { flow_state::ESTABLISHED } else { flow_state::REPLIED };
         let live = other.answered().state(state);
+        let left = live.map(|flow| FlowSpec { generation: 9, ..flow });
+        let orphan = live.map(|flow| FlowSpec { service: 8, ..flow });
         let own = local_flow(net, proto);
         let mut moved = own;
         moved[0].to.sport = Port::new(0);
@@ -44,19 +46,11 @@ fn clashes(net: Net) -> Vec<Case> {
             })
         };
         let takes = |what: &str, world| case(what, world).opens(&own).verdict(Verdict::Stack);
-        let gone = |w: &mut World| w.backend(LOCAL).generation = 2;
-        let own_anew = own.map(|flow| FlowSpec { generation: 2, ..flow });
         cases.extend([
             moves("an unanswered flow by another frontend keeps them", other),
             moves("an answered flow by another frontend keeps them", live),
-            case("a flow to a backend that is gone loses them", world(&live).with(gone))
-                .opens(&own_anew)
-                .verdict(Verdict::Stack),
-            case("and if it was unanswered, too", world(&other).with(gone)).opens(&own_anew).verdict(Verdict::Stack),
-            takes(
-                "a flow of a service that is gone loses them",
-                world(&live.map(|flow| FlowSpec { service: 8, ..flow })),
-            ),
+            moves("a flow whose backend left its service keeps them: it drains", left),
+            moves("a flow whose service is gone keeps them: it drains", orphan),
             takes("the reply entry that an evicted flow left is replaced", world(&own.answered().state(state)[1..])),
         ]);
         if proto == proto::TCP {
@@ -64,6 +58,12 @@ fn clashes(net: Net) -> Vec<Case> {
             cases.extend([
                 moves("a flow that is closing keeps them while it may still speak", closing),
                 takes("a flow that closed a while ago loses them", world(&closing.age(120))),
+                moves("an established flow keeps them, however long it is silent", live.age(100_000)),
+            ]);
+        } else {
+            cases.extend([
+                takes("an unanswered flow that is silent for long loses them", world(&other.age(ticks(30) + 2))),
+                takes("an answered flow that is silent for long loses them", world(&live.age(ticks(120) + 2))),
             ]);
         }
     }

@@ -1,0 +1,522 @@
+//! The cluster of the conversation tests: clients, services and backends around the datapath's hooks, and the truth.
+
+use std::{collections::HashMap, fmt::Write as _, ops::AddAssign};
+
+use lb_common::{
+    abi::{
+        Addr, Backend, Config, Counter, Port, ServiceKey, ServiceRef, ServiceState, StateWord, Tuple, action,
+        backend_state, frontend, local_path, proto, scope, ticks,
+    },
+    datapath::Verdict,
+    testing::{
+        Contents, DEV_CLIENT, DEV_SERVER, Dissected, Hook, L4Sum, MemTables, Net, PacketSpec, Recycling, Sum,
+        VecPacket, World, dissect, route,
+    },
+};
+
+/// What may happen next. Numbers that name nothing are taken modulo what there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Op {
+    /// A client sends a packet.
+    Send { client: u8, port: u8, to: Target, tcp: bool, flags: Flags },
+    /// A backend answers what it saw last from somebody.
+    Reply { which: u8, flags: Flags },
+    /// A service gets this set of the four pods as its backends.
+    Backends { service: u8, backends: u8 },
+    /// A service's frontend goes or comes back.
+    Frontend { service: u8, there: bool },
+    /// New local flows bypass the stack, or do not.
+    LocalPath { redirect: bool },
+    /// Time passes.
+    Wait { ticks: u32 },
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Target {
+    Service(u8),
+    Pod(u8),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Flags {
+    Syn,
+    Ack,
+    Fin,
+    Rst,
+}
+
+/// How often what happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) translated: u64,
+    pub(crate) replies: u64,
+    pub(crate) moved: u64,
+    pub(crate) bounced: u64,
+    pub(crate) redirected: u64,
+    pub(crate) replaced: u64,
+}
+
+impl AddAssign for Done {
+    fn add_assign(&mut self, other: Self) {
+        self.translated += other.translated;
+        self.replies += other.replies;
+        self.moved += other.moved;
+        self.bounced += other.bounced;
+        self.redirected += other.redirected;
+        self.replaced += other.replaced;
+    }
+}
+
+/// What a client means by its packets on one port to one target.
+#[derive(Clone, Copy, Debug)]
+struct Conversation {
+    client: u8,
+    port: Port,
+    to: Target,
+    proto: u8,
+    /// What the backend sees; `None` until a packet got there.
+    seen: Option<Tuple>,
+    /// Superseded, or replaced by another use of its ports.
+    over: bool,
+    closing: bool,
+    last: u32,
+}
+
+impl Conversation {
+    /// Whether anything of it may still be under way.
+    fn lives(&self, now: u32) -> bool {
+        let silent = now - self.last;
+        let limit = match (self.proto, self.closing) {
+            (proto::TCP, false) => u32::MAX,
+            (proto::TCP, true) => ticks(60),
+            // Answered UDP lives longer, unless its backend was away meanwhile.
+            _ => ticks(30),
+        };
+        !self.over && silent <= limit
+    }
+}
+
+pub(crate) struct Cluster {
+    net: Net,
+    tables: MemTables,
+    now: u32,
+    /// Backends of each service as a set of pods, and whether its frontend is there.
+    services: [(u8, bool); 3],
+    generations: HashMap<u32, u32>,
+    conversations: Vec<Conversation>,
+    /// What each backend saw: its view of the packet, and the conversation.
+    views: Vec<(Tuple, usize)>,
+    done: Done,
+    story: String,
+}
+
+const PORT: u16 = 80;
+
+impl Cluster {
+    pub(crate) fn new(v4: bool, seed: u64) -> Self {
+        let net = if v4 { Net::V4 } else { Net::V6 };
+        let mut world = World::tcp(net);
+        world.services.clear();
+        world.backends.clear();
+        let tables = MemTables::with(&world.contents(1_000_000));
+        tables.seed(seed);
+        let mut cluster = Self {
+            net,
+            tables,
+            now: 1_000_000,
+            services: [(0, true); 3],
+            generations: HashMap::new(),
+            conversations: Vec::new(),
+            views: Vec::new(),
+            done: Done::default(),
+            story: String::new(),
+        };
+        // One pod is in two services, so that clients meet it in two ways.
+        for (service, backends) in [(0, 0b0011), (1, 0b0001), (2, 0b1101)] {
+            cluster.set_backends(service, backends);
+            cluster.set_frontend(service, true);
+        }
+        cluster
+    }
+
+    /// Look-ups meet recycled elements from now on.
+    pub(crate) fn recycle(&self, rule: Recycling) {
+        self.tables.recycle(Some(rule));
+    }
+
+    pub(crate) const fn done(&self) -> Done {
+        self.done
+    }
+
+    pub(crate) fn story(&self) -> &str {
+        &self.story
+    }
+
+    pub(crate) fn step(&mut self, op: &Op) -> Result<(), String> {
+        match *op {
+            Op::Send { client, port, to, tcp, flags } => {
+                self.send(client, Port::new(40_000 + u16::from(port)), to, tcp, flags)
+            }
+            Op::Reply { which, flags } if !self.views.is_empty() => {
+                self.reply(usize::from(which) % self.views.len(), flags)
+            }
+            Op::Reply { .. } => Ok(()),
+            Op::Backends { service, backends } => {
+                self.tell(format!("service {service} has backends {backends:04b}"));
+                self.set_backends(service, backends);
+                Ok(())
+            }
+            Op::Frontend { service, there } => {
+                self.tell(format!("service {service} is there: {there}"));
+                self.set_frontend(service, there);
+                Ok(())
+            }
+            Op::LocalPath { redirect } => {
+                let local_path = if redirect { local_path::REDIRECT } else { local_path::STACK };
+                let mut contents = empty();
+                contents.config = Config { local_path, grace_until: 0 };
+                self.tables.fill(&contents);
+                Ok(())
+            }
+            Op::Wait { ticks } => {
+                self.tell(format!("{ticks} ticks pass"));
+                self.now += ticks;
+                self.tables.set_now(self.now);
+                Ok(())
+            }
+        }
+    }
+
+    fn tell(&mut self, text: String) {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(self.story, "  {text}");
+    }
+
+    /// The two clients, also pods 0 and 1; pods 2 and 3 are a neighbour and one on another node.
+    fn pod(&self, pod: u8) -> Addr {
+        match pod {
+            0 => self.net.client(),
+            1 => neighbour(self.net),
+            2 => self.net.server(),
+            _ => self.net.remote(),
+        }
+    }
+
+    const fn link(pod: u8) -> Option<u32> {
+        match pod {
+            0 => Some(DEV_CLIENT),
+            1 | 2 => Some(DEV_SERVER),
+            _ => None,
+        }
+    }
+
+    fn pod_of(&self, addr: Addr) -> Option<u8> {
+        (0..4).find(|pod| self.pod(*pod) == addr)
+    }
+
+    fn frontend(&self, service: u8) -> Addr {
+        let mut octets = self.net.vip().octets();
+        octets[15] = 100 + service;
+        Addr::v6(octets)
+    }
+
+    fn target(&self, to: Target) -> Addr {
+        match to {
+            Target::Service(service) => self.frontend(service),
+            Target::Pod(pod) => self.pod(pod),
+        }
+    }
+
+    /// As the agent does: new ids are written before the word that leads to them, old ones end.
+    fn set_backends(&mut self, service: u8, backends: u8) {
+        for proto in [proto::TCP, proto::UDP] {
+            let index = index(service, proto);
+            let before = self.services[usize::from(service)].0;
+            let slots: Vec<u32> = (0..4).filter(|pod| backends >> pod & 1 == 1).map(|pod| id(index, pod)).collect();
+            for pod in 0..4 {
+                let id = id(index, pod);
+                let (was, is) = (before >> pod & 1 == 1, backends >> pod & 1 == 1);
+                let mut backend = Backend::new(self.pod(pod), Port::new(PORT), proto, u64::from(index));
+                let generation = self.generations.entry(id).or_insert(1);
+                *generation += u32::from(was != is);
+                backend.generation = *generation;
+                backend.state = if is { backend_state::ACTIVE } else { backend_state::GONE };
+                self.tables.set_backend(id, backend);
+            }
+            for (slot, id) in (index * 8..).zip(&slots) {
+                self.tables.set_slot(slot, *id);
+            }
+            let act = if slots.is_empty() { action::REJECT } else { action::FORWARD };
+            let word = StateWord::new(index * 8, slots.len() as u16, act, 0);
+            self.tables.set_state(index, ServiceState::new(word, u64::from(index) << 8, 0, 0, 0));
+        }
+        self.services[usize::from(service)].0 = backends;
+    }
+
+    fn set_frontend(&mut self, service: u8, there: bool) {
+        self.services[usize::from(service)].1 = there;
+        for proto in [proto::TCP, proto::UDP] {
+            let key = ServiceKey { addr: self.frontend(service), port: Port::new(PORT), proto, scope: scope::INTERNAL };
+            let value = there.then(|| ServiceRef::new(key, index(service, proto), frontend::CLUSTER_IP));
+            self.tables.set_service(key, value);
+        }
+    }
+
+    fn send(&mut self, client: u8, port: Port, to: Target, tcp: bool, flags: Flags) -> Result<(), String> {
+        let proto = if tcp { proto::TCP } else { proto::UDP };
+        if to == Target::Pod(client) {
+            // A pod reaches its own address without leaving itself.
+            return Ok(());
+        }
+        if self.conversations.iter().any(|c| {
+            (c.client, c.port, c.to, c.proto, c.over, c.closing) == (client, port, to, proto::TCP, false, true)
+                && flags != Flags::Syn
+                && tcp
+                && !c.lives(self.now)
+        }) {
+            // Closed a minute ago: the client's stack has nothing more to say.
+            return Ok(());
+        }
+        let number = self.conversation(client, port, to, proto, flags);
+        let conversation = &self.conversations[number];
+        let begun = conversation.seen.is_some() || (conversation.over && matches!(to, Target::Service(_)));
+        if tcp && flags != Flags::Syn && !begun {
+            // Its SYN reached nobody, or there was none: the client has nothing to go on with.
+            return Ok(());
+        }
+        let tuple = Tuple::new(self.pod(client), port, self.target(to), Port::new(PORT), proto);
+        self.tell(format!("{number}: {flags:?} {tuple:?}"));
+        let link = Self::link(client).expect("clients are on this node");
+        let (verdict, after) = self.meet(Hook::PodIngress(link), packet(tuple, number, flags))?;
+        self.count(verdict);
+        let Some(after) = after else {
+            self.may_be_dropped(number, verdict)?;
+            self.conversations[number].seen = None;
+            return Ok(());
+        };
+        let delivered = self.arrive(after)?;
+        self.check_forward(number, &delivered.tuple, flags)?;
+        self.see(number, delivered.tuple)
+    }
+
+    /// The conversation that a packet belongs to: TCP begins with a SYN, UDP with any packet.
+    fn conversation(&mut self, client: u8, port: Port, to: Target, proto: u8, flags: Flags) -> usize {
+        let same = |c: &Conversation| (c.client, c.port, c.to, c.proto) == (client, port, to, proto);
+        let known = self.conversations.iter().rposition(|c| same(c) && !c.over);
+        let opens = proto == proto::TCP && flags == Flags::Syn;
+        let number = match known {
+            Some(number) if !opens => number,
+            Some(_) | None => {
+                self.conversations.iter_mut().filter(|c| same(c)).for_each(|c| c.over = true);
+                // Before a SYN, TCP is nobody's: what it may not do is checked, and that is all.
+                let over = proto == proto::TCP && !opens;
+                let new = Conversation { client, port, to, proto, seen: None, over, closing: false, last: self.now };
+                self.conversations.push(new);
+                self.conversations.len() - 1
+            }
+        };
+        let now = self.now;
+        let conversation = &mut self.conversations[number];
+        if !conversation.lives(now) {
+            // UDP that was silent for long begins anew.
+            conversation.seen = None;
+        }
+        conversation.last = now;
+        conversation.closing |= matches!(flags, Flags::Fin | Flags::Rst) && proto == proto::TCP;
+        number
+    }
+
+    /// Runs one hook; gives the packet unless it was dropped.
+    fn meet(&mut self, hook: Hook, bytes: Vec<u8>) -> Result<(Verdict, Option<Vec<u8>>), String> {
+        let before = self.tables.counter(Counter::FlowReplaced);
+        let mut packet = VecPacket::new(bytes, route);
+        let verdict = hook.run(&mut packet, &self.tables);
+        self.done.replaced += self.tables.counter(Counter::FlowReplaced) - before;
+        self.tell(format!("   {hook:?}: {verdict:?}"));
+        Ok((verdict, (!matches!(verdict, Verdict::Drop(_))).then_some(packet.bytes)))
+    }
+
+    /// The last link before the receiver, if that is a pod of this node.
+    fn arrive(&mut self, bytes: Vec<u8>) -> Result<Dissected, String> {
+        let sent = read(&bytes)?;
+        let on_this_node = self.pod_of(sent.tuple.dst).is_some_and(|pod| Self::link(pod).is_some());
+        let bytes =
+            if on_this_node { self.meet(Hook::PodEgress, bytes)?.1.ok_or("dropped on the last link")? } else { bytes };
+        read(&bytes)
+    }
+
+    fn count(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Stack => self.done.translated += 1,
+            Verdict::Redirect(_) => self.done.redirected += 1,
+            Verdict::Bounce => self.done.bounced += 1,
+            Verdict::Pass | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// A connection that is established is never dropped, and nothing is without a reason.
+    fn may_be_dropped(&self, number: usize, verdict: Verdict) -> Result<(), String> {
+        let conversation = &self.conversations[number];
+        let (Target::Service(service), Verdict::Drop(reason)) = (conversation.to, verdict) else {
+            return Err(format!("{verdict:?} of a packet past all services"));
+        };
+        let no_backends = self.services[usize::from(service)].0 == 0;
+        let no_flow = conversation.over || conversation.seen.is_none();
+        if (reason == Counter::DropNoEndpoint && no_backends) || (reason == Counter::DropNoFlow && no_flow) {
+            return Ok(());
+        }
+        Err(format!("dropped for {}: {conversation:?}", reason.name()))
+    }
+
+    /// What may have become of a client's packet when it reaches somebody.
+    fn check_forward(&mut self, number: usize, view: &Tuple, flags: Flags) -> Result<(), String> {
+        let conversation = self.conversations[number];
+        let client = self.pod(conversation.client);
+        match conversation.to {
+            Target::Pod(pod) => {
+                let straight =
+                    Tuple::new(client, conversation.port, self.pod(pod), Port::new(PORT), conversation.proto);
+                if *view != straight {
+                    return Err(format!("a direct packet became {view:?}"));
+                }
+            }
+            Target::Service(service) => {
+                let (backends, there) = self.services[usize::from(service)];
+                if view.dst == self.frontend(service) {
+                    let kept = conversation.proto == proto::TCP && conversation.seen.is_some() && flags != Flags::Syn;
+                    return if there || (kept && !conversation.over) {
+                        Err("a packet to a service passed untranslated".into())
+                    } else {
+                        Ok(())
+                    };
+                }
+                let pod = self.pod_of(view.dst).ok_or_else(|| format!("went to {view:?}, which is no pod"))?;
+                let kept = conversation.seen == Some(*view);
+                if backends >> pod & 1 == 0 && !kept {
+                    return Err(format!("pod {pod} is no backend of service {service} ({backends:04b})"));
+                }
+                let begun = conversation.proto == proto::TCP && flags != Flags::Syn && !conversation.over;
+                if begun && conversation.seen.is_some() && !kept {
+                    return Err(format!("a TCP connection moved from {:?} to {view:?}", conversation.seen));
+                }
+                if conversation.over && conversation.proto == proto::TCP && flags != Flags::Syn {
+                    return Err("TCP that nobody opened was translated".into());
+                }
+                if view.src != client && !(view.src == self.net.gateway() && view.dst == client) {
+                    return Err(format!("the source became {view:?}"));
+                }
+                self.done.moved += u64::from(view.sport != conversation.port);
+            }
+        }
+        Ok(())
+    }
+
+    /// A packet reached a backend: it knows its peer by `view`.
+    fn see(&mut self, number: usize, view: Tuple) -> Result<(), String> {
+        let now = self.now;
+        if self.pod_of(view.dst).is_none() {
+            self.conversations[number].seen = None;
+            return Ok(());
+        }
+        let opened_direct = matches!(self.conversations[number].to, Target::Pod(_));
+        for (i, other) in self.conversations.iter_mut().enumerate() {
+            if i == number || other.seen != Some(view) || !other.lives(now) {
+                continue;
+            }
+            // The datapath knows nothing of direct connections but their beginnings, so a translated one may take the
+            // ports of a direct one, and a new direct one takes those of a translated one.
+            if opened_direct || matches!(other.to, Target::Pod(_)) {
+                other.over = true;
+            } else {
+                return Err(format!("a backend sees conversations {i} and {number} alike: {view:?}"));
+            }
+        }
+        self.conversations[number].seen = Some(view);
+        self.views.retain(|(other, _)| *other != view);
+        self.views.push((view, number));
+        Ok(())
+    }
+
+    fn reply(&mut self, which: usize, flags: Flags) -> Result<(), String> {
+        let (view, number) = self.views[which];
+        let conversation = self.conversations[number];
+        if !conversation.lives(self.now) && conversation.proto == proto::TCP {
+            // A backend's stack has nothing more to say either.
+            return Ok(());
+        }
+        let flags = if flags == Flags::Syn { Flags::Ack } else { flags };
+        let tuple = view.reversed();
+        self.tell(format!("{number}: reply {flags:?} {tuple:?}"));
+        let mut bytes = packet(tuple, number, flags);
+        let pod = self.pod_of(tuple.src).expect("views are of pods");
+        if let Some(link) = Self::link(pod) {
+            let (verdict, after) = self.meet(Hook::PodIngress(link), bytes)?;
+            self.count(verdict);
+            bytes = after.ok_or("a reply was dropped")?;
+        } else {
+            bytes = self.meet(Hook::Uplink, bytes)?.1.ok_or("a reply was dropped on its way in")?;
+        }
+        let arrived = self.arrive(bytes)?;
+        let current = conversation.seen == Some(view) && !conversation.over;
+        let client = self.pod(conversation.client);
+        let wanted =
+            Tuple::new(self.target(conversation.to), Port::new(PORT), client, conversation.port, conversation.proto);
+        if arrived.tuple == wanted {
+            self.done.replies += 1;
+        } else if current && conversation.lives(self.now) {
+            return Err(format!("a reply arrived as {:?}, not {wanted:?}", arrived.tuple));
+        } else if arrived.tuple != tuple {
+            return Err(format!("a late reply {tuple:?} of {conversation:?} arrived as {:?}", arrived.tuple));
+        }
+        if current {
+            let conversation = &mut self.conversations[number];
+            conversation.last = self.now;
+            conversation.closing |= matches!(flags, Flags::Fin | Flags::Rst) && conversation.proto == proto::TCP;
+        }
+        Ok(())
+    }
+}
+
+const fn index(service: u8, proto: u8) -> u32 {
+    1 + service as u32 * 2 + (proto == proto::UDP) as u32
+}
+
+const fn id(index: u32, pod: u8) -> u32 {
+    index * 4 + pod as u32
+}
+
+/// A third pod of the bridge, which is a client as well.
+fn neighbour(net: Net) -> Addr {
+    let mut octets = net.client().octets();
+    octets[15] = 0x1d;
+    Addr::v6(octets)
+}
+
+fn packet(tuple: Tuple, number: usize, flags: Flags) -> Vec<u8> {
+    let flags = match flags {
+        Flags::Syn => 0x02,
+        Flags::Ack => 0x10,
+        Flags::Fin => 0x11,
+        Flags::Rst => 0x14,
+    };
+    let payload = (number as u32).to_be_bytes().to_vec();
+    PacketSpec::new(tuple).flags(flags).with(|p| (p.payload, p.l4_sum) = (payload, L4Sum::Good)).build()
+}
+
+fn read(bytes: &[u8]) -> Result<Dissected, String> {
+    let packet = dissect(bytes, 14)?;
+    if packet.ip_sum == Sum::Bad || packet.l4_sum != Sum::Good {
+        return Err(format!("checksums {:?} and {:?} of {:?}", packet.ip_sum, packet.l4_sum, packet.tuple));
+    }
+    Ok(packet)
+}
+
+/// Nothing but a configuration to be filled in.
+fn empty() -> Contents {
+    let mut world = World::tcp(Net::V4);
+    world.services.clear();
+    world.backends.clear();
+    world.node_addrs.clear();
+    world.devs.clear();
+    world.contents(0)
+}
