@@ -182,7 +182,8 @@ fn choose<T: Tables>(tables: &T, key: &Tuple, found: ServiceRef, flow: &mut Flow
         Err(NoChoice::Drop(reason)) => return Some(reason),
     };
     let Some(choice) = frontend::select(tables, found.index(), &state, &key.src, flow_tuple_hash(key)) else {
-        return Some(Counter::DropInternal);
+        // All endpoints have weight 0, or the tables contradict themselves.
+        return Some(if state.word.count() == 0 { Counter::DropNoEndpoint } else { Counter::DropInternal });
     };
     flow.to = Tuple::new(key.src, key.sport, choice.addr, choice.port, key.proto);
     flow.service = choice.service;

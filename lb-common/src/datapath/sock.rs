@@ -169,7 +169,7 @@ fn attempt<T: Tables>(tables: &T, call: &Call, can_refuse: bool, place: &mut Pla
     let hash =
         flow_tuple_hash(&Tuple::new(client, Port::new(0), call.dst, call.dport, call.proto)) ^ spread(call.cookie);
     let Some(choice) = select(tables, found.index(), &state, &client, hash) else {
-        tables.count(Counter::SocketDropped);
+        tables.count(if state.word.count() == 0 { Counter::SocketRefused } else { Counter::SocketDropped });
         return Attempt::Refused;
     };
     *place = Place { addr: choice.addr, port: choice.port };

@@ -106,9 +106,14 @@ fn refusals(net: Net) -> Vec<SockCase> {
         }
         // Past the checks there is no way back to the packet path, which would find the same.
         cases.push(
-            call(format!("refusal: forwards to nobody, protocol {proto}"), net, request, proto)
-                .refused(Counter::SocketDropped)
+            call(format!("refusal: all endpoints have weight 0, protocol {proto}"), net, request, proto)
+                .refused(Counter::SocketRefused)
                 .with(|case| case.world.services[0].slots.clear()),
+        );
+        cases.push(
+            call(format!("refusal: a slot leads nowhere, protocol {proto}"), net, request, proto)
+                .refused(Counter::SocketDropped)
+                .with(|case| case.world.services[0].slots = vec![99]),
         );
     }
     cases

@@ -27,8 +27,8 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                 .dropped(Counter::DropInternal),
             case("to a closed frontend", with(&|w| w.services[0].frontends[0].1 |= frontend::CLOSED))
                 .dropped(Counter::DropClosed),
-            case("to a service that forwards to nobody", with(&|w| w.services[0].slots.clear()))
-                .dropped(Counter::DropInternal),
+            case("to a service whose endpoints all have weight 0", with(&|w| w.services[0].slots.clear()))
+                .dropped(Counter::DropNoEndpoint),
             case("to a service index beyond the table", with(&|w| w.services[0].index = ARRAY_LEN))
                 .dropped(Counter::DropInternal),
             case("to a slot with a backend beyond the table", with(&|w| w.services[0].slots = vec![ARRAY_LEN]))
