@@ -9,9 +9,8 @@ use zerocopy::IntoBytes as _;
 
 use super::{
     Contents,
-    bytes::mixture,
     lru::LruMap,
-    recycling::{Random, Recycler, Recycling},
+    recycling::{Random, Recycler, Recycling, read},
 };
 use crate::{
     abi::{
@@ -88,76 +87,6 @@ impl Default for MemTables {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// A value that knows the key that it belongs to.
-trait Sealed<K>: Sized {
-    fn sealed(self, key: &K) -> Self;
-
-    /// With the parts that the check leaves out taken from `right`: of them the core believes any value.
-    fn with_unchecked_of(self, _right: &Self) -> Self {
-        self
-    }
-}
-
-impl Sealed<ServiceKey> for ServiceRef {
-    fn sealed(self, key: &ServiceKey) -> Self {
-        Self::new(*key, self.index(), self.bits())
-    }
-}
-
-impl Sealed<Tuple> for Flow {
-    fn sealed(mut self, key: &Tuple) -> Self {
-        self.reseal(key);
-        self
-    }
-
-    fn with_unchecked_of(mut self, right: &Self) -> Self {
-        (self.state, self.seen) = (right.state, right.seen);
-        self
-    }
-}
-
-impl Sealed<SockKey> for SockEntry {
-    fn sealed(self, key: &SockKey) -> Self {
-        let Self { addr, port, service, identity, backend, backend_generation, .. } = self;
-        Self::new(key, addr, port, service, identity, backend, backend_generation)
-    }
-}
-
-impl Sealed<AffinityKey> for AffinityEntry {
-    fn sealed(self, key: &AffinityKey) -> Self {
-        Self::new(key, self.backend, self.backend_generation, self.seen)
-    }
-
-    fn with_unchecked_of(mut self, right: &Self) -> Self {
-        self.seen = right.seen;
-        self
-    }
-}
-
-/// The value, or now and then what a reader may meet in its place: some other key's, or, for values of several words, a
-/// mixture.
-fn read<K, V>(recycler: &mut Option<Recycler>, map: &mut LruMap<K, V>, key: &K) -> Option<V>
-where
-    K: Copy + Eq + core::hash::Hash,
-    V: Copy + Sealed<K> + zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
-{
-    let right = map.get(key);
-    let Some(recycler) = recycler else { return right };
-    let all = map.entries();
-    if all.is_empty() || !recycler.strikes() {
-        return right;
-    }
-    let (_, other) = all[recycler.random.below(all.len())];
-    let wrong = match right {
-        // One word is one load, and never a mixture.
-        Some(right) if size_of::<V>() > 8 && recycler.random.below(2) == 0 => {
-            mixture(&right, &other, || recycler.random.below(2) == 0).with_unchecked_of(&right)
-        }
-        Some(_) | None => other,
-    };
-    Some(if recycler.seals() { wrong.sealed(key) } else { wrong })
 }
 
 impl MemTables {

@@ -1,100 +1,19 @@
 //! The cluster of the conversation tests: clients, services and backends around the datapath's hooks, and the truth.
 
-use std::{collections::HashMap, fmt::Write as _, ops::AddAssign};
+mod life;
+mod place;
+
+use std::{collections::HashMap, fmt::Write as _};
 
 use lb_common::{
-    abi::{
-        Addr, Backend, Config, Counter, Port, ServiceKey, ServiceRef, ServiceState, StateWord, Tuple, action,
-        backend_state, frontend, local_path, proto, scope, ticks,
-    },
+    abi::{Config, Counter, Port, Tuple, local_path, proto},
     datapath::Verdict,
     testing::{
-        Contents, DEV_CLIENT, DEV_SERVER, Dissected, Hook, L4Sum, MemTables, Net, PacketSpec, Recycling, Sum,
-        VecPacket, World, dissect, route,
+        Contents, Dissected, Hook, L4Sum, MemTables, Net, PacketSpec, Recycling, Sum, VecPacket, World, dissect, route,
     },
 };
-
-/// What may happen next. Numbers that name nothing are taken modulo what there is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Op {
-    /// A client sends a packet.
-    Send { client: u8, port: u8, to: Target, tcp: bool, flags: Flags },
-    /// A backend answers what it saw last from somebody.
-    Reply { which: u8, flags: Flags },
-    /// A service gets this set of the four pods as its backends.
-    Backends { service: u8, backends: u8 },
-    /// A service's frontend goes or comes back.
-    Frontend { service: u8, there: bool },
-    /// New local flows bypass the stack, or do not.
-    LocalPath { redirect: bool },
-    /// Time passes.
-    Wait { ticks: u32 },
-}
-
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Target {
-    Service(u8),
-    Pod(u8),
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Flags {
-    Syn,
-    Ack,
-    Fin,
-    Rst,
-}
-
-/// How often what happened.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Done {
-    pub(crate) translated: u64,
-    pub(crate) replies: u64,
-    pub(crate) moved: u64,
-    pub(crate) bounced: u64,
-    pub(crate) redirected: u64,
-    pub(crate) replaced: u64,
-}
-
-impl AddAssign for Done {
-    fn add_assign(&mut self, other: Self) {
-        self.translated += other.translated;
-        self.replies += other.replies;
-        self.moved += other.moved;
-        self.bounced += other.bounced;
-        self.redirected += other.redirected;
-        self.replaced += other.replaced;
-    }
-}
-
-/// What a client means by its packets on one port to one target.
-#[derive(Clone, Copy, Debug)]
-struct Conversation {
-    client: u8,
-    port: Port,
-    to: Target,
-    proto: u8,
-    /// What the backend sees; `None` until a packet got there.
-    seen: Option<Tuple>,
-    /// Superseded, or replaced by another use of its ports.
-    over: bool,
-    closing: bool,
-    last: u32,
-}
-
-impl Conversation {
-    /// Whether anything of it may still be under way.
-    fn lives(&self, now: u32) -> bool {
-        let silent = now - self.last;
-        let limit = match (self.proto, self.closing) {
-            (proto::TCP, false) => u32::MAX,
-            (proto::TCP, true) => ticks(60),
-            // Answered UDP lives longer, unless its backend was away meanwhile.
-            _ => ticks(30),
-        };
-        !self.over && silent <= limit
-    }
-}
+use life::Conversation;
+pub(crate) use life::{Done, Flags, Op, Target};
 
 pub(crate) struct Cluster {
     net: Net,
@@ -190,76 +109,6 @@ impl Cluster {
     fn tell(&mut self, text: String) {
         // Writing to a String cannot fail.
         let _infallible = writeln!(self.story, "  {text}");
-    }
-
-    /// The two clients, also pods 0 and 1; pods 2 and 3 are a neighbour and one on another node.
-    fn pod(&self, pod: u8) -> Addr {
-        match pod {
-            0 => self.net.client(),
-            1 => neighbour(self.net),
-            2 => self.net.server(),
-            _ => self.net.remote(),
-        }
-    }
-
-    const fn link(pod: u8) -> Option<u32> {
-        match pod {
-            0 => Some(DEV_CLIENT),
-            1 | 2 => Some(DEV_SERVER),
-            _ => None,
-        }
-    }
-
-    fn pod_of(&self, addr: Addr) -> Option<u8> {
-        (0..4).find(|pod| self.pod(*pod) == addr)
-    }
-
-    fn frontend(&self, service: u8) -> Addr {
-        let mut octets = self.net.vip().octets();
-        octets[15] = 100 + service;
-        Addr::v6(octets)
-    }
-
-    fn target(&self, to: Target) -> Addr {
-        match to {
-            Target::Service(service) => self.frontend(service),
-            Target::Pod(pod) => self.pod(pod),
-        }
-    }
-
-    /// As the agent does: new ids are written before the word that leads to them, old ones end.
-    fn set_backends(&mut self, service: u8, backends: u8) {
-        for proto in [proto::TCP, proto::UDP] {
-            let index = index(service, proto);
-            let before = self.services[usize::from(service)].0;
-            let slots: Vec<u32> = (0..4).filter(|pod| backends >> pod & 1 == 1).map(|pod| id(index, pod)).collect();
-            for pod in 0..4 {
-                let id = id(index, pod);
-                let (was, is) = (before >> pod & 1 == 1, backends >> pod & 1 == 1);
-                let mut backend = Backend::new(self.pod(pod), Port::new(PORT), proto, u64::from(index));
-                let generation = self.generations.entry(id).or_insert(1);
-                *generation += u32::from(was != is);
-                backend.generation = *generation;
-                backend.state = if is { backend_state::ACTIVE } else { backend_state::GONE };
-                self.tables.set_backend(id, backend);
-            }
-            for (slot, id) in (index * 8..).zip(&slots) {
-                self.tables.set_slot(slot, *id);
-            }
-            let act = if slots.is_empty() { action::REJECT } else { action::FORWARD };
-            let word = StateWord::new(index * 8, slots.len() as u16, act, 0);
-            self.tables.set_state(index, ServiceState::new(word, u64::from(index) << 8, 0, 0, 0));
-        }
-        self.services[usize::from(service)].0 = backends;
-    }
-
-    fn set_frontend(&mut self, service: u8, there: bool) {
-        self.services[usize::from(service)].1 = there;
-        for proto in [proto::TCP, proto::UDP] {
-            let key = ServiceKey { addr: self.frontend(service), port: Port::new(PORT), proto, scope: scope::INTERNAL };
-            let value = there.then(|| ServiceRef::new(key, index(service, proto), frontend::CLUSTER_IP));
-            self.tables.set_service(key, value);
-        }
     }
 
     fn send(&mut self, client: u8, port: Port, to: Target, tcp: bool, flags: Flags) -> Result<(), String> {
@@ -475,21 +324,6 @@ impl Cluster {
         }
         Ok(())
     }
-}
-
-const fn index(service: u8, proto: u8) -> u32 {
-    1 + service as u32 * 2 + (proto == proto::UDP) as u32
-}
-
-const fn id(index: u32, pod: u8) -> u32 {
-    index * 4 + pod as u32
-}
-
-/// A third pod of the bridge, which is a client as well.
-fn neighbour(net: Net) -> Addr {
-    let mut octets = net.client().octets();
-    octets[15] = 0x1d;
-    Addr::v6(octets)
 }
 
 fn packet(tuple: Tuple, number: usize, flags: Flags) -> Vec<u8> {
