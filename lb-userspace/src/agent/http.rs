@@ -1,6 +1,6 @@
 //! The agent's small HTTP servers: health, metrics and the API socket, each a function from path to answer.
 
-use std::{convert::Infallible, future::Future, time::Duration};
+use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -13,8 +13,8 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-    sync::Semaphore,
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 /// An answer to a GET.
@@ -42,65 +42,54 @@ impl Answer {
 const CONNECTIONS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves TCP until dropped.
-pub(super) async fn serve_tcp<H, F>(listener: TcpListener, handler: H)
+/// A socket that connections come from.
+pub(super) trait Accept {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
+
+    /// The next connection.
+    async fn next(&self) -> io::Result<Self::Stream>;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Serves until dropped.
+pub(super) async fn serve<H, F>(listener: impl Accept, handler: H)
 where
     H: Fn(String) -> F + Clone + 'static,
     F: Future<Output = Answer> + 'static,
 {
-    let places = std::rc::Rc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned_rc().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => spawn(stream, handler.clone(), place),
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    // Nobody closes the semaphore.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        match listener.next().await {
+            Ok(stream) => spawn(stream, handler.clone(), place),
             Err(error) => pause(&error).await,
         }
-    }
-}
-
-/// Serves a Unix socket until dropped.
-pub(super) async fn serve_unix<H, F>(listener: UnixListener, handler: H)
-where
-    H: Fn(String) -> F + Clone + 'static,
-    F: Future<Output = Answer> + 'static,
-{
-    let places = std::rc::Rc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned_rc().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => spawn(stream, handler.clone(), place),
-            Err(error) => pause(&error).await,
-        }
-    }
-}
-
-/// A place among the connections, free again when dropped.
-struct Place(std::rc::Rc<Semaphore>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.add_permits(1);
-    }
-}
-
-trait AcquireRc {
-    async fn acquire_owned_rc(self) -> Result<Place, tokio::sync::AcquireError>;
-}
-
-impl AcquireRc for std::rc::Rc<Semaphore> {
-    async fn acquire_owned_rc(self) -> Result<Place, tokio::sync::AcquireError> {
-        self.acquire().await?.forget();
-        Ok(Place(self))
     }
 }
 
 /// Out of descriptors, mostly: taking the next one at once would spin.
-async fn pause(error: &std::io::Error) {
+async fn pause(error: &io::Error) {
     tracing::warn!("cannot accept a connection: {error}");
     tokio::time::sleep(Duration::from_millis(200)).await;
 }
 
-fn spawn<S, H, F>(stream: S, handler: H, place: Place)
+fn spawn<S, H, F>(stream: S, handler: H, place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Fn(String) -> F + Clone + 'static,

@@ -40,7 +40,7 @@ fn stuck() -> Answer {
 pub(super) async fn health(addr: SocketAddr, asker: Asker) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(addr).await?;
     let bound = listener.local_addr()?;
-    tokio::task::spawn_local(http::serve_tcp(listener, move |path| {
+    tokio::task::spawn_local(http::serve(listener, move |path| {
         let asker = asker.clone();
         async move {
             let needs_ready = match path.as_str() {
@@ -63,7 +63,7 @@ pub(super) async fn health(addr: SocketAddr, asker: Asker) -> io::Result<SocketA
 pub(super) async fn metrics(addr: SocketAddr, asker: Asker) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(addr).await?;
     let bound = listener.local_addr()?;
-    tokio::task::spawn_local(http::serve_tcp(listener, move |path| {
+    tokio::task::spawn_local(http::serve(listener, move |path| {
         let asker = asker.clone();
         async move {
             if path != "/metrics" {
@@ -95,7 +95,7 @@ pub(super) fn api(path: &Path, asker: Asker) -> io::Result<()> {
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    tokio::task::spawn_local(http::serve_unix(listener, move |path| {
+    tokio::task::spawn_local(http::serve(listener, move |path| {
         let asker = asker.clone();
         async move {
             if path != api::PATH {
