@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, NodeAddr, RangeKey,
+        Addr, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow, AddrInfo, RangeKey,
         ServiceKey, ServiceRef, ServiceState, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
     },
     datapath::{FlowTable, Tables},
@@ -36,8 +36,12 @@ static SOCK_REVNAT: LruHashMap<SockKey, SockEntry, 1024> = LruHashMap::new();
 static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 1024> = LruHashMap::new();
 #[btf_map(name = "source_ranges")]
 static SOURCE_RANGES: LpmTrie<RangeKey, u32, 1024> = LpmTrie::new();
-#[btf_map(name = "node_addrs")]
-static NODE_ADDRS: HashMap<Addr, NodeAddr, 64> = HashMap::new();
+#[btf_map(name = "addrs")]
+static ADDRS: HashMap<Addr, AddrInfo, 64> = HashMap::new();
+#[btf_map(name = "pod_nets")]
+static POD_NETS: LpmTrie<Addr, u32, 64> = LpmTrie::new();
+#[btf_map(name = "answers")]
+static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 #[btf_map(name = "devs")]
 static DEVS: HashMap<u32, Dev, 64> = HashMap::new();
 #[btf_map(name = "config")]
@@ -46,6 +50,12 @@ static CONFIG: Array<Config, 1> = Array::new();
 static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 #[btf_map(name = "svc_counters")]
 static SVC_COUNTERS: PerCpuArray<BackendCounter, 1024> = PerCpuArray::new();
+
+/// Refusals that one processor sends in a tick (1.07 s), at most: Linux's `icmp_msgs_per_sec`.
+const ANSWERS_PER_TICK: u32 = 1000;
+
+/// Prefix length of a whole address, in bits.
+const WHOLE_ADDR: u32 = 8 * size_of::<Addr>() as u32;
 
 /// Prefix length of a whole source-range key, in bits.
 const WHOLE_RANGE: u32 = 8 * size_of::<RangeKey>() as u32;
@@ -186,9 +196,27 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn node_addr(&self, addr: &Addr) -> Option<NodeAddr> {
+    fn addr(&self, addr: &Addr) -> u32 {
         // SAFETY: a live map value of one word.
-        unsafe { NODE_ADDRS.get(addr) }.copied()
+        unsafe { ADDRS.get(addr) }.map_or(0, |info| info.flags)
+    }
+
+    #[inline(always)]
+    fn in_pod_nets(&self, addr: &Addr) -> bool {
+        POD_NETS.get(&Key::new(WHOLE_ADDR, *addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let now = self.now();
+        let Some(ptr) = ANSWERS.get_ptr_mut(0) else { return false };
+        // SAFETY: this CPU's own value.
+        let answers = unsafe { &mut *ptr };
+        if answers.tick != now {
+            *answers = Answers { tick: now, sent: 0 };
+        }
+        answers.sent += 1;
+        answers.sent <= ANSWERS_PER_TICK
     }
 
     #[inline(always)]

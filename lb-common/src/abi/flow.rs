@@ -10,6 +10,10 @@ pub mod role {
     pub const FORWARD: u8 = 1;
     /// The client is its own backend: both directions go back out of the link they came from.
     pub const HAIRPIN: u8 = 1 << 1;
+    /// Redirected from one network to another: we do a router's work (hop limit, path MTU) in both directions.
+    pub const ROUTED: u8 = 1 << 2;
+    /// A connection of the node itself to a backend, whose source port a translated flow had taken: it got another one.
+    pub const HOST: u8 = 1 << 3;
 }
 
 /// Values of [`Flow::state`], in order.
@@ -39,8 +43,15 @@ pub struct Flow {
     pub backend: u32,
     /// That backend's generation then.
     pub backend_generation: u32,
-    /// Device that both directions are redirected out of; 0: both directions take the host's stack.
+    /// Device that this direction is redirected out of; 0: both directions take the host's stack.
     pub oif: u32,
+    /// [`Self::oif`] of the other direction.
+    pub mate_oif: u32,
+    /// Largest packet in bytes, without link-layer header, that this direction's way takes; 0: whoever is behind the
+    /// device looks after that.
+    pub mtu: u16,
+    /// [`Self::mtu`] of the other direction.
+    pub mate_mtu: u16,
     /// [`role`] bits.
     pub role: u8,
     /// One of [`flow_state`].
@@ -99,7 +110,13 @@ impl Flow {
         let c = mul(self.service, 0x9e37_79b9, self.identity, 0x85eb_ca6b);
         let d = mul(self.backend, 0xc2b2_ae35, self.backend_generation, 0x27d4_eb2f);
         let e = mul(self.oif, 0x1656_67b1, self.role as u32, 0x94d0_49bb);
-        let sum = a.wrapping_add(b.rotate_left(29)).wrapping_add(c).wrapping_add(d.rotate_left(13)).wrapping_add(e);
+        let f = mul(self.mate_oif, 0x6c62_272e, self.mtu as u32 | (self.mate_mtu as u32) << 16, 0x07bb_0142);
+        let sum = a
+            .wrapping_add(b.rotate_left(29))
+            .wrapping_add(c)
+            .wrapping_add(d.rotate_left(13))
+            .wrapping_add(e)
+            .wrapping_add(f.rotate_left(23));
         (sum.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
     }
 }

@@ -16,8 +16,8 @@ pub use service::*;
 pub use sock::*;
 pub use tables::*;
 
-/// Version of the map layouts. It names the pin folder (`…/v1/`), so two versions never share a map.
-pub const VERSION: u32 = 1;
+/// Version of the map layouts. It names the pin folder (`…/v2/`), so two versions never share a map.
+pub const VERSION: u32 = 2;
 
 /// Names of the pinned maps, at most 15 characters each (the kernel's `BPF_OBJ_NAME_LEN` minus the NUL).
 pub mod map {
@@ -39,8 +39,10 @@ pub mod map {
     pub const AFFINITY: &str = "affinity";
     /// [`super::RangeKey`] behind a prefix length → 1.
     pub const SOURCE_RANGES: &str = "source_ranges";
-    /// [`super::Addr`] → [`super::NodeAddr`].
-    pub const NODE_ADDRS: &str = "node_addrs";
+    /// [`super::Addr`] → [`super::AddrInfo`].
+    pub const ADDRS: &str = "addrs";
+    /// [`super::Addr`] behind a prefix length in bits → 1: the pod networks of other nodes.
+    pub const POD_NETS: &str = "pod_nets";
     /// Interface index → [`super::Dev`].
     pub const DEVS: &str = "devs";
     /// Index 0 → [`super::Config`].
@@ -51,7 +53,7 @@ pub mod map {
     pub const SVC_COUNTERS: &str = "svc_counters";
 
     /// Every map that is pinned.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         SERVICES,
         SVC_STATE,
         SLOTS,
@@ -61,7 +63,8 @@ pub mod map {
         SOCK_REVNAT,
         AFFINITY,
         SOURCE_RANGES,
-        NODE_ADDRS,
+        ADDRS,
+        POD_NETS,
         DEVS,
         CONFIG,
         COUNTERS,
@@ -79,11 +82,15 @@ pub mod program {
     pub const UPLINK_INGRESS: &str = "uplink_ingress";
     /// tc, ingress of an uplink or overlay without a link-layer header (wireguard, ipip, tun).
     pub const UPLINK_L3: &str = "uplink_l3";
+    /// tc, egress of an uplink or overlay with an Ethernet header.
+    pub const UPLINK_EGRESS: &str = "uplink_egress";
+    /// tc, egress of an uplink or overlay without a link-layer header.
+    pub const UPLINK_L3_OUT: &str = "uplink_l3_out";
     /// Every cgroup socket-address program, by the name of its hook.
     pub const SOCKET: [&str; 8] =
         ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
     /// Every tc program.
-    pub const TC: [&str; 4] = [POD_INGRESS, POD_EGRESS, UPLINK_INGRESS, UPLINK_L3];
+    pub const TC: [&str; 6] = [POD_INGRESS, POD_EGRESS, UPLINK_INGRESS, UPLINK_EGRESS, UPLINK_L3, UPLINK_L3_OUT];
 }
 
 /// Names of the read-only globals that the loader sets before the programs are verified; the verifier then removes

@@ -13,7 +13,7 @@ pub mod scope {
 }
 
 /// Key of `services`: one frontend. A NodePort has the address [`Addr::UNSPECIFIED`] of its family (see
-/// [`ServiceKey::node_port`]) and is matched when the destination is in `node_addrs`.
+/// [`ServiceKey::node_port`]) and is matched when the destination is in `addrs`.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct ServiceKey {

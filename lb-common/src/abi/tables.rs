@@ -16,18 +16,39 @@ pub struct RangeKey {
     pub addr: Addr,
 }
 
-/// Flags of a [`NodeAddr`].
-pub mod node_addr_flag {
-    /// A loopback address: matched only for the node's own sockets.
-    pub const LOOPBACK: u32 = 1;
+/// Flags of an [`AddrInfo`].
+pub mod addr_flag {
+    /// An address of this node that NodePorts listen on.
+    pub const NODE: u32 = 1;
+    /// With [`NODE`]: a loopback address, matched for the node's own sockets only.
+    pub const LOOPBACK: u32 = 1 << 1;
+    /// A Service's clusterIP: all its ports and protocols are ours, so what no frontend claims is refused.
+    pub const CLUSTER_IP: u32 = 1 << 2;
+    /// At least one frontend names this address (any type but NodePort).
+    pub const FRONTEND: u32 = 1 << 3;
+    /// Translated packets bear it as source, so their replies come to it.
+    pub const SOURCE: u32 = 1 << 4;
+    /// What the agent's view of the links decides; the rest follows from the frontends.
+    pub const LINKS: u32 = NODE | LOOPBACK | SOURCE;
 }
 
-/// Value of `node_addrs`: an address of this node that NodePorts listen on.
+/// Value of `addrs`: what this destination address is to us. A packet to an address that is not in the table is to no
+/// frontend.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
-pub struct NodeAddr {
-    /// [`node_addr_flag`] bits.
+pub struct AddrInfo {
+    /// [`addr_flag`] bits.
     pub flags: u32,
+}
+
+/// Value of `answers`, per CPU: how many refusals this processor has sent in its current tick.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Answers {
+    /// The tick.
+    pub tick: u32,
+    /// Packets sent in it.
+    pub sent: u32,
 }
 
 /// Kinds of a [`Dev`].
@@ -85,6 +106,11 @@ pub struct Config {
     /// Tick until which TCP packets without SYN and without flow pass: connections that kube-proxy translated before
     /// us. 0: no grace.
     pub grace_until: u32,
+    /// Source of translated packets to backends in other nodes' pod networks: this node's pod gateway, which the node
+    /// itself never uses towards them. [`Addr::UNSPECIFIED`]: none.
+    pub pod_source_v4: Addr,
+    /// As [`Self::pod_source_v4`], for IPv6.
+    pub pod_source_v6: Addr,
 }
 
 /// Value of `svc_counters`, by backend id, per CPU.
@@ -162,8 +188,18 @@ counters! {
     DropNoFlow = "drop_no_flow",
     /// IP fragments to a service.
     DropFragment = "drop_fragment",
+    /// Packets to a clusterIP that are neither to one of its ports nor TCP or UDP at all.
+    DropUnclaimed = "drop_unclaimed",
     /// No free source port for a translated packet.
     DropNoPort = "drop_no_port",
+    /// No address to translate from on the way to the backend.
+    DropNoSource = "drop_no_source",
+    /// No route to the backend.
+    DropNoRoute = "drop_no_route",
+    /// Packets whose hop limit ended here.
+    DropTtl = "drop_ttl",
+    /// Packets larger than the way to the backend or client takes.
+    DropTooBig = "drop_too_big",
     /// The flow table took no entry.
     DropFlowTable = "drop_flow_table",
     /// The packet could not be rewritten or a table was inconsistent.
@@ -174,4 +210,12 @@ counters! {
     SocketTable = "socket_table_full",
     /// Flows taken over by a direct connection on the same ports.
     FlowReplaced = "flow_replaced",
+    /// Dropped packets that were answered by a TCP reset or an ICMP error.
+    Answered = "answered",
+    /// Dropped packets that were not answered, as too many had been lately.
+    AnswerLimited = "answer_limited",
+    /// Connections of the node itself that got another source port, as a translated flow had theirs.
+    HostRemapped = "host_remapped",
+    /// Source ports that were taken when a flow asked for them.
+    PortCollision = "port_collision",
 }

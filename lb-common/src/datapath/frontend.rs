@@ -2,8 +2,8 @@
 
 use super::{flow::idle, tables::Tables};
 use crate::abi::{
-    Addr, AffinityEntry, AffinityKey, Backend, Counter, Port, ServiceKey, ServiceRef, ServiceState, action, frontend,
-    node_addr_flag, service_flag, ticks,
+    Addr, AffinityEntry, AffinityKey, Backend, Counter, Port, ServiceKey, ServiceRef, ServiceState, action, addr_flag,
+    frontend, service_flag, ticks,
 };
 
 /// What is asked of a frontend: where the traffic goes and comes from.
@@ -24,15 +24,17 @@ pub struct Traffic {
 }
 
 /// Finds the frontend that claims this destination: its own address first, then the NodePorts of a node address.
+/// `flags` is what `addrs` says of the destination address; nothing is looked up for one that it does not know.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &T, traffic: &Traffic) -> Option<ServiceRef> {
+pub fn find<T: Tables>(tables: &T, traffic: &Traffic, flags: u32) -> Option<ServiceRef> {
     let Traffic { dst, dport, proto, scope, host, v4 } = *traffic;
     let mut key = ServiceKey { addr: dst, port: dport, proto, scope };
-    if let Some(found) = look_up(tables, &key) {
+    if flags & addr_flag::FRONTEND != 0
+        && let Some(found) = look_up(tables, &key)
+    {
         return Some(found);
     }
-    let node = tables.node_addr(&key.addr)?;
-    if node.flags & node_addr_flag::LOOPBACK != 0 && !host {
+    if flags & addr_flag::NODE == 0 || (flags & addr_flag::LOOPBACK != 0 && !host) {
         return None;
     }
     // In place: a BPF stack has no room for two.

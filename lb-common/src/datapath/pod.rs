@@ -124,7 +124,7 @@ fn begin<P: Packet, T: Tables>(packet: &P, tables: &T, parsed: &Parsed, ifindex:
         host: false,
         v4: parsed.is_v4(),
     };
-    let Some(service) = frontend::find(tables, &traffic) else {
+    let Some(service) = frontend::find(tables, &traffic, tables.addr(&key.dst)) else {
         direct(tables, parsed, found);
         return Verdict::Pass.pack();
     };

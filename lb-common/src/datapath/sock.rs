@@ -5,8 +5,8 @@ use super::{
     tables::Tables,
 };
 use crate::abi::{
-    Addr, AffinityKey, Counter, Port, SockEntry, SockKey, Tuple, flow_tuple_hash, frontend as bits, proto, scope,
-    sock_kind, socket_lb,
+    Addr, AffinityKey, Counter, Port, SockEntry, SockKey, Tuple, addr_flag, flow_tuple_hash, frontend as bits, proto,
+    scope, sock_kind, socket_lb,
 };
 
 /// A connect or sendmsg call.
@@ -145,7 +145,15 @@ fn attempt<T: Tables>(tables: &T, call: &Call, can_refuse: bool, place: &mut Pla
         host: call.host,
         v4: call.dst.is_v4(),
     };
-    let Some(found) = frontend::find(tables, &traffic) else { return Attempt::NotOurs };
+    let flags = tables.addr(&call.dst);
+    let Some(found) = frontend::find(tables, &traffic, flags) else {
+        if flags & addr_flag::CLUSTER_IP == 0 || (!can_refuse && !call.host && call.proto == proto::TCP) {
+            return Attempt::NotOurs;
+        }
+        // Every port of a clusterIP is ours, also those that no Service names.
+        tables.count(Counter::SocketRefused);
+        return Attempt::Refused;
+    };
     if !call.host && found.bits() & bits::RANGES != 0 {
         // A pod's source address is not known here: the packet path holds it to the ranges.
         return Attempt::NotOurs;

@@ -1,8 +1,8 @@
 //! What the core needs of the maps and the clock.
 
 use crate::abi::{
-    Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, ServiceKey, ServiceRef,
-    ServiceState, SockEntry, SockKey, Tuple,
+    Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef, ServiceState,
+    SockEntry, SockKey, Tuple,
 };
 
 /// The two flow tables.
@@ -43,8 +43,12 @@ pub trait Tables {
     fn insert_affinity(&self, key: &AffinityKey, entry: &AffinityEntry) -> bool;
     /// Whether `source_ranges` covers this source for this service index.
     fn in_ranges(&self, service: u32, source: Addr) -> bool;
-    /// Looks up `node_addrs`.
-    fn node_addr(&self, addr: &Addr) -> Option<NodeAddr>;
+    /// Looks up `addrs`: [`crate::abi::addr_flag`] bits; 0 if the address is not there.
+    fn addr(&self, addr: &Addr) -> u32;
+    /// Whether `pod_nets` covers this address.
+    fn in_pod_nets(&self, addr: &Addr) -> bool;
+    /// Whether one more packet may be answered by a reset or an ICMP error now; counts it, if so.
+    fn may_answer(&self) -> bool;
     /// Looks up `devs`.
     fn dev(&self, ifindex: u32) -> Option<Dev>;
     /// Reads `config`.

@@ -66,6 +66,12 @@ impl Net {
         self.addr([10, 244, 2, 30], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, 0x30])
     }
 
+    /// The network of that node's pods, a /24 in both families.
+    #[must_use]
+    pub const fn remote_pods(self) -> Addr {
+        self.addr([10, 244, 2, 0], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, 0])
+    }
+
     /// The bridge's own address, the pods' gateway.
     #[must_use]
     pub const fn gateway(self) -> Addr {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, RangeKey, ServiceKey,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, RangeKey, ServiceKey,
         ServiceRef, ServiceState, SockEntry, SockKey, Tuple,
     },
     datapath::{FlowTable, Tables},
@@ -62,7 +62,9 @@ struct Inner {
     socks: LruMap<SockKey, SockEntry>,
     affinity: LruMap<AffinityKey, AffinityEntry>,
     ranges: Vec<(u32, RangeKey)>,
-    node_addrs: HashMap<Addr, NodeAddr>,
+    addrs: HashMap<Addr, AddrInfo>,
+    pod_nets: Vec<(u32, Addr)>,
+    may_answer: bool,
     devs: HashMap<u32, Dev>,
     config: Config,
     counters: Vec<u64>,
@@ -104,7 +106,9 @@ impl MemTables {
                 socks: LruMap::new(),
                 affinity: LruMap::new(),
                 ranges: Vec::new(),
-                node_addrs: HashMap::new(),
+                addrs: HashMap::new(),
+                pod_nets: Vec::new(),
+                may_answer: true,
                 devs: HashMap::new(),
                 config: Config::default(),
                 counters: vec![0; Counter::ALL.len()],
@@ -128,8 +132,20 @@ impl MemTables {
 
     /// Adds or replaces what `contents` holds.
     pub fn fill(&self, contents: &Contents) {
-        let Contents { services, states, slots, backends, flows, affinity, socks, ranges, node_addrs, devs, config } =
-            contents;
+        let Contents {
+            services,
+            states,
+            slots,
+            backends,
+            flows,
+            affinity,
+            socks,
+            ranges,
+            addrs,
+            pod_nets,
+            devs,
+            config,
+        } = contents;
         for (table, key, flow) in flows {
             assert!(self.insert_flow(*table, key, flow), "{table:?} takes entries");
         }
@@ -141,7 +157,8 @@ impl MemTables {
         affinity.iter().for_each(|(key, value)| inner.affinity.insert(*key, *value));
         socks.iter().for_each(|(key, value)| inner.socks.insert(*key, *value));
         inner.ranges.extend(ranges);
-        inner.node_addrs.extend(node_addrs.iter().copied());
+        inner.addrs.extend(addrs.iter().copied());
+        inner.pod_nets.extend(pod_nets);
         inner.devs.extend(devs.iter().copied());
         inner.config = *config;
     }
@@ -177,6 +194,11 @@ impl MemTables {
         self.inner.borrow_mut().refusing.insert(table);
     }
 
+    /// Whether packets may still be answered in this tick.
+    pub fn set_may_answer(&self, may: bool) {
+        self.inner.borrow_mut().may_answer = may;
+    }
+
     /// Look-ups of hashes meet recycled elements from now on; `None`: no longer.
     pub fn recycle(&self, rule: Option<Recycling>) {
         self.inner.borrow_mut().recycler = rule.map(Recycler::new);
@@ -195,6 +217,11 @@ impl MemTables {
             Some(value) => inner.services.insert(key, value),
             None => drop(inner.services.remove(&key)),
         }
+    }
+
+    /// Says what an address is, by [`crate::abi::addr_flag`] bits.
+    pub fn set_addr(&self, addr: Addr, flags: u32) {
+        self.inner.borrow_mut().addrs.insert(addr, AddrInfo { flags });
     }
 
     /// Writes an element of `svc_state`.
@@ -358,8 +385,17 @@ impl Tables for MemTables {
             .any(|(len, range)| same_prefix(range.as_bytes(), key.as_bytes(), *len as usize))
     }
 
-    fn node_addr(&self, addr: &Addr) -> Option<NodeAddr> {
-        self.inner.borrow().node_addrs.get(addr).copied()
+    fn addr(&self, addr: &Addr) -> u32 {
+        self.inner.borrow().addrs.get(addr).map_or(0, |info| info.flags)
+    }
+
+    fn in_pod_nets(&self, addr: &Addr) -> bool {
+        let inner = self.inner.borrow();
+        inner.pod_nets.iter().any(|(len, net)| same_prefix(net.as_octets(), addr.as_octets(), *len as usize))
+    }
+
+    fn may_answer(&self) -> bool {
+        self.inner.borrow().may_answer
     }
 
     fn dev(&self, ifindex: u32) -> Option<Dev> {

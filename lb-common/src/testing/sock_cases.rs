@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     abi::{
-        Addr, AffinityKey, Counter, Port, ServiceKey, SockKey, action, backend_state, frontend, node_addr_flag, proto,
+        Addr, AffinityKey, Counter, Port, ServiceKey, SockKey, action, addr_flag, backend_state, frontend, proto,
         scope, sock_kind, socket_lb, ticks,
     },
     datapath::sock::Outcome,
@@ -150,16 +150,21 @@ fn places(net: Net) -> Vec<SockCase> {
         at("node port at the host's loopback address", net.loopback(), 30_080).with(host).translated(LOCAL),
         at("a pod's loopback address is its own", net.loopback(), 30_080),
         at("no node port at another machine", net.outside(), 30_080).with(host),
-        at("another port of the clusterIP", net.vip(), 8081),
+        at("another port of the clusterIP", net.vip(), 8081).refused(Counter::SocketRefused),
+        at("another port of an address that is not ours alone", net.vip(), 8081)
+            .with(|case| case.world.services[0].frontends.iter_mut().for_each(|f| f.1 = frontend::LOAD_BALANCER)),
         at("a pod's address", net.server(), 80),
-        at("a frontend for the outside only", net.vip(), 8080)
-            .with(|case| case.world.services[0].frontends.retain(|(key, _)| key.scope == scope::EXTERNAL)),
+        at("a frontend for the outside only", net.vip(), 8080).with(|case| {
+            let frontends = &mut case.world.services[0].frontends;
+            frontends.retain(|(key, _)| key.scope == scope::EXTERNAL);
+            frontends.iter_mut().for_each(|(_, bits)| *bits = frontend::LOAD_BALANCER);
+        }),
         ranged("a pod's source is not known here: source ranges are the packet path's", true),
         ranged("the host is let in by one of its addresses", true).with(host).translated(LOCAL),
         ranged("the host has no address in the ranges", false).with(host).refused(Counter::SocketDropped),
         call("place: the table of sockets is full", net, Request::Connect, proto::TCP)
             .with(|case| {
-                case.world.node_addrs.push((net.vip(), node_addr_flag::LOOPBACK));
+                case.world.addrs.push((net.vip(), addr_flag::LOOPBACK));
             })
             .translated(LOCAL)
             .with(|case| case.name = "place: a loopback address with a frontend of its own".into()),

@@ -1,5 +1,7 @@
 //! What the tables hold before a packet: services, backends, flows and the node, said briefly.
 
+use std::collections::BTreeMap;
+
 use super::{
     DEV_CLIENT, DEV_SERVER, FlowSpec, Net, SockSpec,
     fixture::pod_link,
@@ -7,8 +9,8 @@ use super::{
 };
 use crate::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, NodeAddr, Port, RangeKey, ServiceKey, ServiceRef,
-        ServiceState, SockEntry, SockKey, StateWord, Tuple, action, backend_flag, frontend, local_path, node_addr_flag,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, Port, RangeKey, ServiceKey, ServiceRef,
+        ServiceState, SockEntry, SockKey, StateWord, Tuple, action, addr_flag, backend_flag, frontend, local_path,
         proto, scope,
     },
     datapath::FlowTable,
@@ -91,8 +93,10 @@ pub struct World {
     pub affinity: Vec<AffinitySpec>,
     /// Socket entries.
     pub socks: Vec<SockSpec>,
-    /// The node's addresses with their flags.
-    pub node_addrs: Vec<(Addr, u32)>,
+    /// The node's addresses with their flags; those of the frontends follow from the services.
+    pub addrs: Vec<(Addr, u32)>,
+    /// Other nodes' pod networks, with their length in bits of their own family.
+    pub pod_nets: Vec<(Addr, u32)>,
     /// Devices.
     pub devs: Vec<(u32, Dev)>,
     /// [`local_path`] value.
@@ -133,7 +137,12 @@ impl World {
             flows: Vec::new(),
             affinity: Vec::new(),
             socks: Vec::new(),
-            node_addrs: vec![(net.node(), 0), (net.gateway(), 0), (net.loopback(), node_addr_flag::LOOPBACK)],
+            addrs: vec![
+                (net.node(), addr_flag::NODE | addr_flag::SOURCE),
+                (net.gateway(), addr_flag::NODE | addr_flag::SOURCE),
+                (net.loopback(), addr_flag::NODE | addr_flag::LOOPBACK),
+            ],
+            pod_nets: vec![(net.remote_pods(), if net.v4 { 24 } else { 64 })],
             devs: vec![(DEV_CLIENT, pod_link()), (DEV_SERVER, pod_link())],
             local_path: local_path::STACK,
             grace: None,
@@ -192,7 +201,8 @@ impl World {
         let mut all = Self::tcp(Net::V4);
         all.services.clear();
         all.backends.clear();
-        all.node_addrs.clear();
+        all.addrs.clear();
+        all.pod_nets.clear();
         let mut index = 1;
         for net in Net::BOTH {
             for proto in [proto::TCP, proto::UDP] {
@@ -211,11 +221,29 @@ impl World {
                 }));
                 all.services.append(&mut world.services);
                 all.backends.append(&mut world.backends);
-                all.node_addrs.append(&mut world.node_addrs);
+                all.addrs.append(&mut world.addrs);
+                all.pod_nets.append(&mut world.pod_nets);
                 index += 1;
             }
         }
         all
+    }
+
+    /// The node's addresses and those of the frontends.
+    fn all_addrs(&self) -> Vec<(Addr, AddrInfo)> {
+        let mut all: BTreeMap<[u8; 16], u32> = BTreeMap::new();
+        for (addr, flags) in &self.addrs {
+            *all.entry(addr.octets()).or_default() |= flags;
+        }
+        for (key, bits) in self.services.iter().flat_map(|service| &service.frontends) {
+            let flags = match bits & frontend::TYPE_MASK {
+                frontend::NODE_PORT => continue,
+                frontend::CLUSTER_IP => addr_flag::FRONTEND | addr_flag::CLUSTER_IP,
+                _ => addr_flag::FRONTEND,
+            };
+            *all.entry(key.addr.octets()).or_default() |= flags;
+        }
+        all.into_iter().map(|(addr, flags)| (Addr::v6(addr), AddrInfo { flags })).collect()
     }
 
     /// Keys and values of every map at this time.
@@ -230,11 +258,14 @@ impl World {
             affinity: self.affinity.iter().map(|entry| entry.entry(now)).collect(),
             socks: self.socks.iter().map(SockSpec::entry).collect(),
             ranges: Vec::new(),
-            node_addrs: self.node_addrs.iter().map(|(addr, flags)| (*addr, NodeAddr { flags: *flags })).collect(),
+            addrs: self.all_addrs(),
+            pod_nets: self.pod_nets.iter().map(|(addr, len)| (mapped_len(addr, *len), *addr)).collect(),
             devs: self.devs.clone(),
             config: Config {
                 local_path: self.local_path,
                 grace_until: self.grace.map_or(0, |ticks| now.wrapping_add_signed(ticks)),
+                pod_source_v4: Net::V4.gateway(),
+                pod_source_v6: Net::V6.gateway(),
             },
         };
         for service in &self.services {
@@ -263,8 +294,10 @@ pub struct Contents {
     pub socks: Vec<(SockKey, SockEntry)>,
     /// `source_ranges`, by prefix length in bits over the whole key.
     pub ranges: Vec<(u32, RangeKey)>,
-    /// `node_addrs`.
-    pub node_addrs: Vec<(Addr, NodeAddr)>,
+    /// `addrs`.
+    pub addrs: Vec<(Addr, AddrInfo)>,
+    /// `pod_nets`, by prefix length in bits over the mapped form.
+    pub pod_nets: Vec<(u32, Addr)>,
     /// `devs`.
     pub devs: Vec<(u32, Dev)>,
     /// `config`.
@@ -279,9 +312,13 @@ impl Contents {
         self.slots.extend((offset..).zip(slots.iter().copied()));
         let word = StateWord::new(offset, slots.len() as u16, *action, 1);
         self.states.push((*index, ServiceState::new(word, *identity, *affinity_seconds, *flags, 0)));
-        self.ranges.extend(ranges.iter().map(|(addr, len)| {
-            let mapped = if addr.is_v4() { 96 } else { 0 };
-            (32 + mapped + len, RangeKey { service: *index, addr: *addr })
-        }));
+        self.ranges.extend(
+            ranges.iter().map(|(addr, len)| (32 + mapped_len(addr, *len), RangeKey { service: *index, addr: *addr })),
+        );
     }
+}
+
+/// Length of a prefix over the mapped form.
+fn mapped_len(addr: &Addr, len: u32) -> u32 {
+    if addr.is_v4() { 96 + len } else { len }
 }

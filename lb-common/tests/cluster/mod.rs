@@ -93,7 +93,7 @@ impl Cluster {
             Op::LocalPath { redirect } => {
                 let local_path = if redirect { local_path::REDIRECT } else { local_path::STACK };
                 let mut contents = empty();
-                contents.config = Config { local_path, grace_until: 0 };
+                contents.config = Config { local_path, ..Config::default() };
                 self.tables.fill(&contents);
                 Ok(())
             }
@@ -350,7 +350,7 @@ fn empty() -> Contents {
     let mut world = World::tcp(Net::V4);
     world.services.clear();
     world.backends.clear();
-    world.node_addrs.clear();
+    world.addrs.clear();
     world.devs.clear();
     world.contents(0)
 }

@@ -2,8 +2,8 @@
 
 use lb_common::{
     abi::{
-        Addr, Backend, Port, ServiceKey, ServiceRef, ServiceState, StateWord, action, backend_state, frontend, proto,
-        scope,
+        Addr, Backend, Port, ServiceKey, ServiceRef, ServiceState, StateWord, action, addr_flag, backend_state,
+        frontend, proto, scope,
     },
     testing::{DEV_CLIENT, DEV_SERVER, Net},
 };
@@ -77,6 +77,7 @@ impl Cluster {
         for proto in [proto::TCP, proto::UDP] {
             let key = ServiceKey { addr: self.frontend(service), port: Port::new(PORT), proto, scope: scope::INTERNAL };
             let value = there.then(|| ServiceRef::new(key, index(service, proto), frontend::CLUSTER_IP));
+            self.tables.set_addr(key.addr, addr_flag::FRONTEND);
             self.tables.set_service(key, value);
         }
     }

@@ -9,7 +9,7 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, NodeAddr, RangeKey,
+        Addr, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow, AddrInfo, RangeKey,
         ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map,
     },
     datapath::FlowTable,
@@ -43,7 +43,9 @@ pub(crate) struct KernelTables {
     pub(crate) embryos: Hash<Tuple, Flow>,
     affinity: Hash<AffinityKey, AffinityEntry>,
     ranges: LpmTrie<MapData, Plain<RangeKey>, u32>,
-    node_addrs: Hash<Addr, NodeAddr>,
+    addrs: Hash<Addr, AddrInfo>,
+    pod_nets: LpmTrie<MapData, Plain<Addr>, u32>,
+    answers: PerCpuArray<MapData, Plain<Answers>>,
     devs: Hash<u32, Dev>,
     config: Array<MapData, Plain<Config>>,
     counters: PerCpuArray<MapData, u64>,
@@ -90,7 +92,9 @@ impl KernelTables {
             embryos: take(bpf, map::EMBRYOS),
             affinity: take(bpf, map::AFFINITY),
             ranges: take(bpf, map::SOURCE_RANGES),
-            node_addrs: take(bpf, map::NODE_ADDRS),
+            addrs: take(bpf, map::ADDRS),
+            pod_nets: take(bpf, map::POD_NETS),
+            answers: take(bpf, "answers"),
             devs: take(bpf, map::DEVS),
             config: take(bpf, map::CONFIG),
             counters: take(bpf, map::COUNTERS),
@@ -103,10 +107,12 @@ impl KernelTables {
     pub(crate) fn reset(&mut self, contents: &Contents) {
         clear(&mut self.services);
         clear(&mut self.affinity);
-        clear(&mut self.node_addrs);
+        clear(&mut self.addrs);
         clear(&mut self.devs);
         let ranges: Vec<_> = self.ranges.keys().collect::<Result<_, _>>().expect("keys of source_ranges");
         ranges.iter().for_each(|key| self.ranges.remove(key).expect("a key that was just listed"));
+        let nets: Vec<_> = self.pod_nets.keys().collect::<Result<_, _>>().expect("keys of pod_nets");
+        nets.iter().for_each(|key| self.pod_nets.remove(key).expect("a key that was just listed"));
         let [states, slots, backends] = core::mem::take(&mut self.written);
         states.iter().for_each(|i| self.states.set(*i, Plain(ServiceState::default()), 0).expect("svc_state"));
         slots.iter().for_each(|i| self.slots.set(*i, 0, 0).expect("slots"));
@@ -131,11 +137,14 @@ impl KernelTables {
 
     /// Adds everything but the flows; what is beyond an array's end cannot be written and is not there.
     pub(crate) fn fill(&mut self, contents: &Contents) {
-        let Contents { services, states, slots, backends, affinity, ranges, node_addrs, devs, config, .. } = contents;
+        let Contents { services, states, slots, backends, affinity, ranges, addrs, pod_nets, devs, config, .. } = contents;
         fill(&mut self.services, services);
         fill(&mut self.affinity, affinity);
-        fill(&mut self.node_addrs, node_addrs);
+        fill(&mut self.addrs, addrs);
         fill(&mut self.devs, devs);
+        for (len, net) in pod_nets {
+            self.pod_nets.insert(&Key::new(*len, Plain(*net)), 1, 0).expect("room in pod_nets");
+        }
         for (len, key) in ranges {
             self.ranges.insert(&Key::new(*len, Plain(*key)), 1, 0).expect("room in source_ranges");
         }
@@ -162,6 +171,8 @@ impl KernelTables {
             let zero = PerCpuValues::try_from(vec![0; cpus]).expect("a value for each processor");
             self.counters.set(index, zero, 0).expect("counters");
         }
+        let zero = vec![Plain(Answers::default()); cpus];
+        self.answers.set(0, PerCpuValues::try_from(zero).expect("a value for each processor"), 0).expect("answers");
         for index in self.written[2].clone() {
             let zero = vec![Plain(BackendCounter::default()); cpus];
             let zero = PerCpuValues::try_from(zero).expect("a value for each processor");
