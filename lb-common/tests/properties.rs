@@ -98,7 +98,7 @@ proptest! {
         prop_assert!(described.is_ok(), "{described:?}");
         let described = described.expect("just seen");
         prop_assert_eq!(described.tuple, spec.tuple);
-        prop_assert_eq!(rewrite(&mut packet, &described, &to), Ok(()));
+        prop_assert_eq!(rewrite(&mut packet, &described, &to, false), Ok(()));
         let built = spec.clone().with_tuple(to).build();
         prop_assert_eq!(&packet.bytes, &built);
     }
@@ -110,7 +110,7 @@ proptest! {
         let mut packet = spec.packet();
         packet.sums = Sums::Partial;
         let described = parsed(&packet, l2_len(&spec)).expect("a good packet");
-        prop_assert_eq!(rewrite(&mut packet, &described, &to), Ok(()));
+        prop_assert_eq!(rewrite(&mut packet, &described, &to, false), Ok(()));
         let built = spec.clone().with_tuple(to).build();
         prop_assert_eq!(&packet.bytes, &built);
     }
@@ -121,10 +121,10 @@ proptest! {
         let mut packet = spec.packet();
         let sent = packet.bytes.clone();
         let described = parsed(&packet, l2_len(&spec)).expect("a good packet");
-        prop_assert_eq!(rewrite(&mut packet, &described, &to), Ok(()));
+        prop_assert_eq!(rewrite(&mut packet, &described, &to, false), Ok(()));
         let again = parsed(&packet, l2_len(&spec)).expect("still a good packet");
         prop_assert_eq!(again.tuple, to);
-        prop_assert_eq!(rewrite(&mut packet, &again, &spec.tuple), Ok(()));
+        prop_assert_eq!(rewrite(&mut packet, &again, &spec.tuple, false), Ok(()));
         prop_assert_eq!(&packet.bytes, &sent);
     }
 
@@ -140,7 +140,7 @@ proptest! {
         let spec = PacketSpec::new(from).with(|spec| { spec.payload = payload; spec.l4_sum = L4Sum::Zero; });
         let mut packet = spec.packet();
         let described = parsed(&packet, 14).expect("a good packet");
-        prop_assert_eq!(rewrite(&mut packet, &described, &to), Ok(()));
+        prop_assert_eq!(rewrite(&mut packet, &described, &to, false), Ok(()));
         prop_assert_eq!(&packet.bytes, &spec.clone().with_tuple(to).build());
     }
 
@@ -173,7 +173,7 @@ proptest! {
         if let Ok(found) = parsed(&packet, l2_len(&spec)) && found.tuple.src.is_v4() == to.src.is_v4() {
             // A checksum field may lie behind a cut: then the write faults and the packet is dropped.
             let to = Tuple::new(to.src, to.sport, to.dst, to.dport, found.tuple.proto);
-            let _outcome = rewrite(&mut packet, &found, &to);
+            let _outcome = rewrite(&mut packet, &found, &to, false);
             prop_assert_eq!(packet.bytes.len(), len);
         }
     }

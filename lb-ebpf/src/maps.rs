@@ -8,10 +8,10 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow, AddrInfo, RangeKey,
-        ServiceKey, ServiceRef, ServiceState, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow,
+        RangeKey, ServiceKey, ServiceRef, ServiceState, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
     },
-    datapath::{FlowTable, Tables},
+    datapath::{FlowTable, SCRATCH_WORDS, Scratch, Tables},
 };
 
 use crate::globals::HAS_COARSE_CLOCK;
@@ -30,6 +30,8 @@ static BACKENDS: Array<Backend, 1024> = Array::new();
 static FLOWS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
 #[btf_map(name = "embryos")]
 static EMBRYOS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
+#[btf_map(name = "frags")]
+static FRAGS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
 #[btf_map(name = "sock_revnat")]
 static SOCK_REVNAT: LruHashMap<SockKey, SockEntry, 1024> = LruHashMap::new();
 #[btf_map(name = "affinity")]
@@ -46,6 +48,10 @@ static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 static DEVS: HashMap<u32, Dev, 64> = HashMap::new();
 #[btf_map(name = "config")]
 static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map(name = "marks")]
+static MARKS: Array<u32, 1> = Array::new();
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<[u64; SCRATCH_WORDS], 1> = PerCpuArray::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 #[btf_map(name = "svc_counters")]
@@ -60,6 +66,15 @@ const WHOLE_ADDR: u32 = 8 * size_of::<Addr>() as u32;
 /// Prefix length of a whole source-range key, in bits.
 const WHOLE_RANGE: u32 = 8 * size_of::<RangeKey>() as u32;
 
+/// This processor's working memory. Programs on one processor run one after another on these hooks, as they all run with
+/// bottom halves off; so it is nobody else's until the program ends.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    let ptr = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: as long and as aligned as a `Scratch`, for which all bits zero, and whatever it was left as, are valid.
+    Some(unsafe { &mut *ptr.cast() })
+}
+
 /// The pinned maps of this agent.
 pub(crate) struct Kernel;
 
@@ -69,6 +84,7 @@ impl Kernel {
         match table {
             FlowTable::Flows => &FLOWS,
             FlowTable::Embryos => &EMBRYOS,
+            FlowTable::Frags => &FRAGS,
         }
     }
 }
@@ -226,8 +242,39 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn config(&self) -> Config {
-        CONFIG.get(0).copied().unwrap_or_default()
+    fn local_path(&self) -> u32 {
+        CONFIG.get(0).map_or(0, |config| config.local_path)
+    }
+
+    #[inline(always)]
+    fn grace_until(&self) -> u32 {
+        CONFIG.get(0).map_or(0, |config| config.grace_until)
+    }
+
+    #[inline(always)]
+    fn pod_source(&self, v4: bool) -> Addr {
+        let Some(config) = CONFIG.get(0) else { return Addr::UNSPECIFIED };
+        let source = if v4 { &config.pod_source_v4 } else { &config.pod_source_v6 };
+        *source
+    }
+
+    #[inline(always)]
+    fn marks(&self) -> u32 {
+        MARKS.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn set_marks(&self, bits: u32) {
+        if let Some(ptr) = MARKS.get_ptr_mut(0) {
+            // SAFETY: a live map value of one word. Two processors that set different bits at once may lose one, for
+            // as long as it takes the next such flow to open.
+            unsafe {
+                let now = ptr.read_volatile();
+                if now & bits != bits {
+                    ptr.write_volatile(now | bits);
+                }
+            }
+        }
     }
 
     #[inline(always)]

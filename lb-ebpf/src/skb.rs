@@ -2,15 +2,16 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_fib_lookup},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup},
     helpers::{
-        bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use lb_common::{
     abi::{Addr, proto},
-    datapath::{Fault, L4Checksum, Packet},
+    datapath::{ANSWER_WORDS, Fault, L4Checksum, Packet, Route},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -44,14 +45,34 @@ impl Skb {
 
     /// Sends the packet out of a device, with the neighbour resolved there.
     #[inline(always)]
-    pub(crate) fn redirect_neigh(&self, ifindex: u32) -> i32 {
+    pub(crate) fn redirect_neigh(&mut self, ifindex: u32, l2_len: usize) -> Result<i32, Fault> {
+        if l2_len == 0 {
+            self.add_ethernet()?;
+        }
         // SAFETY: no parameters are handed over, so the helper takes the route from the packet.
-        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+        Ok(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 })
+    }
+
+    /// Puts an Ethernet header before a packet that has no link-layer header: `bpf_redirect_neigh` replaces one, and
+    /// refuses a packet without.
+    #[inline(always)]
+    fn add_ethernet(&mut self) -> Result<(), Fault> {
+        // SAFETY: a field of the program's own context.
+        let [a, b, ..] = unsafe { (*self.0.skb.skb).protocol }.to_ne_bytes();
+        // SAFETY: a helper without pointers but the context.
+        if unsafe { bpf_skb_change_head(self.0.skb.skb, 14, 0) } != 0 {
+            return Err(Fault);
+        }
+        self.write(0, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b])
     }
 
     /// Swaps the link-layer addresses and sends the packet back out of its own link.
     #[inline(always)]
-    pub(crate) fn bounce(&mut self) -> Result<i32, Fault> {
+    pub(crate) fn bounce(&mut self, l2_len: usize) -> Result<i32, Fault> {
+        if l2_len == 0 {
+            // SAFETY: a helper without pointers.
+            return Ok(unsafe { bpf_redirect((*self.0.skb.skb).ifindex, 0) } as i32);
+        }
         let [a, b, c, d, e, f, g, h, i, j, k, l] = self.read::<[u8; 12]>(0)?;
         self.write(0, &[g, h, i, j, k, l, a, b, c, d, e, f])?;
         // SAFETY: a helper without pointers.
@@ -94,10 +115,56 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> u32 {
+    fn note_change(&mut self, diff: u32) {
+        // Where the device did not sum the packet up, there is nothing to keep right, and the helper says so.
+        // SAFETY: a helper without pointers but the context.
+        let _unsummed = unsafe { bpf_csum_update(self.0.skb.skb, diff) };
+    }
+
+    #[inline(always)]
+    fn replace<const WORDS: usize>(
+        &mut self,
+        l2_len: usize,
+        l4: usize,
+        words: &[u32; ANSWER_WORDS],
+    ) -> Result<(), Fault> {
+        let skb = self.0.skb.skb;
+        let len = (l2_len + 4 * WORDS) as u32;
+        // The checksum of a local sender's packet may be left to the device, from the transport header on. It is not any
+        // more once the front of the packet was taken away beyond that (`skb_postpull_rcsum`).
+        let front = l4 as u32 + 2;
+        // SAFETY: helpers without pointers but the context; they check the packet's bounds.
+        let ret = unsafe { bpf_skb_change_tail(skb, len + front, 0) };
+        if ret != 0 {
+            return Err(Fault);
+        }
+        // SAFETY: as above.
+        if unsafe { bpf_skb_adjust_room(skb, -(front as i32), BPF_ADJ_ROOM_MAC, 0) } != 0 {
+            return Err(Fault);
+        }
+        // SAFETY: the source has `WORDS` words at least.
+        let ret = unsafe { bpf_skb_store_bytes(skb, l2_len as u32, words.as_ptr().cast(), 4 * WORDS as u32, 0) };
+        if ret == 0 { Ok(()) } else { Err(Fault) }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        // SAFETY: a field of the program's own context.
+        unsafe { (*self.0.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> Route {
         // SAFETY: plain data; all zero is a valid value of it.
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         params.ifindex = iif;
+        // Asks for the way's MTU, which then replaces it; kernels before 5.12 leave it.
+        params.__bindgen_anon_1.tot_len = 1;
         if dst.is_v4() {
             params.family = AF_INET;
             params.__bindgen_anon_3.ipv4_src = src.words()[3];
@@ -109,6 +176,11 @@ impl Packet for Skb {
         }
         // SAFETY: the parameters are on the stack and as long as is said.
         let ret = unsafe { bpf_fib_lookup(self.0.as_ptr(), &raw mut params, size_of::<bpf_fib_lookup>() as i32, 0) };
-        if matches!(ret, FIB_SUCCESS | FIB_NO_NEIGH) { params.ifindex } else { 0 }
+        if !matches!(ret, FIB_SUCCESS | FIB_NO_NEIGH) {
+            return Route::default();
+        }
+        // SAFETY: both members are plain 16-bit numbers.
+        let mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
+        Route { oif: params.ifindex, mtu: if mtu == 1 { 0 } else { mtu } }
     }
 }

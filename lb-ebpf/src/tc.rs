@@ -8,63 +8,77 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use lb_common::{
     abi::Counter,
-    datapath::{Tables as _, Verdict, pod, uplink},
+    datapath::{Link, Scratch, Tables as _, Verdict, pod, uplink},
 };
 
-use crate::{maps::Kernel, skb::Skb};
+use crate::{
+    maps::{Kernel, scratch},
+    skb::Skb,
+};
+
+const ETHERNET: u16 = 14;
 
 /// Host side of a pod's link: what the pod sends.
 #[classifier]
 pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
-    let mut skb = Skb(ctx);
-    skb.pull_headers(pod::L2_LEN);
-    // SAFETY: the context is the program's own.
-    let ifindex = unsafe { (*skb.0.skb.skb).ifindex };
-    let verdict = pod::ingress(&mut skb, &Kernel, ifindex);
-    finish(&mut skb, verdict)
+    run(ctx, Link::pod, |skb, link, s| pod::ingress(skb, &Kernel, link, s))
 }
 
 /// Host side of a pod's link: what goes to the pod.
 #[classifier]
 pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
-    let mut skb = Skb(ctx);
-    skb.pull_headers(pod::L2_LEN);
-    let verdict = pod::egress(&mut skb, &Kernel);
-    finish(&mut skb, verdict)
+    run(ctx, |ifindex| Link::pod(ifindex).out(), |skb, link, s| pod::egress(skb, &Kernel, link, s))
 }
 
-/// Uplink or overlay with an Ethernet header.
+/// Uplink or overlay with an Ethernet header: what comes in.
 #[classifier]
 pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
-    from_outside(ctx, 14)
+    run(ctx, |ifindex| Link::outside(ifindex, ETHERNET), |skb, link, s| uplink::ingress(skb, &Kernel, link, s))
 }
 
-/// Uplink or overlay without a link-layer header.
+/// Uplink or overlay with an Ethernet header: what leaves.
+#[classifier]
+pub(crate) fn uplink_egress(ctx: TcContext) -> i32 {
+    run(ctx, |ifindex| Link::outside(ifindex, ETHERNET).out(), |skb, link, s| uplink::egress(skb, &Kernel, link, s))
+}
+
+/// Uplink or overlay without a link-layer header: what comes in.
 #[classifier]
 pub(crate) fn uplink_l3(ctx: TcContext) -> i32 {
-    from_outside(ctx, 0)
+    run(ctx, |ifindex| Link::outside(ifindex, 0), |skb, link, s| uplink::ingress(skb, &Kernel, link, s))
+}
+
+/// Uplink or overlay without a link-layer header: what leaves.
+#[classifier]
+pub(crate) fn uplink_l3_out(ctx: TcContext) -> i32 {
+    run(ctx, |ifindex| Link::outside(ifindex, 0).out(), |skb, link, s| uplink::egress(skb, &Kernel, link, s))
 }
 
 #[inline(always)]
-fn from_outside(ctx: TcContext, l2_len: usize) -> i32 {
+fn run(
+    ctx: TcContext,
+    link: impl FnOnce(u32) -> Link,
+    core: impl FnOnce(&mut Skb, Link, &mut Scratch) -> Verdict,
+) -> i32 {
     let mut skb = Skb(ctx);
-    skb.pull_headers(l2_len);
-    let verdict = uplink::ingress(&skb, &Kernel, l2_len);
-    finish(&mut skb, verdict)
+    // SAFETY: the context is the program's own.
+    let link = link(unsafe { (*skb.0.skb.skb).ifindex });
+    let Some(scratch) = scratch() else { return drop_packet(&skb, Counter::DropInternal) };
+    skb.pull_headers(link.l2_len());
+    let verdict = core(&mut skb, link, scratch);
+    finish(&mut skb, link, verdict)
 }
 
 /// The verdict as an action. `TC_ACT_UNSPEC` (tcx: `TCX_NEXT`) lets other programs on the hook have their turn.
 #[inline(always)]
-fn finish(skb: &mut Skb, verdict: Verdict) -> i32 {
-    match verdict {
-        Verdict::Pass | Verdict::Stack => TC_ACT_UNSPEC,
-        Verdict::Redirect(ifindex) => skb.redirect_neigh(ifindex),
-        Verdict::Bounce => match skb.bounce() {
-            Ok(action) => action,
-            Err(_) => drop_packet(skb, Counter::DropInternal),
-        },
-        Verdict::Drop(reason) => drop_packet(skb, reason),
-    }
+fn finish(skb: &mut Skb, link: Link, verdict: Verdict) -> i32 {
+    let action = match verdict {
+        Verdict::Pass | Verdict::Stack => return TC_ACT_UNSPEC,
+        Verdict::Redirect(ifindex) => skb.redirect_neigh(ifindex, link.l2_len()),
+        Verdict::Bounce => skb.bounce(link.l2_len()),
+        Verdict::Drop(reason) => return drop_packet(skb, reason),
+    };
+    action.unwrap_or_else(|_| drop_packet(skb, Counter::DropInternal))
 }
 
 #[inline(always)]

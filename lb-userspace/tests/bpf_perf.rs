@@ -70,7 +70,7 @@ fn measure() -> (f64, Vec<Kind>) {
     for round in 0..=ROUNDS {
         let nothing = f64::from(test_run(empty.as_fd(), &frame, 0, runs).expect("a test run").nanos);
         for kind in &mut kinds {
-            let run = test_run(kernel.program(kind.hook), &kind.packet.build(), ifindex(kind.hook), runs);
+            let run = test_run(kernel.program(kind.hook), &kind.packet.build(), kind.hook.ifindex(), runs);
             let nanos = f64::from(run.expect("a test run").nanos);
             // The first round warms up.
             if round > 0 {

@@ -14,6 +14,8 @@ pub mod role {
     pub const ROUTED: u8 = 1 << 2;
     /// A connection of the node itself to a backend, whose source port a translated flow had taken: it got another one.
     pub const HOST: u8 = 1 << 3;
+    /// Opened by a packet from outside; nobody else's packets go on in it.
+    pub const OUTSIDE: u8 = 1 << 4;
 }
 
 /// Values of [`Flow::state`], in order.

@@ -33,6 +33,9 @@ pub mod map {
     pub const FLOWS: &str = "flows";
     /// [`super::Tuple`] → [`super::Flow`]: flows without a reply so far, so that a flood evicts only its own kind.
     pub const EMBRYOS: &str = "embryos";
+    /// [`super::Tuple`] with a fragment's identification in place of the ports → [`super::Flow`]: how the later fragments
+    /// of a datagram are translated.
+    pub const FRAGS: &str = "frags";
     /// [`super::SockKey`] → [`super::SockEntry`].
     pub const SOCK_REVNAT: &str = "sock_revnat";
     /// [`super::AffinityKey`] → [`super::AffinityEntry`].
@@ -47,19 +50,22 @@ pub mod map {
     pub const DEVS: &str = "devs";
     /// Index 0 → [`super::Config`].
     pub const CONFIG: &str = "config";
+    /// Index 0 → [`super::mark`] bits.
+    pub const MARKS: &str = "marks";
     /// [`super::Counter`] → u64 per CPU.
     pub const COUNTERS: &str = "counters";
     /// Backend id → [`super::BackendCounter`] per CPU.
     pub const SVC_COUNTERS: &str = "svc_counters";
 
     /// Every map that is pinned.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 17] = [
         SERVICES,
         SVC_STATE,
         SLOTS,
         BACKENDS,
         FLOWS,
         EMBRYOS,
+        FRAGS,
         SOCK_REVNAT,
         AFFINITY,
         SOURCE_RANGES,
@@ -67,6 +73,7 @@ pub mod map {
         POD_NETS,
         DEVS,
         CONFIG,
+        MARKS,
         COUNTERS,
         SVC_COUNTERS,
     ];

@@ -228,6 +228,12 @@ impl Tuple {
         zerocopy::transmute_mut!(self)
     }
 
+    /// Puts a fragment's identification in place of the ports, which later fragments do not carry.
+    #[inline(always)]
+    pub fn set_fragment(&mut self, id: u32) {
+        self.as_words_mut()[8] = id;
+    }
+
     /// The tuple's bytes.
     #[inline(always)]
     #[must_use]

@@ -41,6 +41,15 @@ pub struct AddrInfo {
     pub flags: u32,
 }
 
+/// Bits of the one value of `marks`: what has happened since the maps were made, so that programs on devices which
+/// every packet leaves by look for its flows only where there may be some. Programs set them.
+pub mod mark {
+    /// A flow was opened to a backend that is this node itself: its replies are translated where they leave.
+    pub const HOST_BACKEND: u32 = 1;
+    /// A flow was opened with a source address that the node itself uses: its ports may clash.
+    pub const SHARED_SOURCE: u32 = 1 << 1;
+}
+
 /// Value of `answers`, per CPU: how many refusals this processor has sent in its current tick.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
@@ -81,6 +90,15 @@ pub struct Dev {
 }
 
 impl Dev {
+    /// The source address of this family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(&self, v4: bool) -> Addr {
+        let (a, b) = (self.source_v4.words(), self.source_v6.words());
+        // By words: a choice between two places would put both on the BPF stack.
+        Addr::from_words(if v4 { a } else { b })
+    }
+
     /// A device from its parts.
     #[must_use]
     pub const fn new(kind: u8, l2_len: u8, mtu: u32, bridge: u32, source_v4: Addr, source_v6: Addr) -> Self {
@@ -202,6 +220,8 @@ counters! {
     DropTooBig = "drop_too_big",
     /// The flow table took no entry.
     DropFlowTable = "drop_flow_table",
+    /// SCTP packets to a service whose target port differs: its checksum (CRC32c) covers the ports.
+    DropSctpPort = "drop_sctp_port",
     /// The packet could not be rewritten or a table was inconsistent.
     DropInternal = "drop_internal",
     /// Hash elements that were recycled under a look-up, and looked up once more.

@@ -14,6 +14,16 @@ pub const fn diff<const N: usize>(old: [u32; N], new: [u32; N]) -> u32 {
     ((sum & 0xffff_ffff) + (sum >> 32)) as u32
 }
 
+/// The sum of words in memory order, folded to 16 bits: a checksum field of zero becomes the complement of it.
+#[inline(always)]
+#[must_use]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 /// The checksum field after a change: ¬(¬field + diff) (RFC 1624, equation 3). Field in memory order.
 #[inline(always)]
 #[must_use]

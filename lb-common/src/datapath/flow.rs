@@ -11,24 +11,27 @@ use super::{
 use crate::abi::{Counter, Flow, Port, Tuple, flow_state, proto, role, ticks};
 
 /// An entry and the table it stands in.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub(super) struct Found {
-    pub(super) table: FlowTable,
     pub(super) flow: Flow,
+    pub(super) table: FlowTable,
 }
 
-impl Found {
-    /// A place for [`find`] to fill.
-    #[inline(always)]
-    pub(super) fn empty() -> Self {
-        Self { table: FlowTable::Flows, flow: Flow::default() }
-    }
+/// Room for a second entry and its key while the first is at work.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Spare {
+    key: Tuple,
+    found: Found,
 }
 
 /// Idle time after which a UDP flow is over and its next packet chooses anew: Linux conntrack's defaults
 /// (`nf_conntrack_udp_timeout`, 30 s, and `…_stream`, 120 s), which kube-proxy's users are used to.
 const UDP_IDLE_EMBRYO: u32 = ticks(30);
 const UDP_IDLE: u32 = ticks(120);
+/// Time for which the later fragments of a datagram are awaited: Linux's `ipfrag_time` and `ip6frag_time` at most.
+const FRAGMENT_IDLE: u32 = ticks(60);
 
 /// As [`find`], with its usual course inlined: for the one place that each packet passes.
 #[inline(always)]
@@ -79,7 +82,7 @@ pub(super) fn udp_holds<T: Tables>(tables: &T, found: &Found, now: u32) -> bool 
 const fn udp_idle_limit(table: FlowTable) -> u32 {
     match table {
         FlowTable::Flows => UDP_IDLE,
-        FlowTable::Embryos => UDP_IDLE_EMBRYO,
+        FlowTable::Embryos | FlowTable::Frags => UDP_IDLE_EMBRYO,
     }
 }
 
@@ -102,7 +105,7 @@ pub(super) fn holds<T: Tables>(tables: &T, flow: &Flow) -> bool {
 
 /// Notes a packet of a known flow: its state, the time, and the first reply. Work at most once per tick and state.
 #[inline(always)]
-pub(super) fn hit<T: Tables>(tables: &T, key: &Tuple, found: &Found, parsed: &Parsed, now: u32) {
+pub(super) fn hit<T: Tables>(tables: &T, found: &Found, parsed: &Parsed, spare: &mut Spare, now: u32) {
     let flow = &found.flow;
     let reply = flow.role & role::FORWARD == 0;
     let mut state = flow.state;
@@ -116,47 +119,44 @@ pub(super) fn hit<T: Tables>(tables: &T, key: &Tuple, found: &Found, parsed: &Pa
     }
     let promote = reply && matches!(found.table, FlowTable::Embryos);
     if promote || state != flow.state || flow.seen != now {
-        note(tables, key, found, Note { state, promote, now });
-    }
-}
-
-/// What [`note`] writes down.
-#[derive(Clone, Copy)]
-struct Note {
-    state: u8,
-    /// Move both entries to `flows`.
-    promote: bool,
-    now: u32,
-}
-
-/// Writes down a flow's progress in both directions. Not inlined, as on the BPF stack its entry lives only meanwhile.
-#[inline(never)]
-fn note<T: Tables>(tables: &T, key: &Tuple, found: &Found, note: Note) {
-    let Note { state, promote, now } = note;
-    let flow = &found.flow;
-    let mate_key = flow.to.reversed();
-    if promote {
-        let mut entry = *flow;
-        entry.state = state;
-        entry.seen = now;
-        let moved = tables.insert_flow(FlowTable::Flows, key, &entry);
-        turn(&mut entry, key, &mate_key);
-        if moved && tables.insert_flow(FlowTable::Flows, &mate_key, &entry) {
-            tables.remove_flow(FlowTable::Embryos, key);
-            tables.remove_flow(FlowTable::Embryos, &mate_key);
+        spare.found.flow = *flow;
+        spare.found.flow.state = state;
+        spare.found.flow.seen = now;
+        if promote {
+            answered(tables, &parsed.tuple, spare);
         } else {
-            // The embryos go on as they are.
-            tables.count(Counter::DropFlowTable);
+            spare.found.table = found.table;
+            note(tables, &parsed.tuple, spare);
         }
-        return;
     }
-    tables.touch_flow(found.table, key, state, now);
-    if !tables.touch_flow(found.table, &mate_key, state, now) {
-        let mut entry = *flow;
-        entry.state = state;
-        entry.seen = now;
-        turn(&mut entry, key, &mate_key);
-        if !tables.insert_flow(found.table, &mate_key, &entry) {
+}
+
+/// Moves both entries of a flow to `flows`: `spare` holds the one of `key`. Not inlined: rare.
+#[inline(never)]
+fn answered<T: Tables>(tables: &T, key: &Tuple, spare: &mut Spare) {
+    let flow = &mut spare.found.flow;
+    spare.key.set_reverse_of(&flow.to);
+    let moved = tables.insert_flow(FlowTable::Flows, key, flow);
+    turn(flow, key, &spare.key);
+    if moved && tables.insert_flow(FlowTable::Flows, &spare.key, flow) {
+        tables.remove_flow(FlowTable::Embryos, key);
+        tables.remove_flow(FlowTable::Embryos, &spare.key);
+    } else {
+        // The embryos go on as they are.
+        tables.count(Counter::DropFlowTable);
+    }
+}
+
+/// Writes down a flow's progress in both directions; `spare` holds the entry of `key` as it is to be, and its table.
+#[inline(never)]
+fn note<T: Tables>(tables: &T, key: &Tuple, spare: &mut Spare) {
+    let Found { flow, table } = &mut spare.found;
+    spare.key.set_reverse_of(&flow.to);
+    let (state, seen) = (flow.state, flow.seen);
+    tables.touch_flow(*table, key, state, seen);
+    if !tables.touch_flow(*table, &spare.key, state, seen) {
+        turn(flow, key, &spare.key);
+        if !tables.insert_flow(*table, &spare.key, flow) {
             tables.count(Counter::DropFlowTable);
         }
     }
@@ -167,11 +167,17 @@ fn note<T: Tables>(tables: &T, key: &Tuple, found: &Found, note: Note) {
 fn turn(flow: &mut Flow, key: &Tuple, mate_key: &Tuple) {
     flow.to.set_reverse_of(key);
     flow.role ^= role::FORWARD;
+    core::mem::swap(&mut flow.oif, &mut flow.mate_oif);
+    core::mem::swap(&mut flow.mtu, &mut flow.mate_mtu);
     flow.reseal(mate_key);
 }
 
 /// Source ports that are tried before a flow is given up, the client's own first.
-const PORT_TRIES: u32 = 4;
+const PORT_TRIES: u32 = 8;
+
+/// The ports that stand in for a client's own: 32768 to 65535. Replies to a source address of ours are told from other
+/// packets to it by that.
+pub(super) const PORT_BASE: u16 = 0x8000;
 
 /// Gives a new flow a source port and enters it in both directions. `flow` is its forward entry but for the port, the
 /// time and the seal.
@@ -179,44 +185,68 @@ const PORT_TRIES: u32 = 4;
 /// # Errors
 /// The counter to drop under, if there is no free port or no room.
 #[inline(always)]
-pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow) -> Result<(), Counter> {
+pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow, spare: &mut Spare) -> Result<(), Counter> {
+    let fixed = key.proto == proto::SCTP;
     let mut i = 0;
     while i < PORT_TRIES {
-        if take_ports(tables, key, flow) {
+        if take_ports(tables, key, flow, spare) {
             flow.seen = tables.now();
-            return if insert_both(tables, key, flow) { Ok(()) } else { Err(Counter::DropFlowTable) };
+            return if insert_both(tables, key, flow, spare) { Ok(()) } else { Err(Counter::DropFlowTable) };
         }
-        // Above the ports that pods and nodes choose from by default (32768–60999), so a clash stays unlikely.
-        flow.to.sport = Port::new(61_000 + (tables.random() & 0x0fff) as u16);
+        tables.count(Counter::PortCollision);
+        if fixed {
+            break;
+        }
+        flow.to.sport = other_port(tables);
         i += 1;
     }
     Err(Counter::DropNoPort)
 }
 
+/// A port to stand in for a client's own.
+#[inline(always)]
+pub(super) fn other_port<T: Tables>(tables: &T) -> Port {
+    Port::new(PORT_BASE | tables.random() as u16)
+}
+
 /// The reply entry first: whoever finds the forward one may rely on it. False if a table takes no entry.
 #[inline(never)]
-fn insert_both<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow) -> bool {
+fn insert_both<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow, spare: &mut Spare) -> bool {
     flow.role |= role::FORWARD;
     flow.reseal(key);
-    let reply_key = flow.to.reversed();
-    let mut reply = *flow;
-    turn(&mut reply, key, &reply_key);
-    tables.insert_flow(FlowTable::Embryos, &reply_key, &reply) && tables.insert_flow(FlowTable::Embryos, key, flow)
+    spare.key.set_reverse_of(&flow.to);
+    spare.found.flow = *flow;
+    turn(&mut spare.found.flow, key, &spare.key);
+    tables.insert_flow(FlowTable::Embryos, &spare.key, &spare.found.flow)
+        && tables.insert_flow(FlowTable::Embryos, key, flow)
 }
 
 /// Whether replies of the new flow `flow` may belong to it: nobody else's live flow has them. What is left of a dead one
 /// goes, as it would be found before the new one.
 #[inline(never)]
-fn take_ports<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
-    let reply_key = flow.to.reversed();
-    let mut other = Found::empty();
-    if !find(tables, &reply_key, &mut other) {
+fn take_ports<T: Tables>(tables: &T, key: &Tuple, flow: &Flow, spare: &mut Spare) -> bool {
+    spare.key.set_reverse_of(&flow.to);
+    let Spare { key: reply_key, found: other } = spare;
+    if !find(tables, reply_key, other) {
         return true;
     }
-    if !other.flow.to.is_reverse_of(key) && !is_over(&other, tables.now()) {
+    if !other.flow.to.is_reverse_of(key) && !is_over(other, tables.now()) {
         return false;
     }
-    forget(tables, &reply_key, &mut other.flow)
+    forget(tables, reply_key, &mut other.flow)
+}
+
+/// Finds the flow whose replies would have this packet's ports: the entry of its answer.
+#[inline(always)]
+pub(super) fn find_reply<T: Tables>(tables: &T, tuple: &Tuple, spare: &mut Spare, found: &mut Found) -> bool {
+    spare.key.set_reverse_of(tuple);
+    find(tables, &spare.key, found)
+}
+
+/// Forgets the flow that [`find_reply`] found.
+#[inline(always)]
+pub(super) fn forget_reply<T: Tables>(tables: &T, spare: &Spare, found: &mut Found) {
+    forget(tables, &spare.key, &mut found.flow);
 }
 
 /// Whether nothing more is to come from a flow: TCP that closed a while ago (Linux's TIME_WAIT), UDP that was silent for
@@ -225,12 +255,34 @@ fn take_ports<T: Tables>(tables: &T, key: &Tuple, flow: &Flow) -> bool {
 fn is_over(found: &Found, now: u32) -> bool {
     let limit = if found.flow.state == flow_state::CLOSING {
         ticks(60)
-    } else if found.flow.to.proto == proto::UDP {
-        udp_idle_limit(found.table)
-    } else {
+    } else if found.flow.to.proto == proto::TCP {
         return false;
+    } else {
+        udp_idle_limit(found.table)
     };
     idle(now, found.flow.seen) > limit
+}
+
+/// Remembers how the later fragments of the packet are to be translated: as this flow does it. Whether the table took it.
+#[inline(never)]
+pub(super) fn remember_fragment<T: Tables>(tables: &T, flow: &Flow, parsed: &Parsed, spare: &mut Spare) -> bool {
+    let Spare { key, found: Found { flow: entry, .. } } = spare;
+    *key = parsed.tuple;
+    key.set_fragment(parsed.fragment_id);
+    *entry = *flow;
+    entry.seen = tables.now();
+    entry.reseal(key);
+    tables.insert_flow(FlowTable::Frags, key, entry)
+}
+
+/// Finds what [`remember_fragment`] kept for a later fragment, for as long as a receiver waits for it.
+#[inline(never)]
+pub(super) fn find_fragment<T: Tables>(tables: &T, parsed: &Parsed, spare: &mut Spare, found: &mut Found) -> bool {
+    spare.key = parsed.tuple;
+    spare.key.set_fragment(parsed.fragment_id);
+    found.table = FlowTable::Frags;
+    find_in(tables, FlowTable::Frags, &spare.key, &mut found.flow)
+        && idle(tables.now(), found.flow.seen) <= FRAGMENT_IDLE
 }
 
 /// Forgets a flow in both directions, given either entry; in both tables, as two processors that meet at its first

@@ -8,21 +8,26 @@
 //! Nothing here knows a hook: the shell (`lb-ebpf`, or a host test) turns a [`Verdict`] into its action.
 //! The verifier asks for the style: everything is inlined, values are small and `Copy`, nothing is sliced or formatted.
 
+mod answer;
 pub mod checksum;
 mod flow;
 mod frontend;
 mod packet;
 mod parse;
+mod path;
 pub mod pod;
 pub mod rewrite;
+mod scratch;
 pub mod sock;
 mod tables;
 pub mod uplink;
 mod verdict;
 
 pub use frontend::{Choice, Traffic, find, select};
-pub use packet::{Fault, L4Checksum, Packet};
+pub use packet::{ANSWER_WORDS, Fault, L4Checksum, Packet, Route};
 pub use parse::{Parsed, Unparsed, parse, tcp_flag};
+pub use path::Link;
+pub use scratch::{SCRATCH_WORDS, Scratch};
 pub use tables::{FlowTable, Tables};
 pub use verdict::Verdict;
 

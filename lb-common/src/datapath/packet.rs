@@ -24,7 +24,21 @@ pub struct L4Checksum {
     pub v6: bool,
 }
 
+/// Room for the longest answer: an ICMPv6 error over 112 bytes of what it is about.
+pub const ANSWER_WORDS: usize = (40 + 8 + 112) / 4;
+
+/// What the host's routes say of a destination.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Route {
+    /// Outgoing device, an interface index; 0 where the host would not forward (local delivery, no route, forwarding
+    /// off).
+    pub oif: u32,
+    /// Largest packet in bytes, without link-layer header; 0: not known (before Linux 5.12).
+    pub mtu: u32,
+}
+
 /// A packet. Offsets are bytes from its first byte, which is the link-layer header where the device has one.
+#[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
 pub trait Packet {
     /// Copies a header out.
     ///
@@ -44,7 +58,28 @@ pub trait Packet {
     /// [`Fault`] as for [`Self::write`].
     fn update_l4_checksum(&mut self, change: L4Checksum) -> Result<(), Fault>;
 
-    /// The device by which the host would forward a packet, had it come in by `iif`; 0 where it would not forward it
-    /// (local delivery, no route, forwarding off). Interface indexes.
-    fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> u32;
+    /// Takes note of a change of bytes that no checksum in this packet makes up for: of an IPv6 fragment's addresses, whose
+    /// transport checksum lies in another fragment. `diff` from [`super::checksum::diff`].
+    fn note_change(&mut self, diff: u32);
+
+    /// Makes it a packet of the first `WORDS` of these words (in memory order) behind the link-layer header of `l2_len`
+    /// bytes, with whole checksums whatever it was before. `l4` is the offset of its transport header now.
+    ///
+    /// # Errors
+    /// [`Fault`] if it cannot be made so; it may then be half changed and must be dropped.
+    fn replace<const WORDS: usize>(
+        &mut self,
+        l2_len: usize,
+        l4: usize,
+        words: &[u32; ANSWER_WORDS],
+    ) -> Result<(), Fault>;
+
+    /// Length in bytes from the link-layer header on.
+    fn len(&self) -> u32;
+
+    /// Bytes of payload in each packet that this one stands for; 0 if it stands for itself only.
+    fn gso_size(&self) -> u32;
+
+    /// The way by which the host would forward a packet, had it come in by `iif`, an interface index.
+    fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> Route;
 }

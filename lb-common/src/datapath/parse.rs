@@ -17,11 +17,14 @@ pub mod tcp_flag {
     pub const ACK: u8 = 0x10;
 }
 
-/// A TCP or UDP packet.
+/// A TCP, UDP or SCTP packet; of others, and of later fragments, everything but the ports, which are 0.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
 pub struct Parsed {
     /// Addresses, ports and protocol.
     pub tuple: Tuple,
+    /// A fragment's identification in memory order; IPv4 has 16 bits of it.
+    pub fragment_id: u32,
     l3: u16,
     l4: u16,
     /// The IPv4 header's checksum as it stands.
@@ -31,6 +34,11 @@ pub struct Parsed {
     /// [`tcp_flag`] bits; 0 for UDP.
     pub tcp_flags: u8,
     fragment: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Bytes of transport header.
+    pub l4_len: u8,
+    reserved: u8,
 }
 
 impl Parsed {
@@ -39,6 +47,20 @@ impl Parsed {
     #[must_use]
     pub const fn opens(&self) -> bool {
         self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+    }
+
+    /// Opens a connection, or may: all datagrams may.
+    #[inline(always)]
+    #[must_use]
+    pub const fn begins(&self) -> bool {
+        !self.is_tcp() || self.opens()
+    }
+
+    /// Whether this is ICMP or ICMPv6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_icmp(&self) -> bool {
+        matches!(self.tuple.proto, proto::ICMP | proto::ICMPV6)
     }
 
     /// Whether this is TCP.
@@ -52,14 +74,15 @@ impl Parsed {
     #[inline(always)]
     #[must_use]
     pub const fn l3(&self) -> usize {
-        self.l3 as usize
+        // What comes out of memory has to be bounded anew for the verifier.
+        (self.l3 & 0x0f) as usize
     }
 
     /// Offset of the TCP or UDP header, in bytes.
     #[inline(always)]
     #[must_use]
     pub const fn l4(&self) -> usize {
-        self.l4 as usize
+        (self.l4 as u32 & L4_MASK) as usize
     }
 
     /// A first fragment: what follows it carries no ports.
@@ -83,19 +106,28 @@ impl Parsed {
     }
 }
 
-/// Why there is no description. Such packets pass untouched.
+/// Why there is no whole description.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unparsed {
     /// Neither IPv4 nor IPv6 directly behind the link-layer header.
     NotIp,
-    /// Neither TCP nor UDP.
+    /// Neither TCP nor UDP nor SCTP; everything but the ports is described.
     OtherProtocol,
-    /// A fragment other than the first.
+    /// A fragment other than the first; everything but the ports is described.
     LaterFragment,
     /// Shorter than its headers, or headers that contradict themselves.
     Malformed,
     /// A genuine IPv6 packet from or to `::ffff:0:0/96`, which would be taken for IPv4 (RFC 4038 4.2).
     MappedAddress,
+}
+
+impl Unparsed {
+    /// Whether addresses and protocol are known nevertheless.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_addresses(self) -> bool {
+        matches!(self, Self::OtherProtocol | Self::LaterFragment)
+    }
 }
 
 impl From<Fault> for Unparsed {
@@ -138,13 +170,23 @@ struct Ipv6 {
     dst: [u32; 4],
 }
 
-/// First bytes of an extension header (RFC 8200 4.3, 4.5).
+/// First bytes of an extension header (RFC 8200 4.3).
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
 #[repr(C, align(4))]
 struct Extension {
     next: u8,
     len: u8,
-    fragment: [u8; 2],
+    rest: [u8; 2],
+}
+
+/// A fragment header (RFC 8200 4.5).
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C, align(4))]
+struct FragmentHeader {
+    next: u8,
+    reserved: u8,
+    offset_more: [u8; 2],
+    id: u32,
 }
 
 /// A TCP header up to its flags (RFC 9293 3.1).
@@ -164,6 +206,14 @@ struct Tcp {
 struct Udp {
     ports: u32,
     len_checksum: [u8; 4],
+}
+
+/// An SCTP common header (RFC 9260 3.1).
+#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
+#[repr(C, align(4))]
+struct Sctp {
+    ports: u32,
+    tag_checksum: [u8; 8],
 }
 
 /// Extension headers that are looked through, at most. RFC 8200 allows each kind once (destination options twice),
@@ -193,7 +243,7 @@ struct Payload {
     /// 4 or 6.
     version: u8,
     proto: u8,
-    /// [`WHOLE`] or [`FIRST_FRAGMENT`].
+    /// [`WHOLE`], [`FIRST_FRAGMENT`] or [`LATER_FRAGMENT`].
     fragment: u8,
     /// Offset of the transport header, in bytes.
     l4: u32,
@@ -203,6 +253,7 @@ struct Payload {
 
 const WHOLE: u8 = 1;
 const FIRST_FRAGMENT: u8 = 2;
+const LATER_FRAGMENT: u8 = 3;
 
 /// Covers the longest way to a transport header: link layer, IPv6 header and [`MAX_EXTENSIONS`] of 2048 bytes.
 const L4_MASK: u32 = 0x3fff;
@@ -236,11 +287,10 @@ pub fn parse<P: Packet>(packet: &P, l2_len: usize, into: &mut Parsed) -> Result<
     into.fragment = payload.fragment;
     let l4 = payload.l4 & L4_MASK;
     into.l4 = l4 as u16;
-    parse_l4(packet, into, l4, payload.proto, payload.end)?;
     if payload.version == 6 && (into.tuple.src.is_v4() || into.tuple.dst.is_v4()) {
         return Err(Unparsed::MappedAddress);
     }
-    Ok(())
+    parse_l4(packet, into, l4, payload)
 }
 
 #[inline(always)]
@@ -251,14 +301,20 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize, into: &mut Parsed) -> Result<Paylo
         return Err(Unparsed::Malformed);
     }
     let field = u16::from_be_bytes(ip.fragment);
-    if field & 0x1fff != 0 {
-        return Err(Unparsed::LaterFragment);
-    }
     into.ip_checksum = ip.checksum;
+    into.ttl = ip.ttl;
+    let [a, b] = ip.id;
+    into.fragment_id = u32::from_ne_bytes([a, b, 0, 0]);
     let words = into.tuple.as_words_mut();
     (words[0], words[1], words[2], words[3]) = (0, 0, MAPPED, ip.src);
     (words[4], words[5], words[6], words[7]) = (0, 0, MAPPED, ip.dst);
-    let fragment = if field & 0x2000 != 0 { FIRST_FRAGMENT } else { WHOLE };
+    let fragment = if field & 0x1fff != 0 {
+        LATER_FRAGMENT
+    } else if field & 0x2000 != 0 {
+        FIRST_FRAGMENT
+    } else {
+        WHOLE
+    };
     let l3 = l3 as u32;
     Ok(Payload { unused: 0, version: 4, proto: ip.proto, fragment, l4: l3 + header_len, end: end(l3, ip.total_len) })
 }
@@ -279,6 +335,8 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize, into: &mut Parsed) -> Result<Paylo
         return Err(Unparsed::Malformed);
     }
     into.ip_checksum = [0; 2];
+    into.ttl = ip.hop_limit;
+    into.fragment_id = 0;
     let words = into.tuple.as_words_mut();
     (words[0], words[1], words[2], words[3]) = (ip.src[0], ip.src[1], ip.src[2], ip.src[3]);
     (words[4], words[5], words[6], words[7]) = (ip.dst[0], ip.dst[1], ip.dst[2], ip.dst[3]);
@@ -295,16 +353,20 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize, into: &mut Parsed) -> Result<Paylo
                     8 + u32::from(extension.len) * 8
                 }
                 next::FRAGMENT => {
-                    let extension: Extension = packet.read(l4 as usize)?;
-                    let field = u16::from_be_bytes(extension.fragment);
+                    let extension: FragmentHeader = packet.read(l4 as usize)?;
+                    let field = u16::from_be_bytes(extension.offset_more);
+                    proto = extension.next;
+                    into.fragment_id = extension.id;
                     if field >> 3 != 0 {
-                        return Err(Unparsed::LaterFragment);
+                        // What follows is no header.
+                        fragment = LATER_FRAGMENT;
+                        l4 += 8;
+                        break;
                     }
                     // An atomic fragment (RFC 6946) has neither offset nor followers.
                     if field & 1 != 0 {
                         fragment = FIRST_FRAGMENT;
                     }
-                    proto = extension.next;
                     8
                 }
                 _ => break,
@@ -318,8 +380,15 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize, into: &mut Parsed) -> Result<Paylo
 }
 
 #[inline(always)]
-fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed, l4: u32, proto: u8, end: u32) -> Result<(), Unparsed> {
+fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed, l4: u32, payload: Payload) -> Result<(), Unparsed> {
+    let Payload { proto, fragment, end, .. } = payload;
     let (l4, end) = (l4 as usize, end as usize);
+    let words = into.tuple.as_words_mut();
+    words[8] = 0;
+    words[9] = u32::from_ne_bytes([proto, 0, 0, 0]);
+    if fragment == LATER_FRAGMENT {
+        return Err(Unparsed::LaterFragment);
+    }
     let ports = match proto {
         proto::TCP => {
             if l4 + size_of::<Tcp>() > end {
@@ -330,19 +399,27 @@ fn parse_l4<P: Packet>(packet: &P, into: &mut Parsed, l4: u32, proto: u8, end: u
                 return Err(Unparsed::Malformed);
             }
             into.tcp_flags = tcp.flags;
+            into.l4_len = tcp.data_offset >> 4 << 2;
             tcp.ports
+        }
+        proto::SCTP => {
+            if l4 + size_of::<Sctp>() > end {
+                return Err(Unparsed::Malformed);
+            }
+            into.tcp_flags = 0;
+            into.l4_len = size_of::<Sctp>() as u8;
+            packet.read::<Sctp>(l4)?.ports
         }
         proto::UDP => {
             if l4 + size_of::<Udp>() > end {
                 return Err(Unparsed::Malformed);
             }
             into.tcp_flags = 0;
+            into.l4_len = 8;
             packet.read::<Udp>(l4)?.ports
         }
         _ => return Err(Unparsed::OtherProtocol),
     };
-    let words = into.tuple.as_words_mut();
-    words[8] = ports;
-    words[9] = u32::from_ne_bytes([proto, 0, 0, 0]);
+    into.tuple.as_words_mut()[8] = ports;
     Ok(())
 }

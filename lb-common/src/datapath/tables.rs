@@ -1,17 +1,21 @@
 //! What the core needs of the maps and the clock.
 
 use crate::abi::{
-    Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef, ServiceState,
-    SockEntry, SockKey, Tuple,
+    Addr, AffinityEntry, AffinityKey, Backend, Counter, Dev, Flow, ServiceKey, ServiceRef, ServiceState, SockEntry,
+    SockKey, Tuple,
 };
 
-/// The two flow tables.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// The tables of flows.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[repr(u8)]
 pub enum FlowTable {
     /// Flows that were answered.
+    #[default]
     Flows,
     /// Flows without a reply so far.
     Embryos,
+    /// Datagrams whose first fragment was translated; see [`crate::abi::map::FRAGS`].
+    Frags,
 }
 
 /// The maps, read and written as one copy per call. `svc_state`'s word and a `ServiceRef` are each one atomic access.
@@ -51,8 +55,16 @@ pub trait Tables {
     fn may_answer(&self) -> bool;
     /// Looks up `devs`.
     fn dev(&self, ifindex: u32) -> Option<Dev>;
-    /// Reads `config`.
-    fn config(&self) -> Config;
+    /// Reads [`crate::abi::Config::local_path`].
+    fn local_path(&self) -> u32;
+    /// Reads [`crate::abi::Config::grace_until`].
+    fn grace_until(&self) -> u32;
+    /// Reads [`crate::abi::Config::pod_source_v4`] or the one of IPv6.
+    fn pod_source(&self, v4: bool) -> Addr;
+    /// Reads `marks`: [`crate::abi::mark`] bits.
+    fn marks(&self) -> u32;
+    /// Sets bits of `marks`.
+    fn set_marks(&self, bits: u32);
     /// Adds one to a counter.
     fn count(&self, counter: Counter);
     /// Adds one connection to a backend.

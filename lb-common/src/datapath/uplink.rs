@@ -1,29 +1,179 @@
-//! Packets that enter the node from outside: a ClusterIP is closed to them.
+//! The packet path on devices that leave the node: what comes in from outside for a Service, what comes back from other
+//! nodes' backends, and what of that leaves through the host's stack.
+//!
+//! A local pod gets the client's own address as source; a backend elsewhere gets one of ours, so that its replies come
+//! back here. Both are redirected past the host's stack; a backend that is this node itself takes it.
 
 use super::{
-    frontend,
+    flow::{self, PORT_BASE},
     packet::Packet,
-    parse::{Parsed, parse},
+    parse::parse,
+    path::{self, Known, Link, begin, claimed, direct, finish, known, leave, translate, unanswered},
+    scratch::Scratch,
     tables::Tables,
-    verdict::Verdict,
+    verdict::{Decision, Verdict},
 };
-use crate::abi::{Counter, ServiceKey, frontend as bits, scope};
+use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, flow_state, mark, role};
 
-/// A packet on an uplink or overlay, `l2_len` bytes of link-layer header before its IP header (14 or 0).
+/// A packet that comes in by an uplink or overlay.
 #[inline(always)]
-pub fn ingress<P: Packet, T: Tables>(packet: &P, tables: &T, l2_len: usize) -> Verdict {
-    let mut parsed = Parsed::default();
-    if parse(packet, l2_len, &mut parsed).is_err() {
+pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+    let decision = decide(packet, tables, link, s);
+    finish(packet, tables, link, s, decision)
+}
+
+#[inline(always)]
+fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
+    if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
+        return path::other(packet, tables, link, s, why);
+    }
+    let flags = tables.addr(&s.parsed.tuple.dst);
+    if flags == 0 {
+        // To a pod, or somebody else's: the usual case, so nothing more is looked up but where a connection begins.
+        direct(tables, s);
+        return Decision::End(Verdict::Pass);
+    }
+    // On an address of the node, below the ports of our own replies, only frontends are of interest.
+    let plain = flags & addr_flag::FRONTEND == 0 && s.parsed.tuple.dport.get() < PORT_BASE;
+    if plain && claimed(tables, link, &s.parsed, flags).is_none() {
+        direct(tables, s);
+        return Decision::End(Verdict::Pass);
+    }
+    match known(tables, link, s) {
+        Known::Leave(verdict) => return Decision::End(verdict),
+        Known::Stay => {}
+        Known::Not => {
+            if let Some(decision) = Decision::unpack(begin(packet, tables, link, s, flags)) {
+                return decision;
+            }
+        }
+    }
+    translate(packet, tables, s)
+}
+
+/// A packet that leaves the host's stack by an uplink or overlay: replies of backends that are this node itself, and the
+/// node's own connections where a translated flow has their ports. What goes to a clusterIP has lost its way.
+#[inline(always)]
+pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+    if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
+        return unanswered(path::other(packet, tables, link, s, why));
+    }
+    if s.parsed.begins() && tables.addr(&s.parsed.tuple.dst) & addr_flag::CLUSTER_IP != 0 {
+        return Verdict::Drop(Counter::DropUnclaimed);
+    }
+    let marks = tables.marks();
+    if marks == 0 || tables.addr(&s.parsed.tuple.src) & addr_flag::LINKS == 0 {
         return Verdict::Pass;
     }
-    let key = ServiceKey {
-        addr: parsed.tuple.dst,
-        port: parsed.tuple.dport,
-        proto: parsed.tuple.proto,
-        scope: scope::EXTERNAL,
-    };
-    match frontend::look_up(tables, &key) {
-        Some(found) if found.bits() & bits::CLOSED != 0 => Verdict::Drop(Counter::DropClosed),
-        Some(_) | None => Verdict::Pass,
+    if let Some(verdict) = leave(packet, tables, link, s) {
+        return verdict;
     }
+    if marks & mark::SHARED_SOURCE != 0 && s.parsed.begins() && remapped(tables, s) {
+        return unanswered(translate(packet, tables, s));
+    }
+    Verdict::Pass
+}
+
+/// A connection of the node itself begins on ports whose replies belong to a translated flow: it gets another source
+/// port. Whether that was so, and the flow is now in `found`.
+#[inline(never)]
+fn remapped<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    let Scratch { parsed, found, spare, .. } = s;
+    if parsed.opens()
+        && flow::find(tables, &parsed.tuple, found)
+        && found.flow.role & role::HOST != 0
+        && found.flow.state == flow_state::NEW
+    {
+        // The SYN once more.
+        flow::hit(tables, found, parsed, spare, tables.now());
+        return true;
+    }
+    if !flow::find_reply(tables, &parsed.tuple, spare, found)
+        || found.flow.role & (role::FORWARD | role::HOST) != 0
+        || found.flow.oif == 0
+    {
+        return false;
+    }
+    let flow = &mut found.flow;
+    *flow = Flow::default();
+    flow.to = parsed.tuple;
+    flow.role = role::HOST;
+    flow.to.sport = flow::other_port(tables);
+    if flow::open(tables, &parsed.tuple, flow, spare).is_err() {
+        return false;
+    }
+    tables.count(Counter::HostRemapped);
+    true
+}
+
+/// How the flow leaves, and what its source becomes; or the counter to drop under.
+#[inline(never)]
+pub(super) fn find_way<P: Packet, T: Tables>(packet: &P, tables: &T, link: Link, flow: &mut Flow) -> Option<Counter> {
+    if tables.addr(&flow.to.dst) & addr_flag::LINKS != 0 {
+        // This node is the backend: its own stack takes it from here.
+        tables.set_marks(mark::HOST_BACKEND);
+        return None;
+    }
+    let way = packet.route(&flow.to.src, &flow.to.dst, link.ifindex);
+    if way.oif == 0 {
+        return Some(Counter::DropNoRoute);
+    }
+    flow.role |= role::ROUTED;
+    flow.oif = way.oif;
+    flow.mate_oif = link.ifindex;
+    flow.mtu = if way.mtu == 0 { dev_mtu(tables, way.oif) } else { as_mtu(way.mtu) };
+    flow.mate_mtu = dev_mtu(tables, link.ifindex);
+    if !masks(tables, flow) {
+        return None;
+    }
+    if flow.to.src.is_unspecified() {
+        return Some(Counter::DropNoSource);
+    }
+    if flow.to.sport.get() < PORT_BASE {
+        flow.to.sport = flow::other_port(tables);
+    }
+    None
+}
+
+/// The MTU of a device as a flow holds it; 0 if it is not known. Not inlined, for the BPF stack's sake.
+#[inline(never)]
+fn dev_mtu<T: Tables>(tables: &T, ifindex: u32) -> u16 {
+    tables.dev(ifindex).map_or(0, |dev| as_mtu(dev.mtu))
+}
+
+/// Whether the flow leaves the node, and so gets a source of ours.
+#[inline(never)]
+fn masks<T: Tables>(tables: &T, flow: &mut Flow) -> bool {
+    let Some(dev) = tables.dev(flow.oif) else { return false };
+    if dev.kind != dev_kind::UPLINK && dev.kind != dev_kind::OVERLAY {
+        return false;
+    }
+    let v4 = flow.to.dst.is_v4();
+    let pods = dev.kind == dev_kind::OVERLAY || tables.in_pod_nets(&flow.to.dst);
+    flow.to.src = dev.source(v4);
+    if !(pods && gateway(tables, v4, &mut flow.to.src)) {
+        tables.set_marks(mark::SHARED_SOURCE);
+    }
+    true
+}
+
+/// The address that stands for the client. Towards other nodes' pods it is this node's pod gateway: it is routed back
+/// over any encapsulation and past any masquerading, and the node itself never uses it there. Elsewhere it is the
+/// device's own, which the node uses as well.
+///
+/// Whether there is a gateway, whose address then is in `source`.
+#[inline(never)]
+fn gateway<T: Tables>(tables: &T, v4: bool, source: &mut Addr) -> bool {
+    let gateway = tables.pod_source(v4);
+    if gateway.is_unspecified() {
+        return false;
+    }
+    *source = gateway;
+    true
+}
+
+/// An MTU as a flow holds it; 0 for one that no packet exceeds.
+#[inline(always)]
+const fn as_mtu(mtu: u32) -> u16 {
+    if mtu > 0xffff { 0 } else { mtu as u16 }
 }

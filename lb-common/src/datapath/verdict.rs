@@ -1,5 +1,6 @@
 //! What the core decided.
 
+use super::answer::What;
 use crate::abi::Counter;
 
 /// The end of a packet's way through the core. The shell turns it into its hook's action.
@@ -11,35 +12,45 @@ pub enum Verdict {
     Stack,
     /// Translated: leaves by this device (interface index) at once, with its neighbour resolved there.
     Redirect(u32),
-    /// Translated: goes back out of the link it came from, with its link-layer addresses swapped.
+    /// Translated or answered: goes back out of the link it came from, with its link-layer addresses swapped.
     Bounce,
     /// Dropped, and counted under this reason.
     Drop(Counter),
 }
 
-impl Verdict {
-    /// As one word: a BPF subprogram returns no more than a register.
+/// A verdict, or that the packet is to be answered in place of its destination.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Decision {
+    End(Verdict),
+    /// Dropped for this reason, and its sender told so.
+    Answer(What, Counter),
+}
+
+impl Decision {
+    /// As one word: a BPF subprogram returns no more than a register. Never 0.
     #[inline(always)]
     pub(super) const fn pack(self) -> u64 {
         match self {
-            Self::Pass => 1 << 32,
-            Self::Stack => 2 << 32,
-            Self::Redirect(ifindex) => 3 << 32 | ifindex as u64,
-            Self::Bounce => 4 << 32,
-            Self::Drop(reason) => 5 << 32 | reason as u64,
+            Self::End(Verdict::Pass) => 1 << 32,
+            Self::End(Verdict::Stack) => 2 << 32,
+            Self::End(Verdict::Redirect(ifindex)) => 3 << 32 | ifindex as u64,
+            Self::End(Verdict::Bounce) => 4 << 32,
+            Self::End(Verdict::Drop(reason)) => 5 << 32 | reason as u64,
+            Self::Answer(what, reason) => 6 << 32 | (what as u64) << 16 | reason as u64,
         }
     }
 
     /// What [`Self::pack`] packed; `None` for 0.
     #[inline(always)]
     pub(super) fn unpack(word: u64) -> Option<Self> {
-        match word >> 32 {
-            1 => Some(Self::Pass),
-            2 => Some(Self::Stack),
-            3 => Some(Self::Redirect(word as u32)),
-            4 => Some(Self::Bounce),
-            5 => Some(Self::Drop(Counter::from_index(word as u32))),
-            _ => None,
-        }
+        Some(match word >> 32 {
+            1 => Self::End(Verdict::Pass),
+            2 => Self::End(Verdict::Stack),
+            3 => Self::End(Verdict::Redirect(word as u32)),
+            4 => Self::End(Verdict::Bounce),
+            5 => Self::End(Verdict::Drop(Counter::from_index(word as u32))),
+            6 => Self::Answer(What::from_index(word as u32 >> 16), Counter::from_index(word as u32 & 0xffff)),
+            _ => return None,
+        })
     }
 }

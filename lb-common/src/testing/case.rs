@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use zerocopy::IntoBytes as _;
 
-use super::{AffinitySpec, DEV_CLIENT, FlowSpec, L4Sum, MemTables, PacketSpec, VecPacket, World, describe, dissect};
+use super::{
+    AffinitySpec, DEV_CLIENT, DEV_UPLINK, FlowSpec, L4Sum, MemTables, PacketSpec, Told, VecPacket, World, answer,
+    describe, dissect,
+};
 use crate::{
     abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple},
-    datapath::{FlowTable, Packet as _, Tables as _, Verdict, pod, uplink},
+    datapath::{FlowTable, Link, Packet as _, Scratch, Tables as _, Verdict, pod, uplink},
 };
 
 /// Where the packet is met.
@@ -22,6 +25,10 @@ pub enum Hook {
     Uplink,
     /// From an uplink without one.
     UplinkL3,
+    /// Out of the host's stack by an uplink with a link-layer header.
+    UplinkOut,
+    /// By one without.
+    UplinkL3Out,
 }
 
 impl Hook {
@@ -29,20 +36,43 @@ impl Hook {
     #[must_use]
     pub const fn l2_len(self) -> usize {
         match self {
-            Self::PodIngress(_) | Self::PodEgress | Self::Uplink => 14,
-            Self::UplinkL3 => 0,
+            Self::PodIngress(_) | Self::PodEgress | Self::Uplink | Self::UplinkOut => 14,
+            Self::UplinkL3 | Self::UplinkL3Out => 0,
+        }
+    }
+
+    /// The device that it is on.
+    #[must_use]
+    pub const fn ifindex(self) -> u32 {
+        match self {
+            Self::PodIngress(ifindex) => ifindex,
+            Self::PodEgress => DEV_CLIENT,
+            Self::Uplink | Self::UplinkL3 | Self::UplinkOut | Self::UplinkL3Out => DEV_UPLINK,
+        }
+    }
+
+    /// The device as the core takes it.
+    #[must_use]
+    pub const fn link(self) -> Link {
+        match self {
+            Self::PodIngress(_) => Link::pod(self.ifindex()),
+            Self::PodEgress => Link::pod(self.ifindex()).out(),
+            Self::Uplink | Self::UplinkL3 => Link::outside(self.ifindex(), self.l2_len() as u16),
+            Self::UplinkOut | Self::UplinkL3Out => Link::outside(self.ifindex(), self.l2_len() as u16).out(),
         }
     }
 
     /// Runs the core as the shell does: it counts drops, and a bounced frame gets its link-layer addresses swapped.
     #[must_use]
     pub fn run(self, packet: &mut VecPacket, tables: &MemTables) -> Verdict {
+        let (link, scratch) = (self.link(), &mut Scratch::default());
         let mut verdict = match self {
-            Self::PodIngress(ifindex) => pod::ingress(packet, tables, ifindex),
-            Self::PodEgress => pod::egress(packet, tables),
-            Self::Uplink | Self::UplinkL3 => uplink::ingress(packet, tables, self.l2_len()),
+            Self::PodIngress(_) => pod::ingress(packet, tables, link, scratch),
+            Self::PodEgress => pod::egress(packet, tables, link, scratch),
+            Self::Uplink | Self::UplinkL3 => uplink::ingress(packet, tables, link, scratch),
+            Self::UplinkOut | Self::UplinkL3Out => uplink::egress(packet, tables, link, scratch),
         };
-        if verdict == Verdict::Bounce && !swap_macs(packet) {
+        if verdict == Verdict::Bounce && self.l2_len() != 0 && !swap_macs(packet) {
             verdict = Verdict::Drop(Counter::DropInternal);
         }
         if let Verdict::Drop(reason) = verdict {
@@ -66,10 +96,24 @@ pub fn test_run_takes(bytes: &[u8]) -> bool {
 
 fn show(key: &Tuple, flow: &Flow) -> String {
     let line = |t: &Tuple| format!("{:?} port {:?} > {:?} port {:?}", t.src, t.sport, t.dst, t.dport);
-    let Flow { service, identity, backend, backend_generation, oif, role, state, seen, check, .. } = *flow;
+    let Flow {
+        service,
+        identity,
+        backend,
+        backend_generation,
+        oif,
+        mate_oif,
+        mtu,
+        mate_mtu,
+        role,
+        state,
+        seen,
+        check,
+        ..
+    } = *flow;
     format!(
-        "protocol {} {} becomes {}; service {service} ({identity:x}), backend {backend} ({backend_generation}), oif {oif}, \
-         role {role}, state {state}, seen {seen}, check {check:x}",
+        "protocol {} {} becomes {}; service {service} ({identity:x}), backend {backend} ({backend_generation}), oif {oif} \
+         ({mate_oif}), MTU {mtu} ({mate_mtu}), role {role}, state {state}, seen {seen}, check {check:x}",
         key.proto,
         line(key),
         line(&flow.to)
@@ -137,6 +181,8 @@ pub struct Case {
     pub verdict: Verdict,
     /// The packet after; `None`: unchanged.
     pub out: Option<PacketSpec>,
+    /// The packet is dropped, and its sender told this in the same frame.
+    pub told: Option<Told>,
     /// Counters that go up, by one each; the reason of a drop is not listed.
     pub counters: Vec<Counter>,
     /// The backend whose connections go up by one.
@@ -150,7 +196,7 @@ pub struct Case {
 }
 
 /// Source ports that the core takes in place of one that is not free.
-const OTHER_PORTS: core::ops::RangeInclusive<u16> = 61_000..=65_095;
+const OTHER_PORTS: core::ops::RangeInclusive<u16> = 0x8000..=0xffff;
 
 impl Case {
     /// A packet that passes and changes nothing.
@@ -163,6 +209,7 @@ impl Case {
             packet,
             verdict: Verdict::Pass,
             out: None,
+            told: None,
             counters: Vec::new(),
             connection: None,
             flows: None,
@@ -195,6 +242,19 @@ impl Case {
     #[must_use]
     pub const fn dropped(self, reason: Counter) -> Self {
         self.verdict(Verdict::Drop(reason))
+    }
+
+    /// Dropped for this reason, and its sender told so.
+    #[must_use]
+    pub fn answered(mut self, reason: Counter, told: Told) -> Self {
+        self.told = Some(told);
+        self.verdict(Verdict::Bounce).counts(reason).counts(Counter::Answered)
+    }
+
+    /// As [`Self::answered`]: nobody listens there.
+    #[must_use]
+    pub fn refused(self, reason: Counter) -> Self {
+        self.answered(reason, Told::Refused)
     }
 
     /// With this counter up.
@@ -301,7 +361,10 @@ impl Case {
             wanted.tuple.sport = port;
         }
         wanted.bounced |= self.verdict == Verdict::Bounce;
-        let wanted = wanted.build();
+        let wanted = match self.told {
+            Some(told) => answer(&self.packet, told, self.hook),
+            None => wanted.build(),
+        };
         if observed.packet != wanted {
             let l2_len = self.hook.l2_len();
             wrong.push(format!(

@@ -1,7 +1,10 @@
 //! The small world of the packet cases: one node with a bridge, two pods on it, pods elsewhere, and its addresses in
 //! both families. The kernel tests build the same devices and routes.
 
-use crate::abi::{Addr, Dev, Port, Tuple, dev_kind};
+use crate::{
+    abi::{Addr, Dev, Port, Tuple, dev_kind},
+    datapath::Route,
+};
 
 /// Interface index of the node's bridge (`cni0`).
 pub const DEV_BRIDGE: u32 = 3;
@@ -118,7 +121,14 @@ impl Net {
 /// The device by which the node forwards: pods of its own behind the bridge, everything else by the uplink; nothing
 /// that is its own, and nothing for a device that it has not got.
 #[must_use]
-pub fn route(dst: &Addr, iif: u32) -> u32 {
+pub fn route(dst: &Addr, iif: u32) -> Route {
+    match oif(dst, iif) {
+        0 => Route::default(),
+        oif => Route { oif, mtu: 1500 },
+    }
+}
+
+fn oif(dst: &Addr, iif: u32) -> u32 {
     if ![DEV_BRIDGE, DEV_UPLINK, DEV_CLIENT, DEV_SERVER].contains(&iif) {
         return 0;
     }
@@ -133,6 +143,12 @@ pub fn route(dst: &Addr, iif: u32) -> u32 {
         }
     }
     DEV_UPLINK
+}
+
+/// The entry of the uplink in `devs`.
+#[must_use]
+pub(super) fn uplink() -> Dev {
+    Dev::new(dev_kind::UPLINK, 14, 1500, 0, Net::V4.node(), Net::V6.node())
 }
 
 /// The entry of a pod link in `devs`, as the agent writes it.

@@ -23,8 +23,14 @@ pub struct FlowSpec {
     pub backend: u32,
     /// The backend's generation.
     pub generation: u32,
-    /// Device of both redirects, or 0.
+    /// Device of the redirect, or 0.
     pub oif: u32,
+    /// That of the other direction.
+    pub mate_oif: u32,
+    /// Largest packet, or 0.
+    pub mtu: u16,
+    /// That of the other direction.
+    pub mate_mtu: u16,
     /// [`role`] bits.
     pub role: u8,
     /// One of [`flow_state`].
@@ -44,6 +50,9 @@ impl FlowSpec {
         flow.backend = self.backend;
         flow.backend_generation = self.generation;
         flow.oif = self.oif;
+        flow.mate_oif = self.mate_oif;
+        flow.mtu = self.mtu;
+        flow.mate_mtu = self.mate_mtu;
         flow.role = self.role;
         flow.state = self.state;
         flow.seen = now.wrapping_sub(self.age);
@@ -77,6 +86,9 @@ pub fn pair(key: Tuple, to: Tuple) -> [FlowSpec; 2] {
         backend: LOCAL,
         generation: 1,
         oif: 0,
+        mate_oif: 0,
+        mtu: 0,
+        mate_mtu: 0,
         role: role::FORWARD,
         state: flow_state::NEW,
         age: 0,
@@ -91,7 +103,7 @@ pub(super) trait Both: Sized {
 
     /// Redirected by this device.
     fn oif(self, oif: u32) -> Self {
-        self.both(|flow| flow.oif = oif)
+        self.both(|flow| (flow.oif, flow.mate_oif) = (oif, oif))
     }
 
     /// Of a client that is its own backend.

@@ -30,6 +30,8 @@ pub enum Table {
     Flows,
     /// `embryos`.
     Embryos,
+    /// `frags`.
+    Frags,
     /// `sock_revnat`.
     Socks,
     /// `affinity`.
@@ -41,6 +43,7 @@ impl From<FlowTable> for Table {
         match table {
             FlowTable::Flows => Self::Flows,
             FlowTable::Embryos => Self::Embryos,
+            FlowTable::Frags => Self::Frags,
         }
     }
 }
@@ -59,12 +62,14 @@ struct Inner {
     backends: HashMap<u32, Backend>,
     flows: LruMap<Tuple, Flow>,
     embryos: LruMap<Tuple, Flow>,
+    frags: LruMap<Tuple, Flow>,
     socks: LruMap<SockKey, SockEntry>,
     affinity: LruMap<AffinityKey, AffinityEntry>,
     ranges: Vec<(u32, RangeKey)>,
     addrs: HashMap<Addr, AddrInfo>,
     pod_nets: Vec<(u32, Addr)>,
     may_answer: bool,
+    marks: u32,
     devs: HashMap<u32, Dev>,
     config: Config,
     counters: Vec<u64>,
@@ -81,6 +86,7 @@ impl Inner {
         match table {
             FlowTable::Flows => &mut self.flows,
             FlowTable::Embryos => &mut self.embryos,
+            FlowTable::Frags => &mut self.frags,
         }
     }
 }
@@ -103,12 +109,14 @@ impl MemTables {
                 backends: HashMap::new(),
                 flows: LruMap::new(),
                 embryos: LruMap::new(),
+                frags: LruMap::new(),
                 socks: LruMap::new(),
                 affinity: LruMap::new(),
                 ranges: Vec::new(),
                 addrs: HashMap::new(),
                 pod_nets: Vec::new(),
                 may_answer: true,
+                marks: 0,
                 devs: HashMap::new(),
                 config: Config::default(),
                 counters: vec![0; Counter::ALL.len()],
@@ -145,6 +153,7 @@ impl MemTables {
             pod_nets,
             devs,
             config,
+            marks,
         } = contents;
         for (table, key, flow) in flows {
             assert!(self.insert_flow(*table, key, flow), "{table:?} takes entries");
@@ -161,6 +170,7 @@ impl MemTables {
         inner.pod_nets.extend(pod_nets);
         inner.devs.extend(devs.iter().copied());
         inner.config = *config;
+        inner.marks = *marks;
     }
 
     /// Sets the clock, in ticks.
@@ -184,6 +194,7 @@ impl MemTables {
         match table {
             Table::Flows => inner.flows.limit(capacity),
             Table::Embryos => inner.embryos.limit(capacity),
+            Table::Frags => inner.frags.limit(capacity),
             Table::Socks => inner.socks.limit(capacity),
             Table::Affinity => inner.affinity.limit(capacity),
         }
@@ -262,7 +273,7 @@ impl MemTables {
     pub fn flow_entries(&self) -> Vec<(FlowTable, Tuple, Flow)> {
         let mut inner = self.inner.borrow_mut();
         let mut all = Vec::new();
-        for table in [FlowTable::Flows, FlowTable::Embryos] {
+        for table in [FlowTable::Flows, FlowTable::Embryos, FlowTable::Frags] {
             let mut entries = inner.table(table).entries();
             entries.sort_by_key(|(key, _)| key.as_bytes().to_vec());
             all.extend(entries.into_iter().map(|(key, flow)| (table, key, flow)));
@@ -324,6 +335,7 @@ impl Tables for MemTables {
         let found = match table {
             FlowTable::Flows => read(&mut inner.recycler, &mut inner.flows, key),
             FlowTable::Embryos => read(&mut inner.recycler, &mut inner.embryos, key),
+            FlowTable::Frags => read(&mut inner.recycler, &mut inner.frags, key),
         };
         store(found, into)
     }
@@ -402,8 +414,25 @@ impl Tables for MemTables {
         self.inner.borrow().devs.get(&ifindex).copied()
     }
 
-    fn config(&self) -> Config {
-        self.inner.borrow().config
+    fn local_path(&self) -> u32 {
+        self.inner.borrow().config.local_path
+    }
+
+    fn grace_until(&self) -> u32 {
+        self.inner.borrow().config.grace_until
+    }
+
+    fn pod_source(&self, v4: bool) -> Addr {
+        let config = self.inner.borrow().config;
+        if v4 { config.pod_source_v4 } else { config.pod_source_v6 }
+    }
+
+    fn marks(&self) -> u32 {
+        self.inner.borrow().marks
+    }
+
+    fn set_marks(&self, bits: u32) {
+        self.inner.borrow_mut().marks |= bits;
     }
 
     fn count(&self, counter: Counter) {

@@ -5,6 +5,7 @@
 //! Nothing here is part of a product: it is compiled into tests only, and it never uses the core's own arithmetic to
 //! say what is right.
 
+mod answers;
 mod bytes;
 mod case;
 pub mod cases;
@@ -23,6 +24,7 @@ mod sum;
 mod vec_packet;
 mod world;
 
+pub use answers::{Told, answer};
 pub use case::{Action, Case, Hook, Observed, test_run_takes};
 pub use dissect::{Dissected, Sum, describe, dissect};
 pub use fixture::{DEV_BRIDGE, DEV_CLIENT, DEV_SERVER, DEV_UPLINK, Net, route};

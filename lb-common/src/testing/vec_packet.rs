@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::{
     abi::Addr,
-    datapath::{Fault, L4Checksum, Packet},
+    datapath::{ANSWER_WORDS, Fault, L4Checksum, Packet, Route},
 };
 
 /// How far the transport checksum of a packet is computed: `ip_summed` of an skb.
@@ -25,20 +25,22 @@ pub struct VecPacket {
     pub sums: Sums,
     /// Writes fail, as where an skb cannot be made writable.
     pub read_only: bool,
-    route: fn(&Addr, u32) -> u32,
+    /// Bytes of payload in each packet that it stands for; 0: just itself.
+    pub gso_size: u32,
+    route: fn(&Addr, u32) -> Route,
 }
 
 impl VecPacket {
     /// A packet with a whole checksum; `route` answers [`Packet::route`] by destination and incoming device.
     #[must_use]
-    pub fn new(bytes: Vec<u8>, route: fn(&Addr, u32) -> u32) -> Self {
-        Self { bytes, sums: Sums::Full, read_only: false, route }
+    pub fn new(bytes: Vec<u8>, route: fn(&Addr, u32) -> Route) -> Self {
+        Self { bytes, sums: Sums::Full, read_only: false, gso_size: 0, route }
     }
 
     /// One that nothing is routed for.
     #[must_use]
     pub fn unrouted(bytes: Vec<u8>) -> Self {
-        Self::new(bytes, |_, _| 0)
+        Self::new(bytes, |_, _| Route::default())
     }
 
     fn range(&self, offset: usize, len: usize) -> Result<core::ops::Range<usize>, Fault> {
@@ -85,7 +87,34 @@ impl Packet for VecPacket {
         Ok(())
     }
 
-    fn route(&self, _src: &Addr, dst: &Addr, iif: u32) -> u32 {
+    fn note_change(&mut self, _diff: u32) {}
+
+    fn replace<const WORDS: usize>(
+        &mut self,
+        l2_len: usize,
+        _l4: usize,
+        words: &[u32; ANSWER_WORDS],
+    ) -> Result<(), Fault> {
+        self.range(0, l2_len)?;
+        if self.read_only {
+            return Err(Fault);
+        }
+        self.bytes.truncate(l2_len);
+        self.bytes.extend(words[..WORDS].iter().flat_map(|word| word.to_ne_bytes()));
+        self.sums = Sums::Full;
+        self.gso_size = 0;
+        Ok(())
+    }
+
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn gso_size(&self) -> u32 {
+        self.gso_size
+    }
+
+    fn route(&self, _src: &Addr, dst: &Addr, iif: u32) -> Route {
         (self.route)(dst, iif)
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DEV_CLIENT, DEV_SERVER, FlowSpec, Net, SockSpec,
-    fixture::pod_link,
+    DEV_CLIENT, DEV_SERVER, DEV_UPLINK, FlowSpec, Net, SockSpec,
+    fixture::{pod_link, uplink},
     flows::{Both as _, pair},
 };
 use crate::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, Port, RangeKey, ServiceKey, ServiceRef,
         ServiceState, SockEntry, SockKey, StateWord, Tuple, action, addr_flag, backend_flag, frontend, local_path,
-        proto, scope,
+        mark, proto, scope,
     },
     datapath::FlowTable,
 };
@@ -101,6 +101,8 @@ pub struct World {
     pub devs: Vec<(u32, Dev)>,
     /// [`local_path`] value.
     pub local_path: u32,
+    /// [`mark`] bits.
+    pub marks: u32,
     /// Ticks until the grace time ends; negative: it ended; `None`: there was none.
     pub grace: Option<i32>,
 }
@@ -143,8 +145,9 @@ impl World {
                 (net.loopback(), addr_flag::NODE | addr_flag::LOOPBACK),
             ],
             pod_nets: vec![(net.remote_pods(), if net.v4 { 24 } else { 64 })],
-            devs: vec![(DEV_CLIENT, pod_link()), (DEV_SERVER, pod_link())],
+            devs: vec![(DEV_CLIENT, pod_link()), (DEV_SERVER, pod_link()), (DEV_UPLINK, uplink())],
             local_path: local_path::STACK,
+            marks: mark::HOST_BACKEND | mark::SHARED_SOURCE,
             grace: None,
         }
     }
@@ -267,6 +270,7 @@ impl World {
                 pod_source_v4: Net::V4.gateway(),
                 pod_source_v6: Net::V6.gateway(),
             },
+            marks: self.marks,
         };
         for service in &self.services {
             contents.add(service);
@@ -302,6 +306,8 @@ pub struct Contents {
     pub devs: Vec<(u32, Dev)>,
     /// `config`.
     pub config: Config,
+    /// `marks`.
+    pub marks: u32,
 }
 
 impl Contents {

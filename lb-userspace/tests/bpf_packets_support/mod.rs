@@ -88,7 +88,7 @@ impl Kernel {
 
     /// Runs the program of a hook on a packet, once.
     pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
-        let raw = raw::test_run(self.program(hook), packet, ifindex(hook), 1)
+        let raw = raw::test_run(self.program(hook), packet, hook.ifindex(), 1)
             .unwrap_or_else(|error| panic!("test run of {hook:?} on {} bytes: {error}", packet.len()));
         let action = match raw.retval {
             -1 => Action::Next,
@@ -106,15 +106,9 @@ fn program(bpf: &Ebpf, hook: Hook) -> BorrowedFd<'_> {
         Hook::PodEgress => program::POD_EGRESS,
         Hook::Uplink => program::UPLINK_INGRESS,
         Hook::UplinkL3 => program::UPLINK_L3,
+        Hook::UplinkOut => program::UPLINK_EGRESS,
+        Hook::UplinkL3Out => program::UPLINK_L3_OUT,
     };
     let program = bpf.program(name).unwrap_or_else(|| panic!("the object has no program {name}"));
     program.fd().unwrap_or_else(|error| panic!("program {name}: {error}")).as_fd()
-}
-
-/// The device that a hook's packet came by; 0: no matter which.
-pub(crate) const fn ifindex(hook: Hook) -> u32 {
-    match hook {
-        Hook::PodIngress(ifindex) => ifindex,
-        Hook::PodEgress | Hook::Uplink | Hook::UplinkL3 => 0,
-    }
 }

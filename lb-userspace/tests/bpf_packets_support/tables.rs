@@ -41,6 +41,7 @@ pub(crate) struct KernelTables {
     pub(crate) flows: Hash<Tuple, Flow>,
     /// `embryos`.
     pub(crate) embryos: Hash<Tuple, Flow>,
+    frags: Hash<Tuple, Flow>,
     affinity: Hash<AffinityKey, AffinityEntry>,
     ranges: LpmTrie<MapData, Plain<RangeKey>, u32>,
     addrs: Hash<Addr, AddrInfo>,
@@ -90,6 +91,7 @@ impl KernelTables {
             backends: take(bpf, map::BACKENDS),
             flows: take(bpf, map::FLOWS),
             embryos: take(bpf, map::EMBRYOS),
+            frags: take(bpf, map::FRAGS),
             affinity: take(bpf, map::AFFINITY),
             ranges: take(bpf, map::SOURCE_RANGES),
             addrs: take(bpf, map::ADDRS),
@@ -126,10 +128,12 @@ impl KernelTables {
     pub(crate) fn reset_flows(&mut self, contents: &Contents) {
         clear(&mut self.flows);
         clear(&mut self.embryos);
+        clear(&mut self.frags);
         for (table, key, flow) in &contents.flows {
             let map = match table {
                 FlowTable::Flows => &mut self.flows,
                 FlowTable::Embryos => &mut self.embryos,
+                FlowTable::Frags => &mut self.frags,
             };
             map.insert(Plain(*key), Plain(*flow), 0).expect("room in the flow table");
         }
@@ -197,7 +201,11 @@ impl KernelTables {
     /// All flow entries, by table and key.
     pub(crate) fn flow_entries(&self) -> Vec<(FlowTable, Tuple, Flow)> {
         let mut all = Vec::new();
-        for (table, map) in [(FlowTable::Flows, &self.flows), (FlowTable::Embryos, &self.embryos)] {
+        for (table, map) in [
+            (FlowTable::Flows, &self.flows),
+            (FlowTable::Embryos, &self.embryos),
+            (FlowTable::Frags, &self.frags),
+        ] {
             let mut entries: Vec<(Tuple, Flow)> = map
                 .iter()
                 .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)))

@@ -20,7 +20,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                     w.services[0].slots.clear();
                 }),
             )
-            .dropped(Counter::DropNoEndpoint),
+            .refused(Counter::DropNoEndpoint),
             case("to a service without endpoints here", with(&|w| w.services[0].action = action::DROP))
                 .dropped(Counter::DropNoLocalEndpoint),
             case("to a service with an action that is none", with(&|w| w.services[0].action = 3))
@@ -28,7 +28,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
             case("to a closed frontend", with(&|w| w.services[0].frontends[0].1 |= frontend::CLOSED))
                 .dropped(Counter::DropClosed),
             case("to a service whose endpoints all have weight 0", with(&|w| w.services[0].slots.clear()))
-                .dropped(Counter::DropNoEndpoint),
+                .refused(Counter::DropNoEndpoint),
             case("to a service index beyond the table", with(&|w| w.services[0].index = ARRAY_LEN))
                 .dropped(Counter::DropInternal),
             case("to a slot with a backend beyond the table", with(&|w| w.services[0].slots = vec![ARRAY_LEN]))
@@ -118,6 +118,6 @@ fn reject_and_flows(net: Net) -> Vec<Case> {
             udp(net),
         )
         .flows(&[])
-        .dropped(Counter::DropNoEndpoint),
+        .refused(Counter::DropNoEndpoint),
     ]
 }

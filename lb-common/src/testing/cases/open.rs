@@ -47,7 +47,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                 .opens(&hairpin)
                 .verdict(Verdict::Bounce),
             open("the client itself, and the link has no gateway", web().slots(&[SELF]).with(no_source))
-                .dropped(Counter::DropNoPort),
+                .dropped(Counter::DropNoSource),
             stack(
                 Case::new(
                     format!("{name} opens: from a link that is not in devs"),
@@ -58,7 +58,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                 &local,
             ),
             open("the client itself on a link that is not in devs", web().slots(&[SELF]).with(|w| w.devs.clear()))
-                .dropped(Counter::DropNoPort),
+                .dropped(Counter::DropNoSource),
             stack(open("from a routed link without a bridge", web().redirect().with(|w| routed(w, net))), &local),
         ]);
         cases.extend(node_ports(net, name, proto, &packet));
@@ -75,9 +75,10 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
             "TCP to a port of the address that is no frontend",
             World::tcp(net),
             syn(net).to(net.vip(), 8081),
-        ),
-        Case::ingress("TCP to a frontend of UDP", World::udp(net), syn(net)),
-        Case::ingress("UDP to a frontend of TCP", World::tcp(net), udp(net)),
+        )
+        .refused(Counter::DropUnclaimed),
+        Case::ingress("TCP to a frontend of UDP", World::udp(net), syn(net)).refused(Counter::DropUnclaimed),
+        Case::ingress("UDP to a frontend of TCP", World::tcp(net), udp(net)).refused(Counter::DropUnclaimed),
         Case::ingress("TCP to a pod's own address", World::tcp(net), syn(net).to(net.server(), 80)),
     ]);
     cases
@@ -129,7 +130,8 @@ fn node_ports(net: Net, name: &str, proto: u8, packet: &PacketSpec) -> Vec<Case>
             .verdict(Verdict::Stack),
         Case::ingress(format!("{name}: a pod's loopback address has no node ports"), world(), at(net.loopback())),
         Case::ingress(format!("{name}: node ports are not at other machines' addresses"), world(), at(net.outside())),
-        Case::ingress(format!("{name}: node ports are not at the clusterIP"), world(), at(net.vip())),
+        Case::ingress(format!("{name}: node ports are not at the clusterIP"), world(), at(net.vip()))
+            .refused(Counter::DropUnclaimed),
         Case::ingress(
             format!("{name} opens: an address's own frontend comes before the node port"),
             own,

@@ -140,14 +140,14 @@ fn without_flow(net: Net) -> Vec<Case> {
     let first = |p: &mut PacketSpec| p.fragment = Some(crate::testing::Fragment { offset: 0, more: true });
     let later = |p: &mut PacketSpec| p.fragment = Some(crate::testing::Fragment { offset: 3, more: false });
     vec![
-        case("ACK", ACK, None).dropped(Counter::DropNoFlow),
-        case("data", ACK | PSH, None).dropped(Counter::DropNoFlow),
-        case("FIN", FIN | ACK, None).dropped(Counter::DropNoFlow),
+        case("ACK", ACK, None).refused(Counter::DropNoFlow),
+        case("data", ACK | PSH, None).refused(Counter::DropNoFlow),
+        case("FIN", FIN | ACK, None).refused(Counter::DropNoFlow),
         case("RST", RST, None).dropped(Counter::DropNoFlow),
-        case("SYN with ACK", SYN | ACK, None).dropped(Counter::DropNoFlow),
-        case("no flags at all", 0, None).dropped(Counter::DropNoFlow),
+        case("SYN with ACK", SYN | ACK, None).refused(Counter::DropNoFlow),
+        case("no flags at all", 0, None).refused(Counter::DropNoFlow),
         case("ACK passes in the grace time", ACK, Some(50)),
-        case("ACK after the grace time", ACK, Some(-2)).dropped(Counter::DropNoFlow),
+        case("ACK after the grace time", ACK, Some(-2)).refused(Counter::DropNoFlow),
         case("SYN opens in the grace time too", SYN, Some(50))
             .opens(&local_flow(net, proto::TCP))
             .verdict(Verdict::Stack),

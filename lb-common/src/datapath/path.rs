@@ -1,0 +1,423 @@
+//! What all links share: finding a packet's flow, opening one, and translating it.
+//!
+//! A flow passes the host's stack in both directions or in neither ([`Flow::oif`]): same-bridge replies are switched
+//! by the bridge and never reach the stack, so conntrack would see half a connection and call its packets INVALID.
+
+use super::{
+    answer::{self, What},
+    flow::{self, Found},
+    frontend::{self, NoChoice, Traffic},
+    packet::Packet,
+    parse::{Parsed, Unparsed},
+    rewrite::{rewrite, rewrite_fragment},
+    scratch::Scratch,
+    tables::Tables,
+    verdict::{Decision, Verdict},
+};
+use crate::abi::{Counter, Flow, ServiceRef, Tuple, addr_flag, flow_state, flow_tuple_hash, proto, role, scope};
+
+/// Where a packet was met.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Link {
+    /// Interface index.
+    pub ifindex: u32,
+    l2_len: u16,
+    outside: bool,
+    egress: bool,
+}
+
+impl Link {
+    /// The host side of a pod's link; all are Ethernet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pod(ifindex: u32) -> Self {
+        Self { ifindex, l2_len: 14, outside: false, egress: false }
+    }
+
+    /// An uplink or overlay with `l2_len` bytes of link-layer header (14 or 0).
+    #[inline(always)]
+    #[must_use]
+    pub const fn outside(ifindex: u32, l2_len: u16) -> Self {
+        Self { ifindex, l2_len, outside: true, egress: false }
+    }
+
+    /// The same device, for packets that leave through it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn out(mut self) -> Self {
+        self.egress = true;
+        self
+    }
+
+    /// Length of the link-layer header, in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn l2_len(self) -> usize {
+        self.l2_len as usize
+    }
+
+    /// Whether packets of this flow entry are translated here. A flow that takes the host's stack is translated before it
+    /// on the way to the backend, and behind it on the way back.
+    #[inline(always)]
+    fn handles(self, flow: &Flow) -> bool {
+        let stack = flow.oif == 0 && flow.role & role::HAIRPIN == 0;
+        let host = flow.role & role::HOST != 0;
+        match (flow.role & role::FORWARD != 0, self.egress) {
+            (true, false) => !host && self.outside == (flow.role & role::OUTSIDE != 0),
+            (true, true) => host && self.outside,
+            (false, false) => !stack || host,
+            (false, true) => stack && !host,
+        }
+    }
+
+    #[inline(always)]
+    const fn scope(self) -> u8 {
+        if self.outside { scope::EXTERNAL } else { scope::INTERNAL }
+    }
+}
+
+/// The end of every way: what was decided, done.
+#[inline(always)]
+pub(super) fn finish<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    link: Link,
+    s: &mut Scratch,
+    decision: Decision,
+) -> Verdict {
+    match decision {
+        Decision::End(verdict) => verdict,
+        Decision::Answer(what, reason) => {
+            if !tables.may_answer() {
+                tables.count(Counter::AnswerLimited);
+                return Verdict::Drop(reason);
+            }
+            if !answer::build(packet, tables, link, s, what) {
+                return Verdict::Drop(reason);
+            }
+            tables.count(reason);
+            tables.count(Counter::Answered);
+            Verdict::Bounce
+        }
+    }
+}
+
+/// A packet that [`super::parse`] does not describe as a whole.
+#[inline(always)]
+pub(super) fn other<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    link: Link,
+    s: &mut Scratch,
+    why: Unparsed,
+) -> Decision {
+    let _ = packet;
+    if !why.has_addresses() {
+        return Decision::End(Verdict::Pass);
+    }
+    if why == Unparsed::LaterFragment {
+        return later_fragment(packet, tables, link, s);
+    }
+    if tables.addr(&s.parsed.tuple.dst) & addr_flag::CLUSTER_IP == 0 {
+        Decision::End(Verdict::Pass)
+    } else if link.outside && !link.egress {
+        Decision::End(Verdict::Drop(Counter::DropClosed))
+    } else if link.egress || s.parsed.is_icmp() {
+        Decision::End(Verdict::Drop(Counter::DropUnclaimed))
+    } else {
+        Decision::Answer(What::NoProtocol, Counter::DropUnclaimed)
+    }
+}
+
+/// A fragment without ports goes where the first one of its datagram went.
+#[inline(always)]
+fn later_fragment<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
+    let Scratch { parsed, found, spare, .. } = &mut *s;
+    if !flow::find_fragment(tables, parsed, spare, found) || !link.handles(&found.flow) {
+        let flags = tables.addr(&parsed.tuple.dst);
+        let ours = flags & (addr_flag::CLUSTER_IP | addr_flag::FRONTEND) != 0 && flags & addr_flag::NODE == 0;
+        let lost = Verdict::Drop(Counter::DropFragment);
+        return Decision::End(if ours && !link.egress { lost } else { Verdict::Pass });
+    }
+    if let Some(stop) = stopped(packet, s) {
+        return stop;
+    }
+    let Scratch { parsed, found: Found { flow, .. }, .. } = s;
+    if rewrite_fragment(packet, parsed, &flow.to, flow.role & role::ROUTED != 0).is_err() {
+        return Decision::End(Verdict::Drop(Counter::DropInternal));
+    }
+    Decision::End(way_out(flow))
+}
+
+/// What a packet on ingress has to do with the flows.
+pub(super) enum Known {
+    /// It goes on in the flow that was found.
+    Stay,
+    /// It ends here.
+    Leave(Verdict),
+    /// It has no flow that it may stay in.
+    Not,
+}
+
+/// Finds the flow of a packet that opens none.
+#[inline(always)]
+pub(super) fn known<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Known {
+    let Scratch { parsed, found, spare, .. } = s;
+    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) {
+        return Known::Not;
+    }
+    let now = tables.now();
+    let forward = found.flow.role & role::FORWARD != 0;
+    if !link.handles(&found.flow) {
+        // A reply that is translated elsewhere; or a stranger with the addresses of somebody's flow, who has to be let in
+        // like anybody.
+        return if forward { Known::Not } else { Known::Leave(Verdict::Pass) };
+    }
+    if forward && !parsed.is_tcp() && !flow::udp_holds(tables, found, now) {
+        // Established TCP keeps its backend until it ends; UDP leaves one that is gone with its next packet.
+        flow::forget(tables, &parsed.tuple, &mut found.flow);
+        return Known::Not;
+    }
+    flow::hit(tables, found, parsed, spare, now);
+    Known::Stay
+}
+
+#[inline(always)]
+fn way_out(flow: &Flow) -> Verdict {
+    if flow.role & role::HAIRPIN != 0 {
+        Verdict::Bounce
+    } else if flow.oif != 0 {
+        Verdict::Redirect(flow.oif)
+    } else {
+        Verdict::Stack
+    }
+}
+
+/// Translates the packet as the flow in `found` says.
+#[inline(always)]
+pub(super) fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Decision {
+    if let Some(stop) = stopped(packet, s) {
+        return stop;
+    }
+    let Scratch { parsed, found: Found { flow, .. }, spare, .. } = s;
+    if parsed.is_fragment() && !flow::remember_fragment(tables, flow, parsed, spare) {
+        return Decision::End(Verdict::Drop(Counter::DropFragment));
+    }
+    if rewrite(packet, parsed, &flow.to, flow.role & role::ROUTED != 0).is_err() {
+        return Decision::End(Verdict::Drop(Counter::DropInternal));
+    }
+    Decision::End(way_out(flow))
+}
+
+/// Why a router would not forward the packet by the flow in `found`.
+#[inline(always)]
+fn stopped<P: Packet>(packet: &P, s: &Scratch) -> Option<Decision> {
+    let Scratch { parsed, found: Found { flow, .. }, .. } = s;
+    if flow.role & role::ROUTED == 0 {
+        return None;
+    }
+    if parsed.ttl <= 1 {
+        return Some(Decision::Answer(What::TimeExceeded, Counter::DropTtl));
+    }
+    if flow.mtu != 0 && wire_len(packet, parsed) > u32::from(flow.mtu) {
+        return Some(Decision::Answer(What::TooBig, Counter::DropTooBig));
+    }
+    None
+}
+
+/// What both egress hooks do: translates a packet of a known flow behind the stack; `None` if it is of none.
+#[inline(always)]
+pub(super) fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Option<Verdict> {
+    let Scratch { parsed, found, spare, .. } = &mut *s;
+    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) || !link.handles(&found.flow) {
+        return None;
+    }
+    flow::hit(tables, found, parsed, spare, tables.now());
+    Some(unanswered(translate(packet, tables, s)))
+}
+
+/// The verdict where nobody is answered: only routed flows are, and none of those takes the stack.
+#[inline(always)]
+pub(super) const fn unanswered(decision: Decision) -> Verdict {
+    match decision {
+        Decision::End(verdict) => verdict,
+        Decision::Answer(_, reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Length of the longest packet on the wire that this one stands for, without link-layer header.
+#[inline(always)]
+fn wire_len<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
+    let headers = parsed.l4() as u32 - parsed.l3() as u32 + u32::from(parsed.l4_len);
+    match packet.gso_size() {
+        0 => packet.len().wrapping_sub(parsed.l3() as u32),
+        segment => headers + segment,
+    }
+}
+
+/// A packet that belongs to no flow it may stay in: the packed decision, or 0 if it is to be translated by the flow that
+/// is now in `found`. `flags` is what `addrs` says of its destination.
+#[inline(never)]
+pub(super) fn begin<P: Packet, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch, flags: u32) -> u64 {
+    let Some(service) = claimed(tables, link, &s.parsed, flags) else {
+        return unclaimed(tables, link, s, flags).pack();
+    };
+    if s.parsed.opens() {
+        if repeated(tables, s, service.index()) {
+            return 0;
+        }
+    } else if s.parsed.is_tcp() {
+        if service.bits() & crate::abi::frontend::CLOSED != 0 {
+            return Decision::End(Verdict::Drop(Counter::DropClosed)).pack();
+        }
+        let grace = tables.now() < tables.grace_until();
+        let pass = Decision::End(Verdict::Pass);
+        return if grace { pass } else { Decision::Answer(What::Refused, Counter::DropNoFlow) }.pack();
+    }
+    match open(packet, tables, service, link, s) {
+        Ok(()) => 0,
+        Err(NoChoice::Reject) => Decision::Answer(What::Refused, Counter::DropNoEndpoint).pack(),
+        Err(NoChoice::Drop(reason)) => Decision::End(Verdict::Drop(reason)).pack(),
+    }
+}
+
+/// The frontend that claims the packet's destination.
+#[inline(always)]
+pub(super) fn claimed<T: Tables>(tables: &T, link: Link, parsed: &Parsed, flags: u32) -> Option<ServiceRef> {
+    let Tuple { dst, dport, proto, .. } = parsed.tuple;
+    let traffic = Traffic { dst, dport, proto, scope: link.scope(), host: false, v4: parsed.is_v4() };
+    frontend::find(tables, &traffic, flags)
+}
+
+/// A packet to no frontend. All of a clusterIP is ours; anything else passes, and if it starts a connection on the ports
+/// of a translated one to the same backend, the translated one is over: its replies could not be told apart.
+#[inline(always)]
+fn unclaimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch, flags: u32) -> Decision {
+    if flags & addr_flag::CLUSTER_IP != 0 {
+        return if link.outside {
+            Decision::End(Verdict::Drop(Counter::DropClosed))
+        } else {
+            Decision::Answer(What::Refused, Counter::DropUnclaimed)
+        };
+    }
+    direct(tables, s);
+    Decision::End(Verdict::Pass)
+}
+
+/// A packet that goes past us to a place where it could be taken for part of a translated flow. Whether it was so.
+#[inline(never)]
+pub(super) fn direct<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    let Scratch { parsed, found, spare, .. } = s;
+    if parsed.is_tcp() && !parsed.opens() {
+        return false;
+    }
+    if !flow::find_reply(tables, &parsed.tuple, spare, found)
+        || found.flow.role & (role::FORWARD | role::HAIRPIN | role::HOST) != 0
+    {
+        return false;
+    }
+    flow::forget_reply(tables, spare, found);
+    tables.count(Counter::FlowReplaced);
+    true
+}
+
+/// Opens a flow to the frontend `service` in the place `found`.
+///
+/// # Errors
+/// What becomes of the packet instead.
+#[inline(always)]
+fn open<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    service: ServiceRef,
+    link: Link,
+    s: &mut Scratch,
+) -> Result<(), NoChoice> {
+    let Scratch { parsed, found: Found { flow, .. }, .. } = &mut *s;
+    *flow = Flow::default();
+    flow.role = if link.outside { role::OUTSIDE } else { 0 };
+    match Refusal::unpack(choose(tables, &parsed.tuple, service, flow)) {
+        None => {}
+        Some(no) => return Err(no),
+    }
+    let found_way = if link.outside {
+        super::uplink::find_way(packet, tables, link, &mut s.found.flow)
+    } else {
+        super::pod::find_way(packet, tables, link.ifindex, &mut s.found.flow)
+    };
+    if let Some(reason) = found_way {
+        return Err(NoChoice::Drop(reason));
+    }
+    let Scratch { parsed, found: Found { flow, table }, spare, .. } = s;
+    *table = super::FlowTable::Embryos;
+    flow::open(tables, &parsed.tuple, flow, spare).map_err(NoChoice::Drop)?;
+    tables.count(Counter::PacketFlows);
+    tables.count_connection(flow.backend);
+    Ok(())
+}
+
+/// A [`NoChoice`] as one word.
+struct Refusal;
+
+impl Refusal {
+    #[inline(always)]
+    const fn pack(no: NoChoice) -> u32 {
+        match no {
+            NoChoice::Reject => 1,
+            NoChoice::Drop(reason) => 2 | (reason as u32) << 8,
+        }
+    }
+
+    #[inline(always)]
+    fn unpack(word: u32) -> Option<NoChoice> {
+        match word & 0xff {
+            0 => None,
+            1 => Some(NoChoice::Reject),
+            _ => Some(NoChoice::Drop(Counter::from_index(word >> 8))),
+        }
+    }
+}
+
+/// Chooses a backend and fills in its part of the flow; 0, or the packed refusal. Not inlined, for the BPF stack's sake.
+#[inline(never)]
+fn choose<T: Tables>(tables: &T, key: &Tuple, found: ServiceRef, flow: &mut Flow) -> u32 {
+    let state = match frontend::admit(tables, found, key.src) {
+        Ok(state) => state,
+        Err(no) => return Refusal::pack(no),
+    };
+    let Some(choice) = frontend::select(tables, found.index(), &state, &key.src, flow_tuple_hash(key)) else {
+        // All endpoints have weight 0, or the tables contradict themselves.
+        let none = state.word.count() == 0;
+        return Refusal::pack(if none { NoChoice::Reject } else { NoChoice::Drop(Counter::DropInternal) });
+    };
+    if key.proto == proto::SCTP && choice.port != key.dport {
+        return Refusal::pack(NoChoice::Drop(Counter::DropSctpPort));
+    }
+    flow.to = Tuple::new(key.src, key.sport, choice.addr, choice.port, key.proto);
+    flow.service = choice.service;
+    flow.identity = choice.identity;
+    flow.backend = choice.id;
+    flow.backend_generation = choice.generation;
+    0
+}
+
+/// An opening packet on a tuple that has a flow. Sent once more, it stays with the backend that may have answered
+/// already; otherwise the flow is over. Whether it stays.
+#[inline(always)]
+fn repeated<T: Tables>(tables: &T, s: &mut Scratch, service: u32) -> bool {
+    let Scratch { parsed, found: old, spare, .. } = s;
+    if !flow::find(tables, &parsed.tuple, old) {
+        return false;
+    }
+    if old.flow.role & role::FORWARD != 0
+        && old.flow.state < flow_state::ESTABLISHED
+        && old.flow.service == service
+        && flow::holds(tables, &old.flow)
+    {
+        flow::hit(tables, old, parsed, spare, tables.now());
+        return true;
+    }
+    flow::forget(tables, &parsed.tuple, &mut old.flow);
+    false
+}

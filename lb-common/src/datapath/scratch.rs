@@ -1,0 +1,23 @@
+//! Working memory for one packet's way through the core.
+//!
+//! A BPF stack has 512 bytes for all functions of a call chain, and the verifier follows every value on it. This lies in
+//! a per-CPU map instead, whose contents it takes for unknown: so a program is verified once, however it got there.
+
+use super::{
+    answer::Answer,
+    flow::{Found, Spare},
+    parse::Parsed,
+};
+
+/// Working memory. Each stage fills in what it reads, so what an earlier packet left means nothing.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Scratch {
+    pub(super) parsed: Parsed,
+    pub(super) found: Found,
+    pub(super) spare: Spare,
+    pub(super) answer: Answer,
+}
+
+/// Words of eight bytes that a [`Scratch`] takes; all bits zero are a valid one.
+pub const SCRATCH_WORDS: usize = size_of::<Scratch>().div_ceil(8);
