@@ -16,7 +16,7 @@ use std::{
 };
 
 use berrylb::{
-    maps::{BpfStore, Capacities, MapStore, OpenError, Tables, create_pinned, dump},
+    maps::{BpfStore, Capacities, MapStore, OpenError, PodNet, Tables, create_pinned, dump},
     plan::state::{
         Action, Algorithm, Backend, BackendState, Frontend, FrontendType, Protocol, Scope, ServiceChange, ServiceName,
         State,
@@ -39,7 +39,8 @@ const SMALL: Capacities = Capacities {
     sock_revnat: 64,
     affinity: 64,
     source_ranges: 512,
-    node_addrs: 16,
+    addrs: 128,
+    pod_nets: 16,
     devs: 16,
 };
 
@@ -70,11 +71,11 @@ fn open(folder: &Path) -> BpfStore {
 
 fn check_empty(tables: &mut Tables<BpfStore>) {
     tables.collect().expect("a grace period");
-    tables.set_node_addresses(&[]).expect("deleted");
+    tables.set_link_addresses(&[], &[]).expect("deleted");
     let store = tables.store();
     assert_eq!(store.services().unwrap(), []);
     assert_eq!(store.source_ranges().unwrap(), []);
-    assert_eq!(store.node_addrs().unwrap(), []);
+    assert_eq!(store.addrs().unwrap(), []);
     assert!((0..SMALL.svc_state).all(|index| store.state(index) == Some(ServiceState::default())));
     assert!(store.backends().unwrap().iter().all(|(_, backend)| backend.state == backend_state::GONE));
     assert!(tables.usage().iter().all(|usage| usage.used == 0), "{:?}", tables.usage());
@@ -346,10 +347,10 @@ fn wrong_pins_are_named() {
         let missing = message(BpfStore::open(folder));
         assert!(missing.starts_with(&format!("no map is pinned at {}", at("devs").display())), "{missing}");
 
-        fs::rename(at("node_addrs"), at("devs")).unwrap();
-        fs::rename(at("aside"), at("node_addrs")).unwrap();
+        fs::rename(at("addrs"), at("devs")).unwrap();
+        fs::rename(at("aside"), at("addrs")).unwrap();
         let wrong = message(BpfStore::open_read_only(folder));
-        let found = format!("map node_addrs at {} has key size 4, wanted 16", at("node_addrs").display());
+        let found = format!("map addrs at {} has key size 4, wanted 16", at("addrs").display());
         assert!(wrong.starts_with(&found) && wrong.contains("berrylb cleanup"), "{wrong}");
 
         fs::remove_file(at("backends")).unwrap();
@@ -395,6 +396,13 @@ fn the_other_tables_are_read_and_written() {
         store.delete_dev(7).unwrap();
         store.delete_dev(7).expect("deleting what is missing is success");
         assert_eq!(store.devs().unwrap(), []);
+        let net = PodNet::new(Addr::v4([10, 244, 2, 0]), 24);
+        store.put_pod_net(net).unwrap();
+        store.put_pod_net(net).expect("what is there stays");
+        assert_eq!(store.pod_nets().unwrap(), [net]);
+        store.delete_pod_net(net).unwrap();
+        store.delete_pod_net(net).expect("deleting what is missing is success");
+        assert_eq!(store.pod_nets().unwrap(), []);
         let mut config = store.config().unwrap();
         config.grace_until = 5;
         store.put_config(config).unwrap();
@@ -427,9 +435,10 @@ fn memory_is_what_the_kernel_counts() {
         let before = memlock();
         let store = open(folder);
         let counted = memlock() - before;
-        // `svc_state` and `slots` are held by their mappings, not by descriptors; the trie is empty.
+        // `svc_state` and `slots` are held by their mappings, not by descriptors; the tries are empty.
         let arrays = u64::from(Capacities::DEFAULT.svc_state) * 24 + u64::from(Capacities::DEFAULT.slots) * 8;
-        let trie = u64::from(Capacities::DEFAULT.source_ranges) * 64;
+        let pod_nets = u64::from(Capacities::DEFAULT.pod_nets) * (40 + 20 + 4);
+        let trie = u64::from(Capacities::DEFAULT.source_ranges) * 64 + pod_nets;
         let cpus = aya::util::nr_cpus().unwrap() as u64;
         let formula = Capacities::DEFAULT.memory(cpus) - arrays - trie;
         assert!(formula.abs_diff(counted) < 20_000, "formula {formula}, kernel {counted}");

@@ -54,7 +54,8 @@ const TIGHT: Capacities = Capacities {
     sock_revnat: 16,
     affinity: 16,
     source_ranges: 16,
-    node_addrs: 16,
+    addrs: 128,
+    pod_nets: 16,
     devs: 16,
 };
 const SERVICES: u32 = 4;

@@ -13,7 +13,7 @@ use berrylb::{
     maps::{Capacities, Contents, Event, Faults, MemStore, Tables},
     plan::state::{Action, Frontend, FrontendType, ServiceChange, ServiceName},
 };
-use lb_common::abi::{Addr, Port, ServiceKey, ServiceRef, StateWord, action, frontend, scope};
+use lb_common::abi::{Addr, Port, ServiceKey, ServiceRef, StateWord, action, addr_flag, frontend, scope};
 use maps_support::{Cluster, Rng, settle};
 
 /// Few elements, so that they are reused all the time, and applies run out of room.
@@ -27,7 +27,8 @@ const TIGHT: Capacities = Capacities {
     sock_revnat: 16,
     affinity: 16,
     source_ranges: 300,
-    node_addrs: 16,
+    addrs: 128,
+    pod_nets: 16,
     devs: 16,
 };
 
@@ -249,6 +250,21 @@ impl Model {
         }
     }
 
+    /// The datapath looks for a frontend only at an address that it knows.
+    fn check_addresses(&mut self, contents: &Contents) {
+        for (key, found) in contents.services.entries() {
+            let needed = match found.bits() & frontend::TYPE_MASK {
+                frontend::NODE_PORT => continue,
+                frontend::CLUSTER_IP => addr_flag::FRONTEND | addr_flag::CLUSTER_IP,
+                _ => addr_flag::FRONTEND,
+            };
+            let flags = contents.addrs.get(&key.addr).map_or(0, |info| info.flags);
+            if flags & needed != needed && self.violations.len() < 10 {
+                self.violations.push(format!("frontend {key:?} at an address with the flags {flags:#x}"));
+            }
+        }
+    }
+
     fn event(&mut self, event: Event, contents: &Contents) {
         let settled = self.epochs.len().saturating_sub(2);
         let readers = std::mem::take(&mut self.readers);
@@ -260,6 +276,7 @@ impl Model {
             self.readers.clear();
             return;
         }
+        self.check_addresses(contents);
         if self.keys.is_empty() {
             return;
         }

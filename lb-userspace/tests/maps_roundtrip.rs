@@ -21,20 +21,21 @@ const SMALL: Capacities = Capacities {
     sock_revnat: 16,
     affinity: 16,
     source_ranges: 512,
-    node_addrs: 16,
+    addrs: 128,
+    pod_nets: 16,
     devs: 16,
 };
 
 /// Everything deleted and a grace period later, nothing is left in any map.
 fn check_empty(tables: &mut Tables<MemStore>, context: &str) {
     while tables.collect().is_err() {}
-    while tables.set_node_addresses(&[]).is_err() {}
+    while tables.set_link_addresses(&[], &[]).is_err() {}
     for usage in tables.usage() {
         assert_eq!(usage.used, 0, "{context}: {} of {} in use", usage.used, usage.map);
     }
     let contents = tables.store().contents();
     assert_eq!(contents.services.entries().count(), 0, "{context}");
-    assert!(contents.source_ranges.is_empty() && contents.node_addrs.is_empty(), "{context}");
+    assert!(contents.source_ranges.is_empty() && contents.addrs.is_empty(), "{context}");
     assert!(contents.svc_state.iter().all(|state| *state == ServiceState::default()), "{context}");
     assert!(contents.backends.iter().all(|backend| backend.state == backend_state::GONE), "{context}");
     assert_eq!(tables.services().count(), 0, "{context}");
@@ -181,7 +182,7 @@ fn every_kill_point_is_adopted() {
                 // It knows its Services, as the one that was not harmed did.
                 settle(&mut victim, &before.values().cloned().collect::<Vec<_>>(), &context);
                 victim.store_mut().kill_after(kill);
-                let _killed = victim.set_node_addresses(&cluster.node_addresses);
+                let _killed = victim.set_link_addresses(&cluster.node_addresses, &[]);
                 for change in &changes {
                     let _killed = victim.apply(change);
                 }

@@ -8,10 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use lb_common::abi::socket_lb;
 use serde::Deserialize;
 
-use super::values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, Tc, XdpMode};
+use super::values::{Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, Tc, XdpMode};
 
 use crate::{loader::TcHook, maps::Capacities, net::Glob};
 
@@ -59,6 +60,9 @@ pub struct AgentArgs {
     /// Names of devices towards other nodes' pods. Default: detected.
     #[arg(long, env = "BERRYLB_OVERLAYS", value_name = "GLOB,…")]
     pub overlays: Option<Globs>,
+    /// Networks of all pods. Default: found by the routes to other nodes' pods.
+    #[arg(long, env = "BERRYLB_CLUSTER_CIDR", value_name = "CIDR,…")]
+    pub cluster_cidr: Option<Cidrs>,
     /// XDP on uplinks: auto, native, generic or off. Default: auto.
     #[arg(long, env = "BERRYLB_XDP", value_name = "MODE")]
     pub xdp: Option<XdpMode>,
@@ -125,9 +129,12 @@ pub struct AgentArgs {
     /// Source ranges.
     #[arg(long, env = "BERRYLB_MAX_SOURCE_RANGES", value_name = "N")]
     pub max_source_ranges: Option<u32>,
-    /// Addresses of this node.
-    #[arg(long, env = "BERRYLB_MAX_NODE_ADDRESSES", value_name = "N")]
-    pub max_node_addresses: Option<u32>,
+    /// Addresses of frontends and of this node.
+    #[arg(long, env = "BERRYLB_MAX_ADDRESSES", value_name = "N")]
+    pub max_addresses: Option<u32>,
+    /// Networks of other nodes' pods.
+    #[arg(long, env = "BERRYLB_MAX_POD_NETWORKS", value_name = "N")]
+    pub max_pod_networks: Option<u32>,
     /// Devices.
     #[arg(long, env = "BERRYLB_MAX_DEVICES", value_name = "N")]
     pub max_devices: Option<u32>,
@@ -147,6 +154,7 @@ pub struct Settings {
     pub pod_links: Option<Vec<Glob>>,
     pub uplinks: Option<Vec<Glob>>,
     pub overlays: Option<Vec<Glob>>,
+    pub cluster_cidr: Vec<IpNet>,
     /// [`socket_lb`] bits.
     pub socket_lb: u8,
     pub packet_path: bool,
@@ -217,9 +225,10 @@ impl AgentArgs {
         };
         let merged = or_file!(flags, file, {
             from, node_name, node_address, zone, source_ranges_nodeport, bpffs, cgroup, pod_links, uplinks, overlays,
-            xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
+            cluster_cidr, xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
-            max_embryos, max_sockets, max_affinity, max_source_ranges, max_node_addresses, max_devices,
+            max_embryos, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
+            max_devices,
         });
         merged.with_defaults()
     }
@@ -236,7 +245,8 @@ impl AgentArgs {
             sock_revnat: self.max_sockets.unwrap_or(defaults.sock_revnat),
             affinity: self.max_affinity.unwrap_or(defaults.affinity),
             source_ranges: self.max_source_ranges.unwrap_or(defaults.source_ranges),
-            node_addrs: self.max_node_addresses.unwrap_or(defaults.node_addrs),
+            addrs: self.max_addresses.unwrap_or(defaults.addrs),
+            pod_nets: self.max_pod_networks.unwrap_or(defaults.pod_nets),
             devs: self.max_devices.unwrap_or(defaults.devs),
         };
         if matches!(self.xdp, Some(XdpMode::Native | XdpMode::Generic)) {
@@ -266,6 +276,7 @@ impl AgentArgs {
             pod_links: self.pod_links.map(|globs| globs.0),
             uplinks: self.uplinks.map(|globs| globs.0),
             overlays: self.overlays.map(|globs| globs.0),
+            cluster_cidr: self.cluster_cidr.map(|cidrs| cidrs.0).unwrap_or_default(),
             socket_lb: self.socket_lb.unwrap_or(SocketLb(socket_lb::TCP | socket_lb::UDP)).0,
             packet_path: self.packet_path != Some(OnOff::Off),
             local_path: self.local_path.unwrap_or(LocalPath::Auto),

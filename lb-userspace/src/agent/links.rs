@@ -1,13 +1,14 @@
 //! Brings topology changes to the loader and the tables: programs on links, entries of `devs`, the local path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use lb_common::abi::{Config, local_path};
+use ipnet::IpNet;
+use lb_common::abi::{Config, Dev, local_path};
 
 use super::{config::Settings, values::LocalPath};
 use crate::{
     loader::{Datapath, Error as LoadError},
-    maps::MapStore,
+    maps::{MapStore, PodNet, StoreError},
     net::{BridgeNetfilter, ClassifyOptions, LinkKind, LinkRole, Patterns, Topology},
 };
 
@@ -15,8 +16,12 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Links {
     topology: Topology,
-    /// Links whose programs could not be attached; tried again.
+    /// Links whose programs could not be attached, or not yet; tried again.
     failed: BTreeMap<u32, LinkRole>,
+    /// Programs of another version serve until this one knows everything: nothing is attached before.
+    deferred: bool,
+    /// The tables of the links are not as they should be; tried again.
+    tables_incomplete: bool,
     /// Link kinds that carry programs at all.
     packet_path: bool,
 }
@@ -30,12 +35,14 @@ pub(super) fn classify_options(settings: &Settings) -> ClassifyOptions {
             overlays: settings.overlays.clone(),
         },
         node_addresses: settings.node_address.clone().unwrap_or_default(),
+        cluster_cidrs: settings.cluster_cidr.clone(),
     }
 }
 
 impl Links {
-    pub(super) fn new(packet_path: bool) -> Self {
-        Self { packet_path, ..Self::default() }
+    /// With `deferred` programs are attached from [`Self::attach_deferred`] on.
+    pub(super) fn new(packet_path: bool, deferred: bool) -> Self {
+        Self { packet_path, deferred, ..Self::default() }
     }
 
     pub(super) const fn topology(&self) -> &Topology {
@@ -43,24 +50,28 @@ impl Links {
     }
 
     pub(super) fn has_failures(&self) -> bool {
-        !self.failed.is_empty()
+        self.tables_incomplete || !self.deferred && !self.failed.is_empty()
     }
 
-    /// Goes from the present topology to `next`. Returns whether the node's addresses changed.
+    /// Goes from the present topology to `next`.
     pub(super) fn follow(
         &mut self,
         next: Topology,
         resynced: bool,
         datapath: &mut Datapath,
         store: &mut impl MapStore,
-    ) -> bool {
+    ) {
         let changes = self.topology.changes(&next, resynced);
         for (ifindex, dev) in &changes.set_devs {
             if let Err(error) = store.put_dev(*ifindex, *dev) {
+                self.tables_incomplete = true;
                 tracing::error!(
                     "device {ifindex} is not in the datapath: {error}; raise --max-devices if the map is full"
                 );
             }
+        }
+        if changes.pod_nets {
+            self.settle_pod_nets(&next.pod_nets, store);
         }
         for role in &changes.attach {
             self.attach(role, datapath);
@@ -71,16 +82,16 @@ impl Links {
         }
         for ifindex in &changes.remove_devs {
             if let Err(error) = store.delete_dev(*ifindex) {
+                self.tables_incomplete = true;
                 tracing::warn!("device {ifindex} is gone but stays in the table: {error}");
             }
         }
         self.topology = next;
-        changes.addresses
     }
 
     /// Removes what an earlier run left: entries of devices that are none of ours now, and programs on them.
     pub(super) fn prune(
-        &self,
+        &mut self,
         adopted: impl IntoIterator<Item = u32>,
         datapath: &mut Datapath,
         store: &mut impl MapStore,
@@ -92,33 +103,61 @@ impl Links {
                 detach(ifindex, datapath);
             }
         }
-        match store.devs() {
-            Ok(devs) => {
-                for (ifindex, _) in devs {
-                    if !self.topology.devs.contains_key(&ifindex)
-                        && let Err(error) = store.delete_dev(ifindex)
-                    {
-                        tracing::warn!("device {ifindex} of an earlier run stays in the table: {error}");
-                    }
-                }
-            }
-            Err(error) => tracing::warn!("devices of an earlier run may stay in the table: {error}"),
+        self.settle_tables(store);
+    }
+
+    /// Makes `devs` and `pod_nets` hold what the topology says and nothing else, whatever they hold now.
+    fn settle_tables(&mut self, store: &mut impl MapStore) {
+        self.tables_incomplete = false;
+        if let Err(error) = settle_devs(&self.topology.devs, store) {
+            self.tables_incomplete = true;
+            tracing::error!("the table of devices is not as it should be: {error}");
+        }
+        let nets = std::mem::take(&mut self.topology.pod_nets);
+        self.settle_pod_nets(&nets, store);
+        self.topology.pod_nets = nets;
+    }
+
+    fn settle_pod_nets(&mut self, wanted: &BTreeSet<IpNet>, store: &mut impl MapStore) {
+        if let Err(error) = settle_pod_nets(wanted, store) {
+            self.tables_incomplete = true;
+            tracing::error!(
+                "other nodes' pod networks are not all in the datapath: {error}; raise --max-pod-networks if the map is full"
+            );
         }
     }
 
     /// Tries again what failed.
-    pub(super) fn retry(&mut self, datapath: &mut Datapath) {
-        for role in std::mem::take(&mut self.failed).into_values() {
-            self.attach(&role, datapath);
+    pub(super) fn retry(&mut self, datapath: &mut Datapath, store: &mut impl MapStore) {
+        if self.tables_incomplete {
+            self.settle_tables(store);
         }
+        self.attach_failed(datapath);
     }
 
     fn wants(&self, role: &LinkRole) -> bool {
         self.packet_path || role.kind != LinkKind::Pod
     }
 
+    /// From now on programs are attached, and those that waited for this are.
+    pub(super) fn attach_deferred(&mut self, datapath: &mut Datapath) {
+        if std::mem::take(&mut self.deferred) {
+            self.attach_failed(datapath);
+        }
+    }
+
+    fn attach_failed(&mut self, datapath: &mut Datapath) {
+        for role in std::mem::take(&mut self.failed).into_values() {
+            self.attach(&role, datapath);
+        }
+    }
+
     fn attach(&mut self, role: &LinkRole, datapath: &mut Datapath) {
         if !self.wants(role) {
+            return;
+        }
+        if self.deferred {
+            self.failed.insert(role.ifindex, role.clone());
             return;
         }
         match datapath.attach_link(role) {
@@ -131,6 +170,29 @@ impl Links {
             }
         }
     }
+}
+
+fn settle_devs(wanted: &BTreeMap<u32, Dev>, store: &mut impl MapStore) -> Result<(), StoreError> {
+    let found: BTreeMap<u32, Dev> = store.devs()?.into_iter().collect();
+    for ifindex in found.keys().filter(|ifindex| !wanted.contains_key(ifindex)) {
+        store.delete_dev(*ifindex)?;
+    }
+    for (ifindex, dev) in wanted.iter().filter(|(ifindex, dev)| found.get(ifindex) != Some(dev)) {
+        store.put_dev(*ifindex, *dev)?;
+    }
+    Ok(())
+}
+
+fn settle_pod_nets(wanted: &BTreeSet<IpNet>, store: &mut impl MapStore) -> Result<(), StoreError> {
+    let wanted: HashSet<PodNet> = wanted.iter().map(|net| PodNet::new(net.addr().into(), net.prefix_len())).collect();
+    let found: HashSet<PodNet> = store.pod_nets()?.into_iter().collect();
+    for stale in found.difference(&wanted) {
+        store.delete_pod_net(*stale)?;
+    }
+    for new in wanted.difference(&found) {
+        store.put_pod_net(*new)?;
+    }
+    Ok(())
 }
 
 fn detach(ifindex: u32, datapath: &mut Datapath) {
@@ -157,7 +219,7 @@ pub(super) fn local_path(wanted: LocalPath) -> u32 {
 }
 
 /// Writes the run-time configuration if it differs.
-pub(super) fn configure(store: &mut impl MapStore, config: Config) -> Result<bool, crate::maps::StoreError> {
+pub(super) fn configure(store: &mut impl MapStore, config: Config) -> Result<bool, StoreError> {
     if store.config()? == config {
         return Ok(false);
     }

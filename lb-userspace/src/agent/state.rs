@@ -15,13 +15,12 @@ use super::{
     config::Settings,
     files::{FileKey, FileSet, ObjectChange, Outcome},
     links::{self, Links},
-    values::LocalPath,
 };
 use crate::{
     loader::{Datapath, DatapathOptions, Layout, object},
     maps::{ApplyError, BpfStore, Freed, MapStore as _, Tables},
     model::{Kind, Object},
-    net::{ClassifyOptions, Follower, Topology},
+    net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
         PlanConfig, Planner,
         state::{Frontend, ServiceChange, ServiceName},
@@ -37,6 +36,8 @@ pub(super) struct Agent {
     pub(super) classify: ClassifyOptions,
     pub(super) datapath: Datapath,
     pub(super) tables: Tables<BpfStore>,
+    /// Links, addresses and routes as last read.
+    pub(super) table: Table,
     pub(super) links: Links,
     pub(super) planner: Planner,
     pub(super) files: FileSet,
@@ -75,6 +76,11 @@ impl Agent {
         };
         let fresh = !Datapath::tables_pinned(&Layout::new(&settings.bpffs))?;
         let mut datapath = Datapath::load(object, &options)?;
+        let other_versions = datapath.other_versions()?;
+        let takes_over = fresh && !other_versions.is_empty();
+        if takes_over {
+            tracing::info!("{} serves until this version has its first full state", other_versions.join(", "));
+        }
         for finding in datapath.probe().findings() {
             tracing::debug!("{finding}");
         }
@@ -90,7 +96,8 @@ impl Agent {
             tracing::info!("took over {} frontends and {} backends of an earlier run", found.frontends, found.backends);
         }
         let grace = if fresh && settings.grace_seconds > 0 { now_ticks()? + ticks(settings.grace_seconds) } else { 0 };
-        let config = Config { local_path: links::local_path(settings.local_path), grace_until: grace };
+        let config =
+            Config { local_path: links::local_path(settings.local_path), grace_until: grace, ..Config::default() };
         let planner = Planner::new(PlanConfig {
             node_name: settings.node_name.clone(),
             node_addresses: settings.node_address.clone(),
@@ -99,7 +106,8 @@ impl Agent {
         });
         let mut agent = Self {
             classify: links::classify_options(&settings),
-            links: Links::new(settings.packet_path),
+            table: Table::default(),
+            links: Links::new(settings.packet_path, takes_over),
             settings,
             datapath,
             tables,
@@ -120,7 +128,6 @@ impl Agent {
             // The first run's grace goes on across restarts.
             agent.config.grace_until = agent.tables.store().config()?.grace_until;
         }
-        agent.configure();
         agent.follow(follower, false);
         Ok(agent)
     }
@@ -171,10 +178,18 @@ impl Agent {
 
     fn settle_addresses(&mut self) {
         if self.settings.node_address.is_none() {
+            self.planner.set_node_addresses(None);
+            // They say which devices lead out of the node; only what the Node object says, not what followed from the links.
+            let given = if self.node_known { self.planner.node_addresses() } else { Vec::new() };
+            if self.classify.node_addresses != given {
+                self.classify.node_addresses = given;
+                self.follow_table(false);
+            }
             let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
             self.planner.set_node_addresses(from_links);
         }
-        match self.tables.set_node_addresses(&self.planner.node_addresses()) {
+        let sources = self.links.topology().sources();
+        match self.tables.set_link_addresses(&self.planner.node_addresses(), &sources) {
             Ok(false) => {}
             Ok(true) => self.apply_restricted(),
             Err(error) => {
@@ -248,10 +263,16 @@ impl Agent {
         }
         let adopted = std::mem::take(&mut self.adopted_links);
         self.links.prune(adopted, &mut self.datapath, self.tables.store_mut());
+        self.links.attach_deferred(&mut self.datapath);
         self.datapath.attach_sockets()?;
         let retired = self.datapath.retire_other_versions()?;
         if !retired.is_empty() {
-            tracing::info!("{retired}");
+            let (links, maps) = (retired.links.len(), retired.maps.len());
+            tracing::info!("took over from another version: {links} links detached, {maps} maps removed");
+            tracing::debug!("{retired}");
+        }
+        if self.links.has_failures() {
+            self.schedule_retry();
         }
         self.ready = true;
         #[expect(clippy::print_stdout, reason = "the one line that scripts wait for")]
@@ -263,17 +284,21 @@ impl Agent {
     }
 
     pub(super) fn follow(&mut self, follower: &Follower, resynced: bool) {
-        let next = Topology::derive(follower.table(), &self.classify);
+        self.table = follower.table().clone();
+        self.follow_table(resynced);
+    }
+
+    fn follow_table(&mut self, resynced: bool) {
+        let next = Topology::derive(&self.table, &self.classify);
         self.links.follow(next, resynced, &mut self.datapath, self.tables.store_mut());
         if self.links.has_failures() {
             self.schedule_retry();
         }
-        if self.settings.local_path == LocalPath::Auto {
-            self.configure();
-        }
+        self.configure();
     }
 
     pub(super) fn configure(&mut self) {
+        (self.config.pod_source_v4, self.config.pod_source_v6) = self.links.topology().pod_sources;
         let local_path = links::local_path(self.settings.local_path);
         if local_path != self.config.local_path {
             tracing::info!("bridge-nf-call-iptables changed: flows on one bridge take another way from now on");
@@ -301,7 +326,7 @@ impl Agent {
 
     pub(super) fn retry(&mut self) {
         self.retry_at = None;
-        self.links.retry(&mut self.datapath);
+        self.links.retry(&mut self.datapath, self.tables.store_mut());
         for source in self.unreadable.keys().copied().collect::<Vec<_>>() {
             self.read_source(source);
         }

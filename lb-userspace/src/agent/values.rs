@@ -2,10 +2,11 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
+use ipnet::IpNet;
 use lb_common::abi::socket_lb;
 use serde::Deserialize;
 
-use crate::net::Glob;
+use crate::net::{Glob, spans_ipv4};
 
 macro_rules! from_text {
     ($($type:ty),+ $(,)?) => {
@@ -39,17 +40,49 @@ impl FromStr for Globs {
 
 impl<'de> Deserialize<'de> for Globs {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(String),
-            List(Vec<String>),
-        }
-        let text = match Form::deserialize(d)? {
-            Form::Text(text) => text,
-            Form::List(list) => list.join(","),
-        };
-        text.parse().map_err(serde::de::Error::custom)
+        text_or_list(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A list as the config file may hold it, in the form of the command line.
+fn text_or_list<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Form::deserialize(d)? {
+        Form::Text(text) => text,
+        Form::List(list) => list.join(","),
+    })
+}
+
+/// A list of networks that pods are in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cidrs(pub Vec<IpNet>);
+
+impl FromStr for Cidrs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let networks = text.split(',').map(str::trim).filter(|net| !net.is_empty());
+        networks
+            .map(|net| {
+                let found: IpNet = net.parse().map_err(|_| format!("{net:?} is no network such as 10.244.0.0/16"))?;
+                if spans_ipv4(&found) {
+                    return Err(format!("{net} spans all of IPv4, too, in its mapped form: give a narrower network"));
+                }
+                Ok(found)
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cidrs {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        text_or_list(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -93,15 +93,19 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed> {
 }
 
 /// Removes the folders of other ABI versions than the layout's.
-pub(super) fn other_versions(layout: &Layout) -> Result<Removed> {
+pub(super) fn retire_other_versions(layout: &Layout) -> Result<Removed> {
     let mut removed = Removed::default();
-    for name in versions(layout.root())? {
-        let folder = layout.root().join(name);
-        if folder != layout.version() {
-            remove_version(&folder, &mut removed)?;
-        }
+    for name in other_versions(layout)? {
+        remove_version(&layout.root().join(name), &mut removed)?;
     }
     Ok(removed)
+}
+
+/// Names of the folders of other ABI versions than the layout's.
+pub(super) fn other_versions(layout: &Layout) -> Result<Vec<String>> {
+    let mut names = versions(layout.root())?;
+    names.retain(|name| layout.root().join(name) != layout.version());
+    Ok(names)
 }
 
 fn versions(bpffs: &Path) -> Result<Vec<String>> {
@@ -113,7 +117,7 @@ fn remove_version(folder: &Path, removed: &mut Removed) -> Result<()> {
     let mut pinned = pins::names(&links)?;
     // Programs that translate forth go before those that translate back.
     pinned.sort_by_key(|name| {
-        let back = ["recvmsg", "getpeername", "pod_egress"];
+        let back = ["recvmsg", "getpeername", "pod_egress", "uplink_egress", "uplink_l3_out"];
         back.iter().any(|prefix| name.starts_with(prefix))
     });
     for name in pinned {
@@ -162,14 +166,14 @@ mod tests {
     fn the_report_has_a_line_for_each_thing() {
         assert_eq!(Removed::default().to_string(), "nothing to remove");
         let removed = Removed {
-            links: vec!["/b/v1/links/connect4".into()],
-            maps: vec!["/b/v1/flows".into()],
+            links: vec!["/b/v2/links/connect4".into()],
+            maps: vec!["/b/v2/flows".into()],
             left: vec!["/b/x".into()],
             ..Removed::default()
         };
         assert_eq!(
             removed.to_string(),
-            "removed link /b/v1/links/connect4\nremoved map /b/v1/flows\nleft alone, not berrylb's: /b/x"
+            "removed link /b/v2/links/connect4\nremoved map /b/v2/flows\nleft alone, not berrylb's: /b/x"
         );
     }
 }

@@ -217,13 +217,21 @@ impl Datapath {
         Ok(adopted)
     }
 
+    /// Names of the folders of other ABI versions, whose programs may serve still.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn other_versions(&self) -> Result<Vec<String>> {
+        super::cleanup::other_versions(&self.layout)
+    }
+
     /// Takes programs, links and tables of other ABI versions in the folder away. To be called when this version
     /// serves: until then the old one does.
     ///
     /// # Errors
     /// When something cannot be removed.
     pub fn retire_other_versions(&self) -> Result<super::Removed> {
-        super::cleanup::other_versions(&self.layout)
+        super::cleanup::retire_other_versions(&self.layout)
     }
 
     /// Paths of pins.

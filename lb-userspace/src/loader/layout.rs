@@ -1,9 +1,9 @@
 //! Where things are pinned below `--bpffs`. It only makes and reads paths; it never touches the kernel.
 //!
 //! ```text
-//! <bpffs>/v1/<map>
-//! <bpffs>/v1/links/<socket program>
-//! <bpffs>/v1/links/<tc program>-<ifindex>
+//! <bpffs>/v2/<map>
+//! <bpffs>/v2/links/<socket program>
+//! <bpffs>/v2/links/<tc program>-<ifindex>
 //! ```
 //! A bpffs refuses names with a dot, so links are named by interface index and not by a name such as `eth0.5`.
 

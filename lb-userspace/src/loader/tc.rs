@@ -35,7 +35,10 @@ impl Direction {
 
     /// The side that a program is made for.
     pub(super) fn of(program: &str) -> Self {
-        if program == program::POD_EGRESS { Self::Egress } else { Self::Ingress }
+        match program {
+            program::POD_EGRESS | program::UPLINK_EGRESS | program::UPLINK_L3_OUT => Self::Egress,
+            _ => Self::Ingress,
+        }
     }
 
     pub(super) const fn hook(self) -> bpf_attach_type {
@@ -77,8 +80,8 @@ impl fmt::Display for Direction {
 fn programs(role: &LinkRole) -> &'static [&'static str] {
     match role.kind {
         LinkKind::Pod => &[program::POD_EGRESS, program::POD_INGRESS],
-        LinkKind::Uplink | LinkKind::Overlay if role.l2_len == 0 => &[program::UPLINK_L3],
-        LinkKind::Uplink | LinkKind::Overlay => &[program::UPLINK_INGRESS],
+        LinkKind::Uplink | LinkKind::Overlay if role.l2_len == 0 => &[program::UPLINK_L3_OUT, program::UPLINK_L3],
+        LinkKind::Uplink | LinkKind::Overlay => &[program::UPLINK_EGRESS, program::UPLINK_INGRESS],
     }
 }
 
@@ -127,8 +130,10 @@ impl Datapath {
     /// # Errors
     /// Names the link and what the kernel answered.
     pub fn detach_link(&mut self, ifindex: u32) -> Result<()> {
-        // Redirecting ones first: whatever translates back stays until nothing is translated any more.
-        for program in [program::POD_INGRESS, program::UPLINK_INGRESS, program::UPLINK_L3, program::POD_EGRESS] {
+        // What redirects sits on ingress and goes first: whatever translates back stays until nothing is translated any more.
+        let (ingress, egress): (Vec<_>, Vec<_>) =
+            program::TC.into_iter().partition(|program| Direction::of(program) == Direction::Ingress);
+        for program in ingress.into_iter().chain(egress) {
             pins::discard(&self.layout().link(LinkPin::Tc { program, ifindex }))?;
         }
         if self.had_clsact(ifindex) {
@@ -207,9 +212,9 @@ mod tests {
     fn a_role_chooses_programs_by_kind_and_header() {
         let role = |kind, l2_len| LinkRole { ifindex: 2, name: "x".into(), kind, l2_len, reason: String::new() };
         assert_eq!(programs(&role(LinkKind::Pod, 14)), [program::POD_EGRESS, program::POD_INGRESS]);
-        assert_eq!(programs(&role(LinkKind::Uplink, 14)), [program::UPLINK_INGRESS]);
-        assert_eq!(programs(&role(LinkKind::Overlay, 14)), [program::UPLINK_INGRESS]);
-        assert_eq!(programs(&role(LinkKind::Uplink, 0)), [program::UPLINK_L3]);
-        assert_eq!(programs(&role(LinkKind::Overlay, 0)), [program::UPLINK_L3]);
+        for kind in [LinkKind::Uplink, LinkKind::Overlay] {
+            assert_eq!(programs(&role(kind, 14)), [program::UPLINK_EGRESS, program::UPLINK_INGRESS]);
+            assert_eq!(programs(&role(kind, 0)), [program::UPLINK_L3_OUT, program::UPLINK_L3]);
+        }
     }
 }

@@ -44,7 +44,7 @@ impl<S: MapStore> Tables<S> {
         tables.adopt_frontends(&mut adopted)?;
         tables.adopt_backends(&mut adopted)?;
         tables.adopt_ranges(&mut adopted)?;
-        tables.node_addrs = tables.store.node_addrs()?.into_iter().collect();
+        tables.adopt_addresses()?;
         tables.adopt_indexes(&mut adopted)?;
         Ok((tables, adopted))
     }
@@ -77,6 +77,9 @@ impl<S: MapStore> Tables<S> {
             self.set_by_identity.entry(state.identity).or_insert(index);
         }
         self.store.delete_services(&broken).map_err(|error| error.source)?;
+        for (key, reference) in &self.frontends {
+            self.addresses.add(key, *reference);
+        }
         adopted.broken_frontends = broken.len();
         adopted.frontends = self.frontends.len();
         adopted.sets = self.sets.len();

@@ -3,9 +3,10 @@
 //! 1. new backends, and better states of old ones;
 //! 2. new backend sets whole, new runs of slots for changed ones, new source ranges;
 //! 3. frontends that are to go;
-//! 4. frontends that are to come or to move, and commit words, so that no frontend sees a set meant for another one;
+//! 4. addresses of frontends that are to come; those frontends, others that are to move, and commit words, so that no
+//!    frontend sees a set meant for another one;
 //! 5. worse states of backends and source ranges that nobody asks for any more;
-//! 6. what nothing leads to: into limbo, until a grace period has passed.
+//! 6. what nothing leads to: into limbo, until a grace period has passed; addresses without frontend are deleted.
 //!
 //! Each write that succeeds is in the records, so an apply that failed or was cut off is completed by the next one.
 
@@ -60,6 +61,7 @@ impl<S: MapStore> Tables<S> {
         self.write_frontends(&mut jobs);
         self.settle(&mut jobs);
         self.sweep(&mut jobs);
+        self.settle_addresses(&mut jobs);
         jobs
     }
 }

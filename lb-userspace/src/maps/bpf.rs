@@ -8,7 +8,7 @@ use std::{
 
 use lb_common::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, NodeAddr, ServiceKey,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, ServiceKey,
         ServiceRef, ServiceState, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
@@ -20,7 +20,7 @@ use super::{
     capacity::Capacities,
     grace::Grace,
     mmap::Mmap,
-    shape::{RangeEntry, SHAPES, Shape, shape},
+    shape::{PodNet, RangeEntry, SHAPES, Shape, shape},
     store::{BatchError, MapStore, StoreError},
     sys::{MapInfo, RawMap},
     typed::{Plain, Table},
@@ -79,7 +79,8 @@ pub struct BpfStore {
     sock_revnat: Table<SockKey, SockEntry>,
     affinity: Table<AffinityKey, AffinityEntry>,
     source_ranges: Table<RangeEntry, u32>,
-    node_addrs: Table<Addr, NodeAddr>,
+    addrs: Table<Addr, AddrInfo>,
+    pod_nets: Table<PodNet, u32>,
     devs: Table<u32, Dev>,
     config: Table<u32, Config>,
     counters: Table<u32, u64>,
@@ -91,7 +92,7 @@ pub struct BpfStore {
 const MAPPED: [&str; 2] = [map::SVC_STATE, map::SLOTS];
 
 impl BpfStore {
-    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v1`).
+    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v2`).
     ///
     /// # Errors
     /// If one is missing, is not as the ABI wants it, or cannot be opened.
@@ -128,7 +129,8 @@ impl BpfStore {
         let sock_revnat = open.table(map::SOCK_REVNAT)?;
         let affinity = open.table(map::AFFINITY)?;
         let source_ranges = open.table(map::SOURCE_RANGES)?;
-        let node_addrs = open.table(map::NODE_ADDRS)?;
+        let addrs = open.table(map::ADDRS)?;
+        let pod_nets = open.table(map::POD_NETS)?;
         let devs = open.table(map::DEVS)?;
         let capacities = Capacities {
             services: entries(&services),
@@ -140,7 +142,8 @@ impl BpfStore {
             sock_revnat: entries(sock_revnat.raw()),
             affinity: entries(affinity.raw()),
             source_ranges: entries(source_ranges.raw()),
-            node_addrs: entries(node_addrs.raw()),
+            addrs: entries(addrs.raw()),
+            pod_nets: entries(pod_nets.raw()),
             devs: entries(devs.raw()),
         };
         Ok(Self {
@@ -154,7 +157,8 @@ impl BpfStore {
             sock_revnat,
             affinity,
             source_ranges,
-            node_addrs,
+            addrs,
+            pod_nets,
             devs,
             config: Table::new(map::CONFIG, config),
             counters: Table::new(map::COUNTERS, counters),
@@ -327,16 +331,28 @@ impl MapStore for BpfStore {
         self.source_ranges.delete_all(items)
     }
 
-    fn node_addrs(&self) -> Result<Vec<(Addr, NodeAddr)>, StoreError> {
-        self.node_addrs.entries()
+    fn addrs(&self) -> Result<Vec<(Addr, AddrInfo)>, StoreError> {
+        self.addrs.entries()
     }
 
-    fn put_node_addr(&mut self, addr: Addr, value: NodeAddr) -> Result<(), StoreError> {
-        self.node_addrs.put(&addr, &value)
+    fn put_addrs(&mut self, items: &[(Addr, AddrInfo)]) -> Result<(), BatchError> {
+        self.addrs.put_all(items.iter().map(|(addr, value)| (addr, value.as_bytes())))
     }
 
-    fn delete_node_addr(&mut self, addr: Addr) -> Result<(), StoreError> {
-        self.node_addrs.delete(&addr)
+    fn delete_addrs(&mut self, addrs: &[Addr]) -> Result<(), BatchError> {
+        self.addrs.delete_all(addrs)
+    }
+
+    fn pod_nets(&self) -> Result<Vec<PodNet>, StoreError> {
+        Ok(self.pod_nets.entries()?.into_iter().map(|(net, _)| net).collect())
+    }
+
+    fn put_pod_net(&mut self, net: PodNet) -> Result<(), StoreError> {
+        self.pod_nets.put(&net, &1)
+    }
+
+    fn delete_pod_net(&mut self, net: PodNet) -> Result<(), StoreError> {
+        self.pod_nets.delete(&net)
     }
 
     fn devs(&self) -> Result<Vec<(u32, Dev)>, StoreError> {

@@ -25,25 +25,29 @@ pub struct Capacities {
     pub affinity: u32,
     /// Source ranges: one for each range and backend set that is held to it.
     pub source_ranges: u32,
-    /// Addresses of this node.
-    pub node_addrs: u32,
+    /// Addresses that mean something to us: those of frontends and of this node.
+    pub addrs: u32,
+    /// Networks of other nodes' pods.
+    pub pod_nets: u32,
     /// Devices with our programs.
     pub devs: u32,
 }
 
 impl Capacities {
-    /// The defaults: 4.9 MB locked on a machine with four CPUs, most of it for flows (160 bytes an entry).
+    /// The defaults: 4.9 MB locked on a machine with four CPUs, most of it for flows (168 bytes an entry).
     pub const DEFAULT: Self = Self {
         services: 4096,
         svc_state: 2048,
         slots: 16_384,
         backends: 8192,
-        flows: 10_240,
+        flows: 8960,
         embryos: 4096,
         sock_revnat: 4096,
         affinity: 2048,
         source_ranges: 2048,
-        node_addrs: 256,
+        // Every address has frontends of both scopes, so half as many addresses as frontends, and some of the node.
+        addrs: 4096 / 2 + 256,
+        pod_nets: 512,
         devs: 512,
     };
 
@@ -60,7 +64,8 @@ impl Capacities {
             map::SOCK_REVNAT => self.sock_revnat,
             map::AFFINITY => self.affinity,
             map::SOURCE_RANGES => self.source_ranges,
-            map::NODE_ADDRS => self.node_addrs,
+            map::ADDRS => self.addrs,
+            map::POD_NETS => self.pod_nets,
             map::DEVS => self.devs,
             map::CONFIG => 1,
             map::COUNTERS => u32::try_from(Counter::ALL.len()).ok()?,
@@ -81,7 +86,8 @@ impl Capacities {
             map::SOCK_REVNAT => "--max-sockets",
             map::AFFINITY => "--max-affinity",
             map::SOURCE_RANGES => "--max-source-ranges",
-            map::NODE_ADDRS => "--max-node-addresses",
+            map::ADDRS => "--max-addresses",
+            map::POD_NETS => "--max-pod-networks",
             map::DEVS => "--max-devices",
             _ => return None,
         })

@@ -4,11 +4,15 @@
 use std::collections::{HashMap, HashSet};
 
 use lb_common::abi::{
-    Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, ServiceKey, ServiceRef,
+    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef,
     ServiceState, SockEntry, SockKey, Tuple, map,
 };
 
-use super::{capacity::Capacities, shape::RangeEntry, store::StoreError};
+use super::{
+    capacity::Capacities,
+    shape::{PodNet, RangeEntry},
+    store::StoreError,
+};
 
 /// A preallocated hash: a deleted or replaced element is filled for the next key at once, whoever still stands on it.
 #[derive(Clone, Debug)]
@@ -84,8 +88,10 @@ pub struct Contents {
     pub backends: Vec<Backend>,
     /// `source_ranges`.
     pub source_ranges: HashSet<RangeEntry>,
-    /// `node_addrs`.
-    pub node_addrs: HashMap<Addr, NodeAddr>,
+    /// `addrs`.
+    pub addrs: HashMap<Addr, AddrInfo>,
+    /// `pod_nets`.
+    pub pod_nets: HashMap<PodNet, u32>,
     /// `devs`.
     pub devs: HashMap<u32, Dev>,
     /// `config`.
@@ -113,7 +119,8 @@ impl Contents {
             slots: vec![0; capacities.slots as usize],
             backends: vec![Backend::default(); capacities.backends as usize],
             source_ranges: HashSet::new(),
-            node_addrs: HashMap::new(),
+            addrs: HashMap::new(),
+            pod_nets: HashMap::new(),
             devs: HashMap::new(),
             config: Config::default(),
             flows: HashMap::new(),
@@ -144,8 +151,12 @@ impl Contents {
         Ok(())
     }
 
-    pub(super) fn put_node_addr(&mut self, addr: Addr, value: NodeAddr) -> Result<(), StoreError> {
-        put(&mut self.node_addrs, self.capacities.node_addrs, map::NODE_ADDRS, addr, value)
+    pub(super) fn put_addr(&mut self, addr: Addr, value: AddrInfo) -> Result<(), StoreError> {
+        put(&mut self.addrs, self.capacities.addrs, map::ADDRS, addr, value)
+    }
+
+    pub(super) fn put_pod_net(&mut self, net: PodNet) -> Result<(), StoreError> {
+        put(&mut self.pod_nets, self.capacities.pod_nets, map::POD_NETS, net, 1)
     }
 
     pub(super) fn put_dev(&mut self, ifindex: u32, dev: Dev) -> Result<(), StoreError> {

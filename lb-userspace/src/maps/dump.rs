@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::abi::{
-    Addr, Backend as MapBackend, NodeAddr, ServiceKey, ServiceRef, ServiceState, action, backend_flag, backend_state,
+    Addr, Backend as MapBackend, ServiceKey, ServiceRef, ServiceState, action, addr_flag, backend_flag, backend_state,
     frontend, scope as key_scope, service_flag,
 };
 use thiserror::Error;
@@ -80,7 +80,7 @@ struct SetView {
 struct Snapshot {
     services: Vec<(ServiceKey, ServiceRef)>,
     keys: HashSet<ServiceKey>,
-    node_addrs: Vec<(Addr, NodeAddr)>,
+    node_addrs: Vec<Addr>,
     sets: HashMap<u32, SetView>,
 }
 
@@ -138,7 +138,7 @@ impl Snapshot {
         if found.bits() & frontend::TYPE_MASK != frontend::NODE_PORT {
             return vec![key.addr.into()];
         }
-        let family = self.node_addrs.iter().map(|(addr, _)| *addr).filter(|addr| addr.is_v4() == key.addr.is_v4());
+        let family = self.node_addrs.iter().copied().filter(|addr| addr.is_v4() == key.addr.is_v4());
         family.filter(|addr| !self.keys.contains(&ServiceKey { addr: *addr, ..*key })).map(IpAddr::from).collect()
     }
 }
@@ -149,9 +149,11 @@ fn sorted_services(store: &impl MapStore) -> Result<Vec<(ServiceKey, ServiceRef)
     Ok(services)
 }
 
-fn sorted_addresses(store: &impl MapStore) -> Result<Vec<(Addr, NodeAddr)>, StoreError> {
-    let mut addresses = store.node_addrs()?;
-    addresses.sort_unstable_by_key(|(addr, _)| addr.octets());
+/// The addresses that node ports listen on.
+fn sorted_addresses(store: &impl MapStore) -> Result<Vec<Addr>, StoreError> {
+    let node = store.addrs()?.into_iter().filter(|(_, info)| info.flags & addr_flag::NODE != 0);
+    let mut addresses: Vec<Addr> = node.map(|(addr, _)| addr).collect();
+    addresses.sort_unstable_by_key(|addr| addr.octets());
     Ok(addresses)
 }
 

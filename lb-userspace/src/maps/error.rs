@@ -1,8 +1,12 @@
 //! What an apply did, and what it could not do: always with the object, the cause and the next step.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use lb_common::abi::{self, ServiceKey};
+use lb_common::abi::{self, Addr, ServiceKey};
 use thiserror::Error;
 
 use super::store::StoreError;
@@ -101,6 +105,8 @@ pub enum Part {
     Frontend(ServiceKey),
     /// A frontend that should be gone and still answers.
     StaleFrontend(ServiceKey),
+    /// An address: its frontends are not written, or it is not let go of.
+    Address(Addr),
     /// Something that no frontend leads to any more, and that holds room until it is deleted.
     Leftover,
 }
@@ -138,6 +144,7 @@ impl fmt::Display for Problem {
             Part::Port { name, protocol } => write!(f, "port {name:?} {protocol} is not updated in the datapath"),
             Part::Frontend(key) => write!(f, "frontend {} is not in the datapath as wanted", Shown(key)),
             Part::StaleFrontend(key) => write!(f, "frontend {} is still in the datapath", Shown(key)),
+            Part::Address(addr) => write!(f, "address {} is not in the datapath as wanted", IpAddr::from(*addr)),
             Part::Leftover => write!(f, "has leftovers in the maps"),
         }?;
         write!(f, ": {}", self.cause)
@@ -185,7 +192,7 @@ impl fmt::Display for Cause {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::{Addr, Port};
+    use lb_common::abi::Port;
 
     use super::*;
 

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lb_common::abi::{ServiceKey, ServiceRef};
+use lb_common::abi::{Addr, ServiceKey, ServiceRef};
 
 use super::{
     error::Part,
@@ -13,6 +13,7 @@ use super::{
     store::{MapStore, StoreError, write_each},
     table::Tables,
 };
+use crate::plan::state::ServiceName;
 
 /// A frontend that is to be written.
 struct Put {
@@ -50,7 +51,7 @@ impl<S: MapStore> Tables<S> {
         for (at, (job_at, key)) in stale.into_iter().enumerate() {
             match failed.remove(&at) {
                 None => {
-                    self.forget_frontend(&key);
+                    self.forget_frontend(&key, Some(&jobs[job_at].service));
                     jobs[job_at].outcome.frontends_deleted += 1;
                 }
                 Some(error) => {
@@ -123,6 +124,7 @@ impl<S: MapStore> Tables<S> {
     }
 
     fn put(&mut self, jobs: &mut [Job], puts: Vec<Put>, leaving: &mut HashMap<u32, usize>, stuck: &mut HashSet<u32>) {
+        let puts = self.announce(jobs, puts, stuck);
         let items: Vec<(ServiceKey, ServiceRef)> = puts.iter().map(|put| (put.key, put.reference)).collect();
         let mut failed: HashMap<usize, StoreError> =
             write_each(&items, |items| self.store.put_services(items)).into_iter().collect();
@@ -135,8 +137,9 @@ impl<S: MapStore> Tables<S> {
                 stuck.extend(put.from);
                 continue;
             }
-            self.forget_frontend(&put.key);
+            self.forget_frontend(&put.key, Some(&job.service));
             self.frontends.insert(put.key, put.reference);
+            self.addresses.add(&put.key, put.reference);
             if let Some(set) = self.sets.get_mut(&put.index()) {
                 set.keys.insert(put.key);
                 set.unseen = false;
@@ -184,11 +187,30 @@ impl<S: MapStore> Tables<S> {
         }
     }
 
-    /// Takes a frontend out of the records.
-    pub(super) fn forget_frontend(&mut self, key: &ServiceKey) {
-        if let Some(now) = self.frontends.remove(key)
-            && let Some(set) = self.sets.get_mut(&now.index())
-        {
+    /// Makes the addresses of frontends that are to be written known. Those whose address cannot be are left out, as the
+    /// datapath would not look for them, and fail.
+    fn announce(&mut self, jobs: &mut [Job], puts: Vec<Put>, stuck: &mut HashSet<u32>) -> Vec<Put> {
+        let wanted = puts.iter().map(|put| (put.place.job, &jobs[put.place.job].service, &put.key, put.reference));
+        let refused = self.addresses.announce(&mut self.store, wanted);
+        let unknown: HashSet<(usize, Addr)> = refused.iter().map(|(job, addr, _)| (*job, *addr)).collect();
+        for (job, addr, error) in refused {
+            let cause = self.cause(error);
+            jobs[job].problem(Part::Address(addr), cause);
+        }
+        let (refused, known): (Vec<Put>, Vec<Put>) =
+            puts.into_iter().partition(|put| unknown.contains(&(put.place.job, put.key.addr)));
+        for put in refused {
+            jobs[put.place.job].ports[put.place.port].failed = true;
+            stuck.extend(put.from);
+        }
+        known
+    }
+
+    /// Takes a frontend out of the records; that its address is deleted after it is on account of `service`.
+    pub(super) fn forget_frontend(&mut self, key: &ServiceKey, service: Option<&ServiceName>) {
+        let Some(now) = self.frontends.remove(key) else { return };
+        self.addresses.remove(key, now, service);
+        if let Some(set) = self.sets.get_mut(&now.index()) {
             set.keys.remove(key);
         }
     }

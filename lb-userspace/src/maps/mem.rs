@@ -6,7 +6,7 @@ use std::io;
 
 use lb_common::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, ServiceKey, ServiceRef,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef,
         ServiceState, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
@@ -15,7 +15,7 @@ use lb_common::{
 use super::{
     capacity::Capacities,
     contents::Contents,
-    shape::RangeEntry,
+    shape::{PodNet, RangeEntry},
     store::{BatchError, MapStore, StoreError},
 };
 
@@ -291,17 +291,36 @@ impl MapStore for MemStore {
         })
     }
 
-    fn node_addrs(&self) -> Result<Vec<(Addr, NodeAddr)>, StoreError> {
-        Ok(self.contents.node_addrs.iter().map(|(addr, value)| (*addr, *value)).collect())
+    fn addrs(&self) -> Result<Vec<(Addr, AddrInfo)>, StoreError> {
+        Ok(self.contents.addrs.iter().map(|(addr, value)| (*addr, *value)).collect())
     }
 
-    fn put_node_addr(&mut self, addr: Addr, value: NodeAddr) -> Result<(), StoreError> {
-        self.try_store::<1>(map::NODE_ADDRS, "update", |_, contents| contents.put_node_addr(addr, value))
+    fn put_addrs(&mut self, items: &[(Addr, AddrInfo)]) -> Result<(), BatchError> {
+        each(items, |(addr, value)| {
+            self.try_store::<1>(map::ADDRS, "update", |_, contents| contents.put_addr(*addr, *value))
+        })
     }
 
-    fn delete_node_addr(&mut self, addr: Addr) -> Result<(), StoreError> {
-        self.try_store::<1>(map::NODE_ADDRS, "delete from", |_, contents| {
-            contents.node_addrs.remove(&addr);
+    fn delete_addrs(&mut self, addrs: &[Addr]) -> Result<(), BatchError> {
+        each(addrs, |addr| {
+            self.try_store::<1>(map::ADDRS, "delete from", |_, contents| {
+                contents.addrs.remove(addr);
+                Ok(())
+            })
+        })
+    }
+
+    fn pod_nets(&self) -> Result<Vec<PodNet>, StoreError> {
+        Ok(self.contents.pod_nets.keys().copied().collect())
+    }
+
+    fn put_pod_net(&mut self, net: PodNet) -> Result<(), StoreError> {
+        self.try_store::<1>(map::POD_NETS, "update", |_, contents| contents.put_pod_net(net))
+    }
+
+    fn delete_pod_net(&mut self, net: PodNet) -> Result<(), StoreError> {
+        self.try_store::<1>(map::POD_NETS, "delete from", |_, contents| {
+            contents.pod_nets.remove(&net);
             Ok(())
         })
     }

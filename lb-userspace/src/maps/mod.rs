@@ -9,6 +9,7 @@
 //! [`Tables`] owns the identifiers and makes every change atomic for its readers. Nothing here knows Kubernetes, and
 //! nothing here loads or attaches a program.
 
+mod addresses;
 mod adopt;
 mod apply;
 mod bpf;
@@ -48,6 +49,6 @@ pub use identity::{Fnv, Identify, port_identity, set_identity};
 pub use mem::{Event, Faults, MemStore, Observer};
 pub use names::{BackendZone, Names, SetName};
 pub use prune::PruneError;
-pub use shape::{MapKind, RangeEntry, SHAPES, Shape, shape};
+pub use shape::{MapKind, PodNet, RangeEntry, SHAPES, Shape, shape};
 pub use store::{BatchError, MapStore, StoreError};
 pub use table::{Freed, Tables, Usage};

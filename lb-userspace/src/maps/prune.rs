@@ -72,6 +72,9 @@ impl<S: MapStore> Tables<S> {
                 }
             }
         }
+        if let Err(source) = self.settle_unowned_addresses() {
+            errors.push(PruneError::Unknown { frontends: 0, source });
+        }
         if errors.is_empty() { Ok(outcome) } else { Err(errors) }
     }
 
@@ -81,7 +84,7 @@ impl<S: MapStore> Tables<S> {
         let failed = write_each(&keys, |items| self.store.delete_services(items));
         let kept: HashSet<usize> = failed.iter().map(|(at, _)| *at).collect();
         for (_, key) in keys.iter().enumerate().filter(|(at, _)| !kept.contains(at)) {
-            self.forget_frontend(key);
+            self.forget_frontend(key, None);
             outcome.frontends_deleted += 1;
         }
         failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))

@@ -1,7 +1,7 @@
 //! Type, sizes and flags of every map: what a pinned map is checked against. It makes no map and opens none.
 
 use lb_common::abi::{
-    Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Dev, Flow, NodeAddr, RangeKey, ServiceKey,
+    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Dev, Flow, RangeKey, ServiceKey,
     ServiceRef, ServiceState, SockEntry, SockKey, Tuple, map,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -42,6 +42,25 @@ impl RangeEntry {
     pub fn family_prefix_len(&self) -> Option<u8> {
         let mapped = if self.key.addr.is_v4() { 96 } else { 0 };
         u8::try_from(self.prefix_len.checked_sub(32 + mapped)?).ok()
+    }
+}
+
+/// Key of `pod_nets`: a network of pods on other nodes.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct PodNet {
+    /// Bits of the mapped address that count: an IPv4 /24 has 96 + 24.
+    pub prefix_len: u32,
+    /// First address.
+    pub addr: Addr,
+}
+
+impl PodNet {
+    /// The entry of a network, with `prefix_len` as the address family counts it.
+    #[must_use]
+    pub fn new(addr: Addr, prefix_len: u8) -> Self {
+        let mapped = if addr.is_v4() { 96 } else { 0 };
+        Self { prefix_len: mapped + u32::from(prefix_len), addr }
     }
 }
 
@@ -86,7 +105,7 @@ const fn of<K, V>(name: &'static str, kind: MapKind, flags: u32) -> Shape {
 }
 
 /// All maps, in the order of [`map::ALL`].
-pub const SHAPES: [Shape; 14] = [
+pub const SHAPES: [Shape; 15] = [
     of::<ServiceKey, ServiceRef>(map::SERVICES, MapKind::Hash, 0),
     of::<u32, ServiceState>(map::SVC_STATE, MapKind::Array, MMAPABLE),
     of::<u32, u32>(map::SLOTS, MapKind::Array, MMAPABLE),
@@ -96,7 +115,8 @@ pub const SHAPES: [Shape; 14] = [
     of::<SockKey, SockEntry>(map::SOCK_REVNAT, MapKind::LruHash, 0),
     of::<AffinityKey, AffinityEntry>(map::AFFINITY, MapKind::LruHash, 0),
     of::<RangeEntry, u32>(map::SOURCE_RANGES, MapKind::LpmTrie, NO_PREALLOC),
-    of::<Addr, NodeAddr>(map::NODE_ADDRS, MapKind::Hash, 0),
+    of::<Addr, AddrInfo>(map::ADDRS, MapKind::Hash, 0),
+    of::<PodNet, u32>(map::POD_NETS, MapKind::LpmTrie, NO_PREALLOC),
     of::<u32, Dev>(map::DEVS, MapKind::Hash, 0),
     of::<u32, Config>(map::CONFIG, MapKind::Array, 0),
     of::<u32, u64>(map::COUNTERS, MapKind::PerCpuArray, 0),

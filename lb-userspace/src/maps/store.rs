@@ -5,14 +5,17 @@ use std::io;
 
 use lb_common::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, NodeAddr, ServiceKey, ServiceRef, ServiceState,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, ServiceKey, ServiceRef, ServiceState,
         SockEntry, SockKey, StateWord, Tuple,
     },
     datapath::FlowTable,
 };
 use thiserror::Error;
 
-use super::{capacity::Capacities, shape::RangeEntry};
+use super::{
+    capacity::Capacities,
+    shape::{PodNet, RangeEntry},
+};
 
 /// Why a table could not be read or written.
 #[derive(Debug, Error)]
@@ -129,21 +132,37 @@ pub trait MapStore {
     /// At the first item that fails, see [`BatchError`].
     fn delete_source_ranges(&mut self, items: &[RangeEntry]) -> Result<(), BatchError>;
 
-    /// The node's addresses, in no order.
+    /// What destination addresses are to us, in no order.
     ///
     /// # Errors
     /// If the kernel refuses.
-    fn node_addrs(&self) -> Result<Vec<(Addr, NodeAddr)>, StoreError>;
-    /// Inserts or replaces an address.
+    fn addrs(&self) -> Result<Vec<(Addr, AddrInfo)>, StoreError>;
+    /// Inserts or replaces addresses.
+    ///
+    /// # Errors
+    /// At the first item that fails, see [`BatchError`].
+    fn put_addrs(&mut self, items: &[(Addr, AddrInfo)]) -> Result<(), BatchError>;
+    /// Deletes addresses.
+    ///
+    /// # Errors
+    /// At the first item that fails, see [`BatchError`].
+    fn delete_addrs(&mut self, addrs: &[Addr]) -> Result<(), BatchError>;
+
+    /// Networks of other nodes' pods, in no order.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn pod_nets(&self) -> Result<Vec<PodNet>, StoreError>;
+    /// Inserts a network.
     ///
     /// # Errors
     /// If the map is full or the kernel refuses.
-    fn put_node_addr(&mut self, addr: Addr, value: NodeAddr) -> Result<(), StoreError>;
-    /// Deletes an address.
+    fn put_pod_net(&mut self, net: PodNet) -> Result<(), StoreError>;
+    /// Deletes a network.
     ///
     /// # Errors
     /// If the kernel refuses.
-    fn delete_node_addr(&mut self, addr: Addr) -> Result<(), StoreError>;
+    fn delete_pod_net(&mut self, net: PodNet) -> Result<(), StoreError>;
 
     /// The devices, by interface index, in no order.
     ///

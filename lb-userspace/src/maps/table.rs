@@ -3,15 +3,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
     sync::Arc,
 };
 
-use lb_common::abi::{
-    Addr, Backend, NodeAddr, Port, ServiceKey, ServiceRef, ServiceState, StateWord, map, node_addr_flag,
-};
+use lb_common::abi::{Addr, Backend, Port, ServiceKey, ServiceRef, ServiceState, StateWord, map};
 
 use super::{
+    addresses::Addresses,
     capacity::Capacities,
     error::Cause,
     identity::{Fnv, Identify},
@@ -108,7 +106,7 @@ pub struct Tables<S> {
     pub(super) set_by_identity: HashMap<u64, u32>,
     pub(super) ports: HashMap<u64, PortRecord>,
     pub(super) services: HashMap<ServiceName, Vec<u64>>,
-    pub(super) node_addrs: HashMap<Addr, NodeAddr>,
+    pub(super) addresses: Addresses,
     pub(super) indexes: Ids,
     pub(super) ids: Ids,
     /// Last generation of each backend id that was ever used.
@@ -131,7 +129,7 @@ impl<S: MapStore> Tables<S> {
             set_by_identity: HashMap::new(),
             ports: HashMap::new(),
             services: HashMap::new(),
-            node_addrs: HashMap::new(),
+            addresses: Addresses::default(),
             indexes: Ids::new(capacities.svc_state, []),
             ids: Ids::new(capacities.backends, []),
             generations: Vec::new(),
@@ -170,7 +168,7 @@ impl<S: MapStore> Tables<S> {
 
     /// How full the services' tables are.
     pub fn usage(&self) -> [Usage; 6] {
-        let Capacities { services, svc_state, slots, backends, source_ranges, node_addrs, .. } = self.capacities;
+        let Capacities { services, svc_state, slots, backends, source_ranges, addrs, .. } = self.capacities;
         let ranges = self.sets.values().map(|set| set.ranges.len()).sum();
         let usage = |map, used: usize, capacity| Usage { map, used: u32::try_from(used).unwrap_or(u32::MAX), capacity };
         [
@@ -179,38 +177,8 @@ impl<S: MapStore> Tables<S> {
             usage(map::SLOTS, self.runs.used() as usize, slots),
             usage(map::BACKENDS, self.ids.used(), backends),
             usage(map::SOURCE_RANGES, ranges, source_ranges),
-            usage(map::NODE_ADDRS, self.node_addrs.len(), node_addrs),
+            usage(map::ADDRS, self.addresses.len(), addrs),
         ]
-    }
-
-    /// Makes `node_addrs` hold exactly these addresses: those that node ports listen on. Gives whether they changed:
-    /// Services with source ranges are then to be applied again, as the node's own right of entry follows from them.
-    ///
-    /// # Errors
-    /// At the first write that fails; calling again goes on.
-    pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<bool, StoreError> {
-        let wanted: HashMap<Addr, NodeAddr> = addresses
-            .iter()
-            .map(|ip| {
-                let flags = if ip.is_loopback() { node_addr_flag::LOOPBACK } else { 0 };
-                ((*ip).into(), NodeAddr { flags })
-            })
-            .collect();
-        if self.node_addrs == wanted {
-            return Ok(false);
-        }
-        let stale: Vec<Addr> = self.node_addrs.keys().filter(|addr| !wanted.contains_key(addr)).copied().collect();
-        for addr in stale {
-            self.store.delete_node_addr(addr)?;
-            self.node_addrs.remove(&addr);
-        }
-        for (addr, value) in wanted {
-            if self.node_addrs.get(&addr) != Some(&value) {
-                self.store.put_node_addr(addr, value)?;
-                self.node_addrs.insert(addr, value);
-            }
-        }
-        Ok(true)
     }
 
     /// Whether [`Tables::collect`] has something to do.

@@ -16,6 +16,7 @@ use super::{
     glob::Glob,
     links::{Layer, Link, Table},
 };
+use ipnet::IpNet;
 
 /// Kinds whose packets go to other nodes inside other packets.
 const TUNNELS: [&str; 15] = [
@@ -118,6 +119,8 @@ pub struct ClassifyOptions {
     pub patterns: Patterns,
     /// The node's addresses, by flag or by its Node object; empty if neither tells.
     pub node_addresses: Vec<IpAddr>,
+    /// `--cluster-cidr`: the networks of all pods; empty: found by their routes.
+    pub cluster_cidrs: Vec<IpNet>,
 }
 
 /// Decides about every link, in order of index.

@@ -1,13 +1,20 @@
 //! The `devs` table as it should be: for each device that programs are attached to, what they need to know. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use ipnet::IpNet;
 use lb_common::abi::{Addr, Dev, dev_kind};
 
 use super::{
     classify::{Classified, LinkKind},
     links::Table,
 };
+
+/// Names under which network plugins make the bridge of a node's pods.
+const BRIDGE_NAMES: [&str; 4] = ["cni0", "cbr0", "kube-bridge", "weave"];
 
 /// Entries by interface index.
 ///
@@ -16,8 +23,13 @@ use super::{
 /// on an overlay, the pod network's gateway, which is routed back over any encapsulation while the node's address is
 /// not; on an uplink its own.
 #[must_use]
-pub fn devs(table: &Table, classified: &[Classified], node_addresses: &[IpAddr]) -> BTreeMap<u32, Dev> {
-    let gateway = pod_bridges(table, classified).map(|bridge| sources(table, bridge)).next();
+pub fn devs(
+    table: &Table,
+    classified: &[Classified],
+    node_addresses: &[IpAddr],
+    gateway: &PodGateway,
+) -> BTreeMap<u32, Dev> {
+    let gateway = Sources { v4: gateway.v4, v6: gateway.v6 };
     classified
         .iter()
         .filter_map(|link| {
@@ -30,23 +42,70 @@ pub fn devs(table: &Table, classified: &[Classified], node_addresses: &[IpAddr])
                     None => (dev_kind::POD, 0, own.or(first_of_each(node_addresses.iter().copied()))),
                 },
                 LinkKind::Uplink => (dev_kind::UPLINK, 0, own),
-                LinkKind::Overlay => (dev_kind::OVERLAY, 0, gateway.unwrap_or_default().or(own)),
+                LinkKind::Overlay => (dev_kind::OVERLAY, 0, gateway.or(own)),
             };
             Some((link.ifindex, Dev::new(kind, link.l2_len, found.mtu, bridge, sources.v4, sources.v6)))
         })
         .collect()
 }
 
-/// Bridges with a pod link among their ports, in order of index.
-fn pod_bridges(table: &Table, classified: &[Classified]) -> impl Iterator<Item = u32> {
-    let mut bridges: Vec<u32> = classified
-        .iter()
-        .filter(|link| link.kind == Some(LinkKind::Pod))
-        .filter_map(|link| bridge_of(table, link.ifindex))
-        .collect();
-    bridges.sort_unstable();
-    bridges.dedup();
-    bridges.into_iter()
+/// This node in its pod network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodGateway {
+    /// IPv4 address that pods, here and on other nodes, know this node by; unspecified: none.
+    pub v4: Addr,
+    /// IPv6 address likewise.
+    pub v6: Addr,
+    /// Networks of this node's pods.
+    pub networks: Vec<IpNet>,
+}
+
+/// What the bridge of the cluster's pods holds; nothing where there is none, as with routed pod links.
+///
+/// Others have bridges, too: of several, that counts which an overlay's own address belongs to (flannel and Calico take
+/// it from the node's pod network), then one with a name that network plugins give, then one with pods, then the first.
+/// So the bridge stays the same one while no pod runs here.
+#[must_use]
+pub fn pod_gateway(table: &Table, classified: &[Classified]) -> PodGateway {
+    let of = |kind| classified.iter().filter(move |link| link.kind == Some(kind));
+    let overlays: Vec<IpAddr> =
+        of(LinkKind::Overlay).flat_map(|link| table.global_addresses(link.ifindex).map(|address| address.ip)).collect();
+    let with_pods: BTreeSet<u32> = of(LinkKind::Pod).filter_map(|link| bridge_of(table, link.ifindex)).collect();
+    let candidates = table.links().filter(|link| link.kind.as_deref() == Some("bridge")).filter_map(|link| {
+        let index = link.ifindex;
+        let ours = classified.iter().find(|decided| decided.ifindex == index)?;
+        let named = BRIDGE_NAMES.contains(&link.name.as_str());
+        let networks = networks(table, index);
+        let of_overlay = networks.iter().any(|net| overlays.iter().any(|ip| net.contains(ip)));
+        let pods = with_pods.contains(&index);
+        (ours.kind.is_none() && (pods || of_overlay || named))
+            .then_some(((!of_overlay, !named, !pods, index), networks))
+    });
+    let Some(((.., index), networks)) = candidates.min_by_key(|(rank, _)| *rank) else { return PodGateway::default() };
+    let Sources { v4, v6 } = sources(table, index);
+    PodGateway { v4, v6, networks }
+}
+
+fn networks(table: &Table, ifindex: u32) -> Vec<IpNet> {
+    let addresses = table.global_addresses(ifindex);
+    addresses.filter_map(|address| IpNet::new(address.ip, address.prefix).ok()).map(|net| net.trunc()).collect()
+}
+
+/// Sources of translated packets to other nodes' pods: the gateway of this node's pods; without one an overlay's own
+/// address, which other nodes know the way to, or else the node's.
+#[must_use]
+pub(super) fn pod_sources(
+    table: &Table,
+    classified: &[Classified],
+    node_addresses: &[IpAddr],
+    gateway: &PodGateway,
+) -> (Addr, Addr) {
+    let overlays = classified.iter().filter(|link| link.kind == Some(LinkKind::Overlay));
+    let own = overlays.map(|link| sources(table, link.ifindex)).fold(Sources::default(), Sources::or);
+    let Sources { v4, v6 } = Sources { v4: gateway.v4, v6: gateway.v6 }
+        .or(own)
+        .or(first_of_each(node_addresses.iter().copied().filter(|ip| !ip.is_loopback())));
+    (v4, v6)
 }
 
 /// The bridge that a link is a port of.
@@ -99,6 +158,56 @@ mod tests {
         text.parse::<IpAddr>().expect("an address").into()
     }
 
+    fn with(node_addresses: &[IpAddr]) -> ClassifyOptions {
+        ClassifyOptions { node_addresses: node_addresses.to_vec(), ..ClassifyOptions::default() }
+    }
+
+    fn derived(t: &TestTable, options: &ClassifyOptions) -> BTreeMap<u32, Dev> {
+        let classified = classify(&t.table, options);
+        devs(&t.table, &classified, &options.node_addresses, &pod_gateway(&t.table, &classified))
+    }
+
+    fn gateway(t: &TestTable) -> Addr {
+        pod_gateway(&t.table, &classify(&t.table, &ClassifyOptions::default())).v4
+    }
+
+    fn pod_source(t: &TestTable) -> Addr {
+        let classified = classify(&t.table, &ClassifyOptions::default());
+        let node = ["127.0.0.1", "192.168.1.2"].map(|ip| ip.parse().expect("ip"));
+        pod_sources(&t.table, &classified, &node, &pod_gateway(&t.table, &classified)).0
+    }
+
+    #[test]
+    fn the_clusters_bridge_is_told_from_others_also_while_it_is_empty() {
+        let mut t = TestTable::default();
+        t.link(2, "docker0", Some("bridge")).address(2, "172.17.0.1", 16).pod(6, "veth6", Some(2));
+        assert_eq!(gateway(&t), v4("172.17.0.1"));
+        t.link(4, "mynet0", Some("bridge")).address(4, "10.244.1.1", 24);
+        assert_eq!(gateway(&t), v4("172.17.0.1"), "nothing is known of the other bridge");
+        t.link(3, "flannel.1", Some("vxlan")).address(3, "10.244.1.0", 32);
+        assert_eq!(gateway(&t), v4("10.244.1.1"));
+        t.gone(3).gone(4).link(5, "cni0", Some("bridge")).address(5, "10.244.1.1", 24);
+        assert_eq!(gateway(&t), v4("10.244.1.1"));
+    }
+
+    #[test]
+    fn a_bridge_that_leads_out_is_no_pod_bridge() {
+        let mut t = TestTable::default();
+        t.link(2, "cni0", Some("bridge")).address(2, "192.168.1.2", 24).default_route(2);
+        assert_eq!(gateway(&t), Addr::UNSPECIFIED);
+    }
+
+    #[test]
+    fn translated_packets_to_pods_elsewhere_come_from_the_gateway_the_overlay_or_the_node() {
+        let mut t = TestTable::default();
+        t.link(2, "eth0", None).address(2, "192.168.1.2", 24);
+        assert_eq!(pod_source(&t), v4("192.168.1.2"));
+        t.link(3, "tunl0", Some("ipip")).headerless(3).address(3, "10.244.1.0", 32);
+        assert_eq!(pod_source(&t), v4("10.244.1.0"));
+        t.link(4, "cni0", Some("bridge")).address(4, "10.244.1.1", 24);
+        assert_eq!(pod_source(&t), v4("10.244.1.1"));
+    }
+
     #[test]
     fn a_node_with_a_bridge_and_an_overlay() {
         let mut t = TestTable::default();
@@ -109,7 +218,7 @@ mod tests {
         t.pod(5, "veth5", Some(3));
         let options =
             ClassifyOptions { node_addresses: vec!["192.168.1.2".parse().expect("ip")], ..Default::default() };
-        let devs = devs(&t.table, &classify(&t.table, &options), &options.node_addresses);
+        let devs = derived(&t, &options);
         assert_eq!(devs.keys().copied().collect::<Vec<_>>(), [2, 4, 5]);
         assert_eq!(devs[&2], Dev::new(dev_kind::UPLINK, 14, 1500, 0, v4("192.168.1.2"), v4("2001:db8::2")));
         assert_eq!(devs[&4], Dev::new(dev_kind::OVERLAY, 14, 1450, 0, v4("10.244.1.1"), v4("fd00:1::1")));
@@ -122,7 +231,7 @@ mod tests {
         t.pod(5, "cali1", None);
         t.pod(6, "veth6", None).address(6, "10.244.1.1", 32);
         let node = ["192.168.1.2".parse().expect("ip")];
-        let devs = devs(&t.table, &classify(&t.table, &ClassifyOptions::default()), &node);
+        let devs = derived(&t, &with(&node));
         assert_eq!(devs[&5], Dev::new(dev_kind::POD, 14, 1500, 0, v4("192.168.1.2"), Addr::UNSPECIFIED));
         assert_eq!(devs[&6], Dev::new(dev_kind::POD, 14, 1500, 0, v4("10.244.1.1"), Addr::UNSPECIFIED));
     }
@@ -132,7 +241,7 @@ mod tests {
         let mut t = TestTable::default();
         t.link(3, "cni0", Some("bridge")).deprecated(3, "fd00::dead", 64).tentative(3, "fd00::7", 64);
         t.address(3, "fd00::1", 64).pod(5, "veth5", Some(3));
-        let devs = devs(&t.table, &classify(&t.table, &ClassifyOptions::default()), &[]);
+        let devs = derived(&t, &ClassifyOptions::default());
         assert_eq!(devs[&5].source_v6, v4("fd00::1"));
         assert_eq!(devs[&5].source_v4, Addr::UNSPECIFIED);
     }
@@ -141,7 +250,7 @@ mod tests {
     fn a_device_without_link_layer_header_says_so() {
         let mut t = TestTable::default();
         t.link(4, "wg0", Some("wireguard")).headerless(4).mtu(4, 1420);
-        let devs = devs(&t.table, &classify(&t.table, &ClassifyOptions::default()), &[]);
+        let devs = derived(&t, &ClassifyOptions::default());
         assert_eq!(devs[&4], Dev::new(dev_kind::OVERLAY, 0, 1420, 0, Addr::UNSPECIFIED, Addr::UNSPECIFIED));
     }
 }

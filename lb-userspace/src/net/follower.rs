@@ -57,7 +57,7 @@ pub struct NetEvent {
     pub resynced: bool,
 }
 
-/// Follows links, addresses and default routes of the network namespace in which it was started.
+/// Follows links, addresses and routes of the network namespace in which it was started.
 #[derive(Debug)]
 pub struct Follower {
     link: Connection,
@@ -136,6 +136,10 @@ impl Follower {
             Effect::None => {}
             Effect::Changed => self.changed = true,
             Effect::Routes => self.need = self.need.max(Need::Routes),
+            Effect::ChangedAndRoutes => {
+                self.changed = true;
+                self.need = self.need.max(Need::Routes);
+            }
             Effect::Resync => self.need = Need::Everything,
         }
     }

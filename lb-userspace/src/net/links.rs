@@ -15,7 +15,7 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
 };
 
-use super::routes;
+use super::routes::{self, Route};
 
 /// Kind of link-layer header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -79,25 +79,27 @@ pub enum Effect {
     None,
     /// The table changed.
     Changed,
-    /// Default routes must be read anew.
+    /// Routes must be read anew.
     Routes,
+    /// The table changed, and routes may have gone with that, of which the kernel says nothing.
+    ChangedAndRoutes,
     /// Everything must be read anew.
     Resync,
 }
 
-/// Links, addresses and default routes of one network namespace.
+/// Links, addresses and routes of one network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     links: BTreeMap<u32, Link>,
     addresses: BTreeMap<u32, Vec<Address>>,
-    default_routes: BTreeSet<u32>,
+    routes: BTreeSet<Route>,
     next_serial: u64,
 }
 
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
-        let Self { links, addresses, default_routes, next_serial: _ } = self;
-        (links, addresses, default_routes) == (&other.links, &other.addresses, &other.default_routes)
+        let Self { links, addresses, routes, next_serial: _ } = self;
+        (links, addresses, routes) == (&other.links, &other.addresses, &other.routes)
     }
 }
 
@@ -127,26 +129,30 @@ impl Table {
     /// Whether a default route of the main table leaves through a link.
     #[must_use]
     pub fn has_default_route(&self, ifindex: u32) -> bool {
-        self.default_routes.contains(&ifindex)
+        self.routes.iter().any(|route| route.ifindex == ifindex && route.is_default())
     }
 
-    /// Replaces the default routes by those among `messages`, the dump of a routing table.
+    /// Routes of the main table, by destination; one of several next hops is several.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+
+    /// Replaces the routes by those among `messages`, the dump of a routing table.
     pub fn set_routes(&mut self, messages: &[RouteNetlinkMessage]) -> Effect {
-        let found = messages.iter().flat_map(routes::default_devices).collect();
-        let changed = found != self.default_routes;
-        self.default_routes = found;
+        let found = messages.iter().flat_map(routes::next_hops).collect();
+        let changed = found != self.routes;
+        self.routes = found;
         if changed { Effect::Changed } else { Effect::None }
     }
 
-    /// Replaces everything by what the dump of links and addresses in `messages` says, except for the default routes.
+    /// Replaces everything by what the dump of links and addresses in `messages` says, except for the routes.
     /// A link that looks as before counts as the same.
     pub fn resync(&mut self, messages: &[RouteNetlinkMessage]) -> Effect {
         let mut new = Self { next_serial: self.next_serial, ..Self::default() };
         for message in messages {
             new.apply(message);
         }
-        new.default_routes =
-            self.default_routes.iter().copied().filter(|index| new.links.contains_key(index)).collect();
+        new.routes = self.routes.iter().copied().filter(|route| new.links.contains_key(&route.ifindex)).collect();
         for (ifindex, link) in &mut new.links {
             if let Some(old) = self.links.get(ifindex)
                 && (&old.name, &old.kind, &old.mac) == (&link.name, &link.kind, &link.mac)
@@ -167,7 +173,7 @@ impl Table {
             RouteNetlinkMessage::NewAddress(message) => self.new_address(message),
             RouteNetlinkMessage::DelAddress(message) => self.del_address(message),
             RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
-                if routes::is_default(message) { Effect::Routes } else { Effect::None }
+                if routes::is_followed(message) { Effect::Routes } else { Effect::None }
             }
             _ => Effect::None,
         }
@@ -230,8 +236,9 @@ impl Table {
         if self.links.get(&ifindex) == Some(&link) {
             return Effect::None;
         }
-        self.links.insert(ifindex, link);
-        Effect::Changed
+        let up = link.up;
+        let old = self.links.insert(ifindex, link);
+        if old.is_some_and(|old| old.up && !up) { Effect::ChangedAndRoutes } else { Effect::Changed }
     }
 
     fn del_link(&mut self, message: &LinkMessage) -> Effect {
@@ -241,7 +248,7 @@ impl Table {
         }
         let ifindex = message.header.index;
         self.addresses.remove(&ifindex);
-        self.default_routes.remove(&ifindex);
+        self.routes.retain(|route| route.ifindex != ifindex);
         if self.links.remove(&ifindex).is_none() {
             return Effect::None;
         }
@@ -278,7 +285,7 @@ impl Table {
         if addresses.is_empty() {
             self.addresses.remove(&message.header.index);
         }
-        if changed { Effect::Changed } else { Effect::None }
+        if changed { Effect::ChangedAndRoutes } else { Effect::None }
     }
 }
 

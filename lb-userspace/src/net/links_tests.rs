@@ -169,7 +169,8 @@ fn an_address_changes_in_place_and_goes() {
     assert_eq!(table.apply(&RouteNetlinkMessage::NewAddress(message(AddressFlags::Permanent))), Effect::Changed);
     assert_eq!(table.apply(&RouteNetlinkMessage::NewAddress(message(AddressFlags::Permanent))), Effect::None);
     assert_eq!(table.global_addresses(2).count(), 1);
-    assert_eq!(table.apply(&RouteNetlinkMessage::DelAddress(message(AddressFlags::Permanent))), Effect::Changed);
+    let gone = RouteNetlinkMessage::DelAddress(message(AddressFlags::Permanent));
+    assert_eq!(table.apply(&gone), Effect::ChangedAndRoutes, "routes of that source went unsaid");
     assert_eq!(table.apply(&RouteNetlinkMessage::DelAddress(message(AddressFlags::Permanent))), Effect::None);
 }
 

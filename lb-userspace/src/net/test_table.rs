@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
 use super::links::Table;
@@ -99,12 +100,34 @@ impl TestTable {
 
     /// A default route.
     pub(super) fn default_route(&mut self, ifindex: u32) -> &mut Self {
+        self.route("0.0.0.0/0", ifindex, true)
+    }
+
+    /// A route, to a gateway or to the link itself.
+    pub(super) fn route(&mut self, to: &str, ifindex: u32, gateway: bool) -> &mut Self {
+        let to: IpNet = to.parse().expect("a network");
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
         message.header.table = 254;
         message.header.kind = RouteType::Unicast;
-        message.attributes.push(RouteAttribute::Oif(ifindex));
+        message.header.destination_prefix_length = to.prefix_len();
+        let address = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip)),
+            IpAddr::V6(ip) => (AddressFamily::Inet6, RouteAddress::Inet6(ip)),
+        };
+        let (family, network) = address(to.addr());
+        message.header.address_family = family;
+        message.attributes = vec![RouteAttribute::Destination(network.clone()), RouteAttribute::Oif(ifindex)];
+        if gateway {
+            message.attributes.push(RouteAttribute::Gateway(network));
+        }
         self.routes.push(RouteNetlinkMessage::NewRoute(message));
+        self.table.set_routes(&self.routes);
+        self
+    }
+
+    /// Takes all routes away.
+    pub(super) fn no_routes(&mut self) -> &mut Self {
+        self.routes.clear();
         self.table.set_routes(&self.routes);
         self
     }

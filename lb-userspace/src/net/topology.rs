@@ -1,14 +1,19 @@
 //! All that follows from the table of links, as one value that can be compared with the one before. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use lb_common::abi::Dev;
+use ipnet::IpNet;
+use lb_common::abi::{Addr, Dev, dev_kind};
 
 use super::{
     addresses::node_addresses,
     classify::{Classified, ClassifyOptions, LinkRole, classify},
-    devs::devs,
+    devs::{devs, pod_gateway, pod_sources},
     links::Table,
+    pod_nets::pod_nets,
 };
 
 /// Roles, `devs` entries and addresses of the node.
@@ -20,6 +25,10 @@ pub struct Topology {
     pub devs: BTreeMap<u32, Dev>,
     /// The node's addresses: those given, else those of the uplinks.
     pub node_addresses: Vec<IpAddr>,
+    /// Sources of translated packets to other nodes' pods, IPv4 and IPv6; unspecified: none.
+    pub pod_sources: (Addr, Addr),
+    /// Networks of other nodes' pods.
+    pub pod_nets: BTreeSet<IpNet>,
     /// Roles by interface index, with the serial of the link, which tells a new device from an old one of that index.
     roles: BTreeMap<u32, (u64, LinkRole)>,
 }
@@ -36,8 +45,10 @@ pub struct TopologyChanges {
     pub detach: Vec<u32>,
     /// Entries of `devs` to remove.
     pub remove_devs: Vec<u32>,
-    /// Whether the node's addresses changed.
+    /// Whether the node's addresses changed, its own or those that translated packets bear.
     pub addresses: bool,
+    /// Whether the networks of other nodes' pods changed.
+    pub pod_nets: bool,
 }
 
 impl TopologyChanges {
@@ -58,12 +69,28 @@ impl Topology {
         } else {
             options.node_addresses.clone()
         };
-        let devs = devs(table, &classified, &node_addresses);
+        let gateway = pod_gateway(table, &classified);
+        let devs = devs(table, &classified, &node_addresses, &gateway);
+        let pod_sources = pod_sources(table, &classified, &node_addresses, &gateway);
+        let pod_nets = pod_nets(table, &classified, &gateway.networks, &options.cluster_cidrs);
         let roles = classified
             .iter()
             .filter_map(|link| Some((link.ifindex, (table.link(link.ifindex)?.serial, link.role()?))))
             .collect();
-        Self { classified, devs, node_addresses, roles }
+        Self { classified, devs, node_addresses, pod_sources, pod_nets, roles }
+    }
+
+    /// Addresses that translated packets may bear as source, each once.
+    #[must_use]
+    pub fn sources(&self) -> Vec<IpAddr> {
+        let routed = self.devs.values().filter(|dev| dev.kind != dev_kind::POD);
+        let of_devs = routed.flat_map(|dev| [dev.source_v4, dev.source_v6]);
+        let all: BTreeSet<IpAddr> = of_devs
+            .chain([self.pod_sources.0, self.pod_sources.1])
+            .filter(|addr| !addr.is_unspecified())
+            .map(IpAddr::from)
+            .collect();
+        all.into_iter().collect()
     }
 
     /// Links that programs belong on, in order of index.
@@ -97,7 +124,8 @@ impl Topology {
                 .collect(),
             detach: self.roles.keys().filter(|index| !next.roles.contains_key(index)).copied().collect(),
             remove_devs: self.devs.keys().filter(|index| !next.devs.contains_key(index)).copied().collect(),
-            addresses: self.node_addresses != next.node_addresses,
+            addresses: self.node_addresses != next.node_addresses || self.sources() != next.sources(),
+            pod_nets: self.pod_nets != next.pod_nets,
         }
     }
 }

@@ -9,8 +9,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow, AddrInfo, RangeKey,
-        ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow,
+        RangeKey, ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map,
     },
     datapath::FlowTable,
     testing::Contents,
@@ -141,7 +141,8 @@ impl KernelTables {
 
     /// Adds everything but the flows; what is beyond an array's end cannot be written and is not there.
     pub(crate) fn fill(&mut self, contents: &Contents) {
-        let Contents { services, states, slots, backends, affinity, ranges, addrs, pod_nets, devs, config, .. } = contents;
+        let Contents { services, states, slots, backends, affinity, ranges, addrs, pod_nets, devs, config, .. } =
+            contents;
         fill(&mut self.services, services);
         fill(&mut self.affinity, affinity);
         fill(&mut self.addrs, addrs);

@@ -1,9 +1,13 @@
 //! What every test of the maps does with a store of whatever kind: apply, dump, compare.
 
+use std::collections::HashMap;
+
 use berrylb::{
     maps::{MapStore, Tables, dump},
     plan::state::{ServiceChange, State},
 };
+
+use lb_common::abi::{Addr, addr_flag, frontend};
 
 use super::Cluster;
 
@@ -22,6 +26,29 @@ pub(crate) fn check<S: MapStore>(tables: &Tables<S>, wanted: &State, context: &s
         assert_eq!(bytes(&found), bytes(wanted), "{context}");
         panic!("{context}: states differ");
     }
+    check_addresses(tables.store(), context);
+}
+
+/// What stands in `addrs` follows from the frontends and the node's addresses, and from nothing else.
+#[track_caller]
+pub(crate) fn check_addresses(store: &impl MapStore, context: &str) {
+    let mut wanted: HashMap<Addr, u32> = HashMap::new();
+    for (key, found) in store.services().expect("readable") {
+        let bits = match found.bits() & frontend::TYPE_MASK {
+            frontend::NODE_PORT => continue,
+            frontend::CLUSTER_IP => addr_flag::FRONTEND | addr_flag::CLUSTER_IP,
+            _ => addr_flag::FRONTEND,
+        };
+        *wanted.entry(key.addr).or_default() |= bits;
+    }
+    let mut found: HashMap<Addr, u32> = HashMap::new();
+    for (addr, info) in store.addrs().expect("readable") {
+        assert_ne!(info.flags, 0, "{context}: an address of nobody");
+        if info.flags & !addr_flag::LINKS != 0 {
+            found.insert(addr, info.flags & !addr_flag::LINKS);
+        }
+    }
+    assert_eq!(found, wanted, "{context}: addresses");
 }
 
 /// Applies until everything is in, as the agent does.
@@ -37,5 +64,5 @@ pub(crate) fn settle<S: MapStore>(tables: &mut Tables<S>, changes: &[ServiceChan
 }
 
 pub(crate) fn node_addresses<S: MapStore>(tables: &mut Tables<S>, cluster: &Cluster) {
-    while tables.set_node_addresses(&cluster.node_addresses).is_err() {}
+    while tables.set_link_addresses(&cluster.node_addresses, &[]).is_err() {}
 }

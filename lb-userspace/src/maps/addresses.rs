@@ -1,0 +1,224 @@
+//! What destination addresses are to the datapath (`addrs`): of this node, of a frontend, or both. An address is in the
+//! map before the first frontend at it and until after the last, as the datapath looks no further at any other.
+//!
+//! Two sides decide the bits of an address and neither knows of the other: the agent's view of the links
+//! ([`addr_flag::LINKS`]), and the frontends that are in the map.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use lb_common::abi::{Addr, AddrInfo, ServiceKey, ServiceRef, addr_flag, frontend};
+
+use super::{
+    error::Part,
+    jobs::Job,
+    store::{MapStore, StoreError, write_each},
+    table::Tables,
+};
+use crate::plan::state::ServiceName;
+
+/// Frontends at an address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Users {
+    /// All of them.
+    frontends: u32,
+    /// Those of clusterIPs.
+    cluster_ips: u32,
+}
+
+/// The addresses as they are in the map, and as they should be.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    written: HashMap<Addr, u32>,
+    links: HashMap<Addr, u32>,
+    users: HashMap<Addr, Users>,
+    /// Addresses that may differ, with the Service on whose account they do: it has a problem for as long.
+    stale: HashMap<Addr, Option<ServiceName>>,
+    /// The links' addresses changed, and not all of that is in the map.
+    links_changed: bool,
+}
+
+/// The address of a frontend that has one of its own, and the bits that it asks for.
+fn bits_of(key: &ServiceKey, reference: ServiceRef) -> Option<(Addr, u32)> {
+    match reference.bits() & frontend::TYPE_MASK {
+        frontend::NODE_PORT => None,
+        frontend::CLUSTER_IP => Some((key.addr, addr_flag::FRONTEND | addr_flag::CLUSTER_IP)),
+        _ => Some((key.addr, addr_flag::FRONTEND)),
+    }
+}
+
+impl Addresses {
+    /// Entries in the map.
+    pub(super) fn len(&self) -> usize {
+        self.written.len()
+    }
+
+    /// The node's own addresses, in no order.
+    pub(super) fn own(&self) -> impl Iterator<Item = Addr> {
+        self.links.keys().copied()
+    }
+
+    /// A frontend is in the map.
+    pub(super) fn add(&mut self, key: &ServiceKey, reference: ServiceRef) {
+        if let Some((addr, bits)) = bits_of(key, reference) {
+            let users = self.users.entry(addr).or_default();
+            users.frontends += 1;
+            users.cluster_ips += u32::from(bits & addr_flag::CLUSTER_IP != 0);
+        }
+    }
+
+    /// A frontend is no longer in the map.
+    pub(super) fn remove(&mut self, key: &ServiceKey, reference: ServiceRef, service: Option<&ServiceName>) {
+        if let Some((addr, bits)) = bits_of(key, reference)
+            && let Some(users) = self.users.get_mut(&addr)
+        {
+            users.frontends -= 1;
+            users.cluster_ips -= u32::from(bits & addr_flag::CLUSTER_IP != 0);
+            if users.frontends == 0 {
+                self.users.remove(&addr);
+            }
+            self.stale.insert(addr, service.cloned());
+        }
+    }
+
+    fn wanted(&self, addr: &Addr) -> u32 {
+        let Users { frontends, cluster_ips } = self.users.get(addr).copied().unwrap_or_default();
+        let bit = |count: u32, bit: u32| if count > 0 { bit } else { 0 };
+        self.links.get(addr).copied().unwrap_or(0)
+            | bit(frontends, addr_flag::FRONTEND)
+            | bit(cluster_ips, addr_flag::CLUSTER_IP)
+    }
+
+    /// Adds the bits that frontends need which are to be written, each with its job and Service. Gives the addresses
+    /// that could not be written, once for each job.
+    pub(super) fn announce<'a>(
+        &mut self,
+        store: &mut impl MapStore,
+        wanted: impl Iterator<Item = (usize, &'a ServiceName, &'a ServiceKey, ServiceRef)>,
+    ) -> Vec<(usize, Addr, StoreError)> {
+        let mut needed: BTreeMap<(usize, [u8; 16]), (Addr, u32)> = BTreeMap::new();
+        let mut together: HashMap<Addr, u32> = HashMap::new();
+        for (job, service, key, reference) in wanted {
+            let Some((addr, bits)) = bits_of(key, reference) else { continue };
+            let written = self.written.get(&addr).copied().unwrap_or(0);
+            if written & bits == bits {
+                continue;
+            }
+            *together.entry(addr).or_insert(written) |= bits;
+            needed.insert((job, addr.octets()), (addr, 0));
+            // Until the frontend itself is in the map, nothing keeps these bits there.
+            self.stale.insert(addr, Some(service.clone()));
+        }
+        for (addr, bits) in needed.values_mut() {
+            *bits = together.get(addr).copied().unwrap_or(0);
+        }
+        let items: Vec<(Addr, AddrInfo)> =
+            needed.values().map(|(addr, flags)| (*addr, AddrInfo { flags: *flags })).collect();
+        let mut failed: HashMap<usize, StoreError> =
+            write_each(&items, |items| store.put_addrs(items)).into_iter().collect();
+        let mut refused = Vec::new();
+        for (at, ((job, _), (addr, bits))) in needed.into_iter().enumerate() {
+            match failed.remove(&at) {
+                Some(error) => refused.push((job, addr, error)),
+                None => drop(self.written.insert(addr, bits)),
+            }
+        }
+        refused
+    }
+
+    /// Brings the addresses that may differ to what is wanted; gives those that still differ.
+    fn settle(&mut self, store: &mut impl MapStore) -> Vec<(Addr, StoreError)> {
+        let mut puts: Vec<(Addr, AddrInfo)> = Vec::new();
+        let mut deletes: Vec<Addr> = Vec::new();
+        for addr in self.stale.keys() {
+            match (self.wanted(addr), self.written.get(addr).copied().unwrap_or(0)) {
+                (wanted, written) if wanted == written => {}
+                (0, _) => deletes.push(*addr),
+                (flags, _) => puts.push((*addr, AddrInfo { flags })),
+            }
+        }
+        // First those that go: they make room.
+        let mut failed: HashMap<Addr, StoreError> = write_each(&deletes, |addrs| store.delete_addrs(addrs))
+            .into_iter()
+            .map(|(at, e)| (deletes[at], e))
+            .collect();
+        failed.extend(write_each(&puts, |items| store.put_addrs(items)).into_iter().map(|(at, e)| (puts[at].0, e)));
+        for addr in deletes.iter().filter(|addr| !failed.contains_key(addr)) {
+            self.written.remove(addr);
+        }
+        for (addr, info) in puts.iter().filter(|(addr, _)| !failed.contains_key(addr)) {
+            self.written.insert(*addr, info.flags);
+        }
+        self.stale.retain(|addr, _| failed.contains_key(addr));
+        failed.into_iter().collect()
+    }
+}
+
+impl<S: MapStore> Tables<S> {
+    /// Makes these the addresses of the node: `node` are those that node ports listen on, `sources` those that
+    /// translated packets bear. Gives whether they changed: Services with source ranges are then to be applied again, as
+    /// the node's own right of entry follows from them.
+    ///
+    /// # Errors
+    /// At a write that fails; the others are done, and calling again goes on.
+    pub fn set_link_addresses(&mut self, node: &[IpAddr], sources: &[IpAddr]) -> Result<bool, StoreError> {
+        let mut wanted: HashMap<Addr, u32> = HashMap::new();
+        for ip in node {
+            let loopback = if ip.is_loopback() { addr_flag::LOOPBACK } else { 0 };
+            *wanted.entry((*ip).into()).or_default() |= addr_flag::NODE | loopback;
+        }
+        for ip in sources {
+            *wanted.entry((*ip).into()).or_default() |= addr_flag::SOURCE;
+        }
+        let addresses = &mut self.addresses;
+        if addresses.links != wanted {
+            for addr in addresses.links.keys().chain(wanted.keys()) {
+                if addresses.links.get(addr) != wanted.get(addr) {
+                    addresses.stale.insert(*addr, None);
+                }
+            }
+            addresses.links = wanted;
+            addresses.links_changed = true;
+        }
+        if !addresses.links_changed {
+            return Ok(false);
+        }
+        self.settle_unowned_addresses()?;
+        self.addresses.links_changed = false;
+        Ok(true)
+    }
+
+    /// Lets go of addresses that have no frontend any more. What fails is a problem of the Service whose frontend it was.
+    pub(super) fn settle_addresses(&mut self, jobs: &mut [Job]) {
+        let owners = self.addresses.stale.clone();
+        for (addr, error) in self.addresses.settle(&mut self.store) {
+            let owner = owners.get(&addr).and_then(Option::as_ref);
+            let cause = self.cause(error);
+            if let Some(job) = jobs.iter_mut().find(|job| Some(&job.service) == owner) {
+                job.problem(Part::Address(addr), cause);
+            }
+        }
+    }
+
+    /// Settles all addresses; an error is the first that concerns no Service.
+    pub(super) fn settle_unowned_addresses(&mut self) -> Result<(), StoreError> {
+        let failed = self.addresses.settle(&mut self.store);
+        let unowned = |addr: &Addr| self.addresses.stale.get(addr).is_some_and(Option::is_none);
+        failed.into_iter().find(|(addr, _)| unowned(addr)).map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Reads the addresses back, and repairs what does not fit the frontends. The links' part stays until
+    /// [`Tables::set_link_addresses`].
+    pub(super) fn adopt_addresses(&mut self) -> Result<(), StoreError> {
+        let found = self.store.addrs()?;
+        let addresses = &mut self.addresses;
+        addresses.written = found.iter().map(|(addr, info)| (*addr, info.flags)).collect();
+        let links = found.into_iter().map(|(addr, info)| (addr, info.flags & addr_flag::LINKS));
+        addresses.links = links.filter(|(_, flags)| *flags != 0).collect();
+        let all: Vec<Addr> = addresses.written.keys().chain(addresses.users.keys()).copied().collect();
+        addresses.stale = all.into_iter().map(|addr| (addr, None)).collect();
+        self.settle_unowned_addresses()
+    }
+}
