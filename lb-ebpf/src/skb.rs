@@ -11,10 +11,12 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{Addr, proto},
-    datapath::{ANSWER_WORDS, Fault, L4Checksum, Packet, Route},
+    datapath::{ANSWER_WORDS, Fault, L4Checksum, Link, Packet, Route},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+/// To another machine's link-layer address (include/uapi/linux/if_packet.h).
+const PACKET_OTHERHOST: u32 = 3;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `BPF_FIB_LKUP_RET_SUCCESS` and `…_NO_NEIGH`: there is a route; the neighbour is resolved by the redirect.
@@ -25,6 +27,16 @@ const FIB_NO_NEIGH: i64 = 7;
 pub(crate) struct Skb(pub(crate) TcContext);
 
 impl Skb {
+    /// Whether the packet is none of this device's own: it bears a VLAN tag, so it is met again on the VLAN's device; or it
+    /// was seen on an uplink that listens to everything, and its frame is to another machine. A pod's frames are to the
+    /// bridge, so on their links the latter says nothing.
+    #[inline(always)]
+    pub(crate) fn is_foreign(&self, link: Link) -> bool {
+        // SAFETY: fields of the program's own context.
+        let (tagged, kind) = unsafe { ((*self.0.skb.skb).vlan_present, (*self.0.skb.skb).pkt_type) };
+        tagged != 0 || (link.comes_from_outside() && kind == PACKET_OTHERHOST)
+    }
+
     /// Makes the headers linear, so that reads need no helper: just as many bytes as plain headers take, as payload in
     /// fragments is the rule on these hooks and moving it would cost each packet.
     #[inline(always)]

@@ -63,6 +63,9 @@ fn run(
     let mut skb = Skb(ctx);
     // SAFETY: the context is the program's own.
     let link = link(unsafe { (*skb.0.skb.skb).ifindex });
+    if skb.is_foreign(link) {
+        return TC_ACT_UNSPEC;
+    }
     let Some(scratch) = scratch() else { return drop_packet(&skb, Counter::DropInternal) };
     skb.pull_headers(link.l2_len());
     let verdict = core(&mut skb, link, scratch);

@@ -236,6 +236,8 @@ counters! {
     AnswerLimited = "answer_limited",
     /// Connections of the node itself that got another source port, as a translated flow had theirs.
     HostRemapped = "host_remapped",
+    /// ICMP errors about translated packets, translated as well.
+    IcmpErrors = "icmp_errors",
     /// Source ports that were taken when a flow asked for them.
     PortCollision = "port_collision",
 }

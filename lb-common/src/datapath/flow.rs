@@ -26,6 +26,14 @@ pub(super) struct Spare {
     found: Found,
 }
 
+impl Spare {
+    /// Room for a tuple.
+    #[inline(always)]
+    pub(super) fn key_mut(&mut self) -> &mut Tuple {
+        &mut self.key
+    }
+}
+
 /// Idle time after which a UDP flow is over and its next packet chooses anew: Linux conntrack's defaults
 /// (`nf_conntrack_udp_timeout`, 30 s, and `…_stream`, 120 s), which kube-proxy's users are used to.
 const UDP_IDLE_EMBRYO: u32 = ticks(30);

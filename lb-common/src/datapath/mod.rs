@@ -12,6 +12,7 @@ mod answer;
 pub mod checksum;
 mod flow;
 mod frontend;
+mod icmp;
 mod packet;
 mod parse;
 mod path;

@@ -75,7 +75,7 @@ impl Parsed {
     #[must_use]
     pub const fn l3(&self) -> usize {
         // What comes out of memory has to be bounded anew for the verifier.
-        (self.l3 & 0x0f) as usize
+        (self.l3 as u32 & L4_MASK) as usize
     }
 
     /// Offset of the TCP or UDP header, in bytes.
@@ -291,6 +291,36 @@ pub fn parse<P: Packet>(packet: &P, l2_len: usize, into: &mut Parsed) -> Result<
         return Err(Unparsed::MappedAddress);
     }
     parse_l4(packet, into, l4, payload)
+}
+
+/// Describes the packet that an ICMP error quotes from `l3` on: addresses, ports and protocol; of its transport header eight
+/// bytes are there for sure.
+///
+/// # Errors
+/// Why it is of no TCP, UDP or SCTP connection.
+#[inline(never)]
+pub(super) fn parse_quoted<P: Packet>(packet: &P, l3: usize, v4: bool, into: &mut Parsed) -> Result<(), Unparsed> {
+    let l3 = l3 & L4_MASK as usize;
+    into.l3 = l3 as u16;
+    let payload = core::hint::black_box(if v4 { parse_v4(packet, l3, into)? } else { parse_v6(packet, l3, into)? });
+    into.version = payload.version;
+    into.fragment = payload.fragment;
+    let l4 = payload.l4 & L4_MASK;
+    into.l4 = l4 as u16;
+    if !v4 && (into.tuple.src.is_v4() || into.tuple.dst.is_v4()) {
+        return Err(Unparsed::MappedAddress);
+    }
+    if payload.fragment == LATER_FRAGMENT {
+        return Err(Unparsed::LaterFragment);
+    }
+    if !matches!(payload.proto, proto::TCP | proto::UDP | proto::SCTP) {
+        return Err(Unparsed::OtherProtocol);
+    }
+    let [ports, _] = packet.read::<[u32; 2]>(l4 as usize)?;
+    let words = into.tuple.as_words_mut();
+    words[8] = ports;
+    words[9] = u32::from_ne_bytes([payload.proto, 0, 0, 0]);
+    Ok(())
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use super::{
     answer::{self, What},
     flow::{self, Found},
     frontend::{self, NoChoice, Traffic},
+    icmp,
     packet::Packet,
     parse::{Parsed, Unparsed},
     rewrite::{rewrite, rewrite_fragment},
@@ -57,10 +58,17 @@ impl Link {
         self.l2_len as usize
     }
 
+    /// Packets come in here from outside the node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn comes_from_outside(self) -> bool {
+        self.outside && !self.egress
+    }
+
     /// Whether packets of this flow entry are translated here. A flow that takes the host's stack is translated before it
     /// on the way to the backend, and behind it on the way back.
     #[inline(always)]
-    fn handles(self, flow: &Flow) -> bool {
+    pub(super) fn handles(self, flow: &Flow) -> bool {
         let stack = flow.oif == 0 && flow.role & role::HAIRPIN == 0;
         let host = flow.role & role::HOST != 0;
         match (flow.role & role::FORWARD != 0, self.egress) {
@@ -118,6 +126,11 @@ pub(super) fn other<P: Packet, T: Tables>(
     }
     if why == Unparsed::LaterFragment {
         return later_fragment(packet, tables, link, s);
+    }
+    if s.parsed.is_icmp()
+        && let Some(decision) = Decision::unpack(icmp::error(packet, tables, link, s))
+    {
+        return decision;
     }
     if tables.addr(&s.parsed.tuple.dst) & addr_flag::CLUSTER_IP == 0 {
         Decision::End(Verdict::Pass)
@@ -183,8 +196,9 @@ pub(super) fn known<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Known
     Known::Stay
 }
 
+/// Where packets of this entry go once they are translated.
 #[inline(always)]
-fn way_out(flow: &Flow) -> Verdict {
+pub(super) fn way_out(flow: &Flow) -> Verdict {
     if flow.role & role::HAIRPIN != 0 {
         Verdict::Bounce
     } else if flow.oif != 0 {

@@ -43,21 +43,40 @@ pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple, routed: b
 ///
 /// # Errors
 /// As [`rewrite`].
-#[inline(never)]
+#[inline(always)]
 pub fn rewrite_fragment<P: Packet>(packet: &mut P, parsed: &Parsed, to: &Tuple, routed: bool) -> Result<(), Fault> {
+    let diff = rewrite_addresses(packet, parsed, to, routed)?;
+    if !parsed.is_v4() {
+        packet.note_change(diff);
+    }
+    Ok(())
+}
+
+/// Gives an IP header the addresses of `to`, and one hop less to live if it is `routed`. Gives the difference of the
+/// addresses, which an IPv4 header's own checksum makes up for.
+///
+/// # Errors
+/// As [`rewrite`].
+#[inline(never)]
+pub(super) fn rewrite_addresses<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    to: &Tuple,
+    routed: bool,
+) -> Result<u32, Fault> {
     let ttl = parsed.ttl.wrapping_sub(u8::from(routed));
     if parsed.is_v4() {
-        let (_, ends) = ends_v4(parsed, to, ttl);
+        let (diff, ends) = ends_v4(parsed, to, ttl);
         let [bytes @ .., _, _, _, _]: &[u8; 16] = zerocopy::transmute_ref!(&ends);
-        return packet.write(parsed.l3() + 8, bytes);
+        packet.write(parsed.l3() + 8, bytes)?;
+        return Ok(diff);
     }
     if routed {
         packet.write(parsed.l3() + 7, &[ttl])?;
     }
     let [bytes @ .., _, _, _, _, _, _, _, _] = to.as_octets();
     packet.write(parsed.l3() + 8, bytes)?;
-    packet.note_change(diff_v6(parsed, to));
-    Ok(())
+    Ok(diff_v6(parsed, to))
 }
 
 /// What stands together at the end of an IPv4 header without options and the start of its payload (RFC 791 3.1).

@@ -14,6 +14,8 @@ use super::{
 #[repr(C)]
 pub struct Scratch {
     pub(super) parsed: Parsed,
+    /// The packet that an ICMP error is about.
+    pub(super) quoted: Parsed,
     pub(super) found: Found,
     pub(super) spare: Spare,
     pub(super) answer: Answer,
