@@ -90,15 +90,3 @@ fn drop_packet(skb: &Skb, reason: Counter) -> i32 {
     debug!(&skb.0, "drop: counter {}, {} bytes", reason as u32, skb.0.len());
     TC_ACT_SHOT
 }
-
-/// Uplink or overlay with an Ethernet header, on the way out.
-#[classifier]
-pub(crate) fn uplink_egress(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}
-
-/// Uplink or overlay without a link-layer header, on the way out.
-#[classifier]
-pub(crate) fn uplink_l3_out(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}

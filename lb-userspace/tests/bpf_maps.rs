@@ -36,6 +36,7 @@ const SMALL: Capacities = Capacities {
     backends: 512,
     flows: 64,
     embryos: 64,
+    frags: 16,
     sock_revnat: 64,
     affinity: 64,
     source_ranges: 512,
@@ -177,8 +178,14 @@ fn active(first: u32, count: u32) -> Vec<Backend> {
 /// The goal of the design: a first state of 10,000 services with 10 backends each takes milliseconds, not seconds.
 #[test]
 fn ten_thousand_services_at_once() {
-    let capacities =
-        Capacities { services: 32_768, svc_state: 16_384, slots: 262_144, backends: 131_072, ..Capacities::DEFAULT };
+    let capacities = Capacities {
+        services: 32_768,
+        svc_state: 16_384,
+        slots: 262_144,
+        backends: 131_072,
+        addrs: Capacities::addrs_for(32_768),
+        ..Capacities::DEFAULT
+    };
     on_bpffs(capacities, |folder| {
         let changes: Vec<ServiceChange> =
             (0..10_000).map(|n| simple(n, active(0x0af4_0000 + n * 10, 10), Vec::new(), None)).collect();

@@ -37,6 +37,7 @@ const TIGHT: Capacities = Capacities {
     backends: 12,
     flows: 16,
     embryos: 16,
+    frags: 16,
     sock_revnat: 16,
     affinity: 16,
     source_ranges: 16,

@@ -24,6 +24,7 @@ const TIGHT: Capacities = Capacities {
     backends: 160,
     flows: 16,
     embryos: 16,
+    frags: 16,
     sock_revnat: 16,
     affinity: 16,
     source_ranges: 300,

@@ -18,6 +18,7 @@ const SMALL: Capacities = Capacities {
     backends: 512,
     flows: 16,
     embryos: 16,
+    frags: 16,
     sock_revnat: 16,
     affinity: 16,
     source_ranges: 512,

@@ -120,6 +120,9 @@ pub struct AgentArgs {
     /// Entries of the table of unanswered flows; a flow takes two.
     #[arg(long, env = "BERRYLB_MAX_EMBRYOS", value_name = "N")]
     pub max_embryos: Option<u32>,
+    /// Datagrams whose fragments are being translated.
+    #[arg(long, env = "BERRYLB_MAX_FRAGMENTS", value_name = "N")]
+    pub max_fragments: Option<u32>,
     /// Translated sockets that are remembered.
     #[arg(long, env = "BERRYLB_MAX_SOCKETS", value_name = "N")]
     pub max_sockets: Option<u32>,
@@ -129,7 +132,7 @@ pub struct AgentArgs {
     /// Source ranges.
     #[arg(long, env = "BERRYLB_MAX_SOURCE_RANGES", value_name = "N")]
     pub max_source_ranges: Option<u32>,
-    /// Addresses of frontends and of this node.
+    /// Addresses of frontends and of this node. Default: enough for --max-services.
     #[arg(long, env = "BERRYLB_MAX_ADDRESSES", value_name = "N")]
     pub max_addresses: Option<u32>,
     /// Networks of other nodes' pods.
@@ -227,7 +230,7 @@ impl AgentArgs {
             from, node_name, node_address, zone, source_ranges_nodeport, bpffs, cgroup, pod_links, uplinks, overlays,
             cluster_cidr, xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
-            max_embryos, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
+            max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
             max_devices,
         });
         merged.with_defaults()
@@ -235,17 +238,19 @@ impl AgentArgs {
 
     fn with_defaults(self) -> Result<Settings, SettingsError> {
         let defaults = Capacities::DEFAULT;
+        let services = self.max_services.unwrap_or(defaults.services);
         let capacities = Capacities {
-            services: self.max_services.unwrap_or(defaults.services),
+            services,
             svc_state: self.max_backend_sets.unwrap_or(defaults.svc_state),
             slots: self.max_slots.unwrap_or(defaults.slots),
             backends: self.max_backends.unwrap_or(defaults.backends),
             flows: self.max_flows.unwrap_or(defaults.flows),
             embryos: self.max_embryos.unwrap_or(defaults.embryos),
+            frags: self.max_fragments.unwrap_or(defaults.frags),
             sock_revnat: self.max_sockets.unwrap_or(defaults.sock_revnat),
             affinity: self.max_affinity.unwrap_or(defaults.affinity),
             source_ranges: self.max_source_ranges.unwrap_or(defaults.source_ranges),
-            addrs: self.max_addresses.unwrap_or(defaults.addrs),
+            addrs: self.max_addresses.unwrap_or_else(|| Capacities::addrs_for(services)),
             pod_nets: self.max_pod_networks.unwrap_or(defaults.pod_nets),
             devs: self.max_devices.unwrap_or(defaults.devs),
         };

@@ -48,6 +48,8 @@ struct FlowRow {
     new_source: End,
     new_destination: End,
     way: String,
+    from: &'static str,
+    mtu: Option<u16>,
     idle_seconds: u64,
 }
 
@@ -82,6 +84,8 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
             "NEW DESTINATION",
             "STATE",
             "WAY",
+            "FROM",
+            "MTU",
             "IDLE",
         ];
     }
@@ -99,6 +103,8 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
                 end(&row.new_destination),
                 Cell::new(row.state),
                 Cell::new(row.way.as_str()),
+                Cell::new(row.from),
+                Cell::new(row.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())).right(),
                 idle,
             ]
         } else {
@@ -133,11 +139,22 @@ fn row(key: &Tuple, flow: &Flow, now: u64) -> FlowRow {
         new_destination: end(flow.to.dst, flow.to.dport),
         way: if flow.role & role::HAIRPIN != 0 {
             "hairpin".to_owned()
+        } else if flow.role & role::ROUTED != 0 {
+            // Out by the one device, and the other direction by the other.
+            format!("routed:{}/{}", flow.oif, flow.mate_oif)
         } else if flow.oif != 0 {
             format!("redirect:{}", flow.oif)
         } else {
             "stack".to_owned()
         },
+        from: if flow.role & role::HOST != 0 {
+            "node"
+        } else if flow.role & role::OUTSIDE != 0 {
+            "outside"
+        } else {
+            "pod"
+        },
+        mtu: (flow.mtu != 0).then_some(flow.mtu),
         idle_seconds: (now.saturating_sub(u64::from(flow.seen)) << TICK_SHIFT) / 1_000_000_000,
     }
 }

@@ -76,6 +76,7 @@ pub struct BpfStore {
     backends: Table<u32, Backend>,
     flows: Table<Tuple, Flow>,
     embryos: Table<Tuple, Flow>,
+    frags: Table<Tuple, Flow>,
     sock_revnat: Table<SockKey, SockEntry>,
     affinity: Table<AffinityKey, AffinityEntry>,
     source_ranges: Table<RangeEntry, u32>,
@@ -122,10 +123,13 @@ impl BpfStore {
         let entries = |raw: &RawMap| raw.info().max_entries;
         let fixed = |name| Capacities::DEFAULT.of(name);
         let config = open.raw(map::CONFIG, fixed(map::CONFIG))?;
+        // Only programs use it; here it is checked.
+        open.raw(map::MARKS, fixed(map::MARKS))?;
         let counters = open.raw(map::COUNTERS, fixed(map::COUNTERS))?;
         let svc_counters = open.raw(map::SVC_COUNTERS, Some(entries(&backends)))?;
         let flows = open.table(map::FLOWS)?;
         let embryos = open.table(map::EMBRYOS)?;
+        let frags = open.table(map::FRAGS)?;
         let sock_revnat = open.table(map::SOCK_REVNAT)?;
         let affinity = open.table(map::AFFINITY)?;
         let source_ranges = open.table(map::SOURCE_RANGES)?;
@@ -139,6 +143,7 @@ impl BpfStore {
             backends: entries(&backends),
             flows: entries(flows.raw()),
             embryos: entries(embryos.raw()),
+            frags: entries(frags.raw()),
             sock_revnat: entries(sock_revnat.raw()),
             affinity: entries(affinity.raw()),
             source_ranges: entries(source_ranges.raw()),
@@ -154,6 +159,7 @@ impl BpfStore {
             backends: Table::new(map::BACKENDS, backends),
             flows,
             embryos,
+            frags,
             sock_revnat,
             affinity,
             source_ranges,
@@ -379,6 +385,7 @@ impl MapStore for BpfStore {
         match table {
             FlowTable::Flows => self.flows.entries(),
             FlowTable::Embryos => self.embryos.entries(),
+            FlowTable::Frags => self.frags.entries(),
         }
     }
 

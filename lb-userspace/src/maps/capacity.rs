@@ -4,7 +4,8 @@ use lb_common::abi::{Counter, map};
 
 use super::shape::SHAPES;
 
-/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `config` and `counters` have fixed sizes.
+/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `config`, `marks` and `counters` have
+/// fixed sizes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capacities {
     /// Frontends: one for each address, port, protocol and scope; NodePorts count once per family.
@@ -19,6 +20,8 @@ pub struct Capacities {
     pub flows: u32,
     /// Flows without a reply; two entries each.
     pub embryos: u32,
+    /// Datagrams that are translated fragment by fragment.
+    pub frags: u32,
     /// Translated sockets.
     pub sock_revnat: u32,
     /// Clients with session affinity.
@@ -40,16 +43,22 @@ impl Capacities {
         svc_state: 2048,
         slots: 16_384,
         backends: 8192,
-        flows: 8960,
+        flows: 8448,
         embryos: 4096,
+        frags: 512,
         sock_revnat: 4096,
         affinity: 2048,
         source_ranges: 2048,
-        // Every address has frontends of both scopes, so half as many addresses as frontends, and some of the node.
-        addrs: 4096 / 2 + 256,
+        addrs: Self::addrs_for(4096),
         pod_nets: 512,
         devs: 512,
     };
+
+    /// Addresses that so many frontends have at most, as each has one of both scopes, and some of the node.
+    #[must_use]
+    pub const fn addrs_for(services: u32) -> u32 {
+        services / 2 + 256
+    }
 
     /// Entries of the map `name`, one of [`map::ALL`]; `None` for a name that is none of ours.
     #[must_use]
@@ -61,13 +70,14 @@ impl Capacities {
             map::BACKENDS | map::SVC_COUNTERS => self.backends,
             map::FLOWS => self.flows,
             map::EMBRYOS => self.embryos,
+            map::FRAGS => self.frags,
             map::SOCK_REVNAT => self.sock_revnat,
             map::AFFINITY => self.affinity,
             map::SOURCE_RANGES => self.source_ranges,
             map::ADDRS => self.addrs,
             map::POD_NETS => self.pod_nets,
             map::DEVS => self.devs,
-            map::CONFIG => 1,
+            map::CONFIG | map::MARKS => 1,
             map::COUNTERS => u32::try_from(Counter::ALL.len()).ok()?,
             _ => return None,
         })
@@ -83,6 +93,7 @@ impl Capacities {
             map::BACKENDS | map::SVC_COUNTERS => "--max-backends",
             map::FLOWS => "--max-flows",
             map::EMBRYOS => "--max-embryos",
+            map::FRAGS => "--max-fragments",
             map::SOCK_REVNAT => "--max-sockets",
             map::AFFINITY => "--max-affinity",
             map::SOURCE_RANGES => "--max-source-ranges",

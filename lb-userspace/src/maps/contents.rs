@@ -100,6 +100,8 @@ pub struct Contents {
     pub flows: HashMap<Tuple, Flow>,
     /// `embryos`.
     pub embryos: HashMap<Tuple, Flow>,
+    /// `frags`.
+    pub frags: HashMap<Tuple, Flow>,
     /// `sock_revnat`.
     pub sock_revnat: HashMap<SockKey, SockEntry>,
     /// `affinity`.
@@ -125,6 +127,7 @@ impl Contents {
             config: Config::default(),
             flows: HashMap::new(),
             embryos: HashMap::new(),
+            frags: HashMap::new(),
             sock_revnat: HashMap::new(),
             affinity: HashMap::new(),
             counters: vec![0; Counter::ALL.len()],

@@ -355,6 +355,7 @@ impl MapStore for MemStore {
         let entries = match table {
             FlowTable::Flows => &self.contents.flows,
             FlowTable::Embryos => &self.contents.embryos,
+            FlowTable::Frags => &self.contents.frags,
         };
         Ok(entries.iter().map(|(key, flow)| (*key, *flow)).collect())
     }

@@ -105,13 +105,14 @@ const fn of<K, V>(name: &'static str, kind: MapKind, flags: u32) -> Shape {
 }
 
 /// All maps, in the order of [`map::ALL`].
-pub const SHAPES: [Shape; 15] = [
+pub const SHAPES: [Shape; 17] = [
     of::<ServiceKey, ServiceRef>(map::SERVICES, MapKind::Hash, 0),
     of::<u32, ServiceState>(map::SVC_STATE, MapKind::Array, MMAPABLE),
     of::<u32, u32>(map::SLOTS, MapKind::Array, MMAPABLE),
     of::<u32, Backend>(map::BACKENDS, MapKind::Array, 0),
     of::<Tuple, Flow>(map::FLOWS, MapKind::LruHash, 0),
     of::<Tuple, Flow>(map::EMBRYOS, MapKind::LruHash, 0),
+    of::<Tuple, Flow>(map::FRAGS, MapKind::LruHash, 0),
     of::<SockKey, SockEntry>(map::SOCK_REVNAT, MapKind::LruHash, 0),
     of::<AffinityKey, AffinityEntry>(map::AFFINITY, MapKind::LruHash, 0),
     of::<RangeEntry, u32>(map::SOURCE_RANGES, MapKind::LpmTrie, NO_PREALLOC),
@@ -119,6 +120,7 @@ pub const SHAPES: [Shape; 15] = [
     of::<PodNet, u32>(map::POD_NETS, MapKind::LpmTrie, NO_PREALLOC),
     of::<u32, Dev>(map::DEVS, MapKind::Hash, 0),
     of::<u32, Config>(map::CONFIG, MapKind::Array, 0),
+    of::<u32, u32>(map::MARKS, MapKind::Array, 0),
     of::<u32, u64>(map::COUNTERS, MapKind::PerCpuArray, 0),
     of::<u32, BackendCounter>(map::SVC_COUNTERS, MapKind::PerCpuArray, 0),
 ];

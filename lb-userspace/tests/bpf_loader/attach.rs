@@ -73,11 +73,11 @@ fn a_role_that_changes_leaves_no_program_of_the_old_one() {
             datapath.attach_link(&role(near, LinkKind::Pod)).expect("attach");
             assert_eq!(attached(&datapath), [tc(program::POD_EGRESS, near), tc(program::POD_INGRESS, near)]);
             datapath.attach_link(&role(near, LinkKind::Uplink)).expect("attach");
-            assert_eq!(attached(&datapath), [tc(program::UPLINK_INGRESS, near)]);
+            assert_eq!(attached(&datapath), [tc(program::UPLINK_EGRESS, near), tc(program::UPLINK_INGRESS, near)]);
             let mut headerless = role(near, LinkKind::Overlay);
             headerless.l2_len = 0;
             datapath.attach_link(&headerless).expect("attach");
-            assert_eq!(attached(&datapath), [tc(program::UPLINK_L3, near)]);
+            assert_eq!(attached(&datapath), [tc(program::UPLINK_L3, near), tc(program::UPLINK_L3_OUT, near)]);
             datapath.detach_link(near).expect("detach");
             assert!(attached(&datapath).is_empty());
             datapath.detach_link(near).expect("detach what is not there");
@@ -171,7 +171,7 @@ fn a_filter_of_another_agent_is_not_overwritten() {
         let error = load(&second_options).attach_link(&role(near, LinkKind::Uplink)).expect_err("taken").to_string();
         assert!(error.contains(&ground.bpffs.display().to_string()), "{error}");
         assert!(error.contains("berrylb cleanup"), "{error}");
-        assert_eq!(attached(&first).len(), 1);
+        assert_eq!(pins(&attached(&first)), [tc(program::UPLINK_EGRESS, near), tc(program::UPLINK_INGRESS, near)]);
     });
 }
 

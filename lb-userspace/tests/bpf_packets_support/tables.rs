@@ -202,11 +202,9 @@ impl KernelTables {
     /// All flow entries, by table and key.
     pub(crate) fn flow_entries(&self) -> Vec<(FlowTable, Tuple, Flow)> {
         let mut all = Vec::new();
-        for (table, map) in [
-            (FlowTable::Flows, &self.flows),
-            (FlowTable::Embryos, &self.embryos),
-            (FlowTable::Frags, &self.frags),
-        ] {
+        for (table, map) in
+            [(FlowTable::Flows, &self.flows), (FlowTable::Embryos, &self.embryos), (FlowTable::Frags, &self.frags)]
+        {
             let mut entries: Vec<(Tuple, Flow)> = map
                 .iter()
                 .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)))
