@@ -3,11 +3,13 @@
 #![no_std]
 #![no_main]
 
+mod frame;
 mod globals;
 mod maps;
 mod skb;
 mod sock;
 mod tc;
+mod xdp;
 
 /// The licence section: `fib_lookup` and `redirect_neigh` are GPL-only helpers.
 #[unsafe(link_section = "license")]

@@ -11,16 +11,16 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{Addr, proto},
-    datapath::{ANSWER_WORDS, Fault, L4Checksum, Link, Packet, Route},
+    datapath::{ANSWER_WORDS, Fault, HostPacket, L4Checksum, Link, Packet, Route},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// To another machine's link-layer address (include/uapi/linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
 /// `BPF_FIB_LKUP_RET_SUCCESS` and `…_NO_NEIGH`: there is a route; the neighbour is resolved by the redirect.
-const FIB_SUCCESS: i64 = 0;
+pub(crate) const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGH: i64 = 7;
 
 /// An skb on a tc hook.
@@ -134,6 +134,19 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        // SAFETY: a field of the program's own context.
+        unsafe { (*self.0.skb.skb).gso_size }
+    }
+}
+
+impl HostPacket for Skb {
+    #[inline(always)]
     fn replace<const WORDS: usize>(
         &mut self,
         l2_len: usize,
@@ -157,17 +170,6 @@ impl Packet for Skb {
         // SAFETY: the source has `WORDS` words at least.
         let ret = unsafe { bpf_skb_store_bytes(skb, l2_len as u32, words.as_ptr().cast(), 4 * WORDS as u32, 0) };
         if ret == 0 { Ok(()) } else { Err(Fault) }
-    }
-
-    #[inline(always)]
-    fn len(&self) -> u32 {
-        self.0.len()
-    }
-
-    #[inline(always)]
-    fn gso_size(&self) -> u32 {
-        // SAFETY: a field of the program's own context.
-        unsafe { (*self.0.skb.skb).gso_size }
     }
 
     #[inline(always)]

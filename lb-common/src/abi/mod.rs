@@ -93,6 +93,8 @@ pub mod program {
     pub const UPLINK_EGRESS: &str = "uplink_egress";
     /// tc, egress of an uplink or overlay without a link-layer header.
     pub const UPLINK_L3_OUT: &str = "uplink_l3_out";
+    /// XDP, on uplinks whose driver runs it.
+    pub const UPLINK_XDP: &str = "uplink_xdp";
     /// Every cgroup socket-address program, by the name of its hook.
     pub const SOCKET: [&str; 8] =
         ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];

@@ -238,6 +238,8 @@ counters! {
     HostRemapped = "host_remapped",
     /// ICMP errors about translated packets, translated as well.
     IcmpErrors = "icmp_errors",
+    /// Packets that XDP translated and sent on.
+    XdpForwarded = "xdp_forwarded",
     /// Source ports that were taken when a flow asked for them.
     PortCollision = "port_collision",
 }

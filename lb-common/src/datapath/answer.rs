@@ -5,7 +5,7 @@
 
 use super::{
     checksum::fold,
-    packet::{ANSWER_WORDS, Fault, Packet},
+    packet::{ANSWER_WORDS, Fault, HostPacket},
     parse::{Parsed, tcp_flag},
     path::Link,
     scratch::Scratch,
@@ -60,7 +60,13 @@ impl Default for Answer {
 
 /// Makes the packet an answer to its sender; whether it did. If not, the packet may be half changed.
 #[inline(never)]
-pub(super) fn build<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch, what: What) -> bool {
+pub(super) fn build<P: HostPacket, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    link: Link,
+    s: &mut Scratch,
+    what: What,
+) -> bool {
     let Scratch { parsed, found, answer, .. } = s;
     if !may_hear(parsed) {
         return false;
@@ -142,7 +148,7 @@ const fn field(sum: u64, second: bool) -> u32 {
 
 /// A reset in answer to a TCP segment (RFC 9293 3.10.7.1).
 #[inline(never)]
-fn reset<P: Packet>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut Answer) -> Result<(), Fault> {
+fn reset<P: HostPacket>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut Answer) -> Result<(), Fault> {
     let [_, seq, ack] = packet.read::<[u32; 3]>(parsed.l4())?;
     let (seq, ack) = if parsed.tcp_flags & tcp_flag::ACK != 0 {
         (ack, 0)
@@ -188,7 +194,7 @@ fn reset<P: Packet>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut An
 
 /// Bytes behind the TCP header, by what the IP header says: Ethernet pads short frames.
 #[inline(always)]
-fn data_len<P: Packet>(packet: &P, parsed: &Parsed) -> Result<u32, Fault> {
+fn data_len<P: HostPacket>(packet: &P, parsed: &Parsed) -> Result<u32, Fault> {
     let (at, start) = if parsed.is_v4() { (2, 0) } else { (4, 40) };
     let len = u32::from(u16::from_be_bytes(packet.read(parsed.l3() + at)?));
     let end = if len == 0 { packet.len() } else { parsed.l3() as u32 + start + len };
@@ -199,7 +205,7 @@ type Words = [u32; ANSWER_WORDS];
 
 /// An ICMP error over the packet's IP header and the eight bytes behind it.
 #[inline(never)]
-fn error_v4<P: Packet>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut Answer) -> Result<(), Fault> {
+fn error_v4<P: HostPacket>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut Answer) -> Result<(), Fault> {
     let Answer { words, from, kind: head, rest } = answer;
     let (head, rest) = (*head, *rest);
     let mut sum = u64::from(head) + u64::from(rest);
@@ -227,7 +233,7 @@ fn error_v4<P: Packet>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut
 
 /// As [`error_v4`]; behind extension headers it quotes 112 bytes, or does not answer a packet that is shorter.
 #[inline(never)]
-fn error_v6<P: Packet>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut Answer) -> Result<(), Fault> {
+fn error_v6<P: HostPacket>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut Answer) -> Result<(), Fault> {
     let Answer { words, from, kind: head, rest } = answer;
     let (head, rest) = (*head, *rest);
     let plain = parsed.l4() == parsed.l3() + 40;
@@ -259,7 +265,7 @@ fn error_v6<P: Packet>(packet: &mut P, link: Link, parsed: &Parsed, answer: &mut
 
 /// Copies `N` words of the packet behind the first `at` words of the answer; their sum.
 #[inline(always)]
-fn quote<P: Packet, const N: usize>(packet: &P, l3: usize, words: &mut Words, at: usize) -> Result<u64, Fault> {
+fn quote<P: HostPacket, const N: usize>(packet: &P, l3: usize, words: &mut Words, at: usize) -> Result<u64, Fault> {
     let quoted: [u32; N] = packet.read(l3)?;
     let mut sum = 0;
     let mut i = 0;

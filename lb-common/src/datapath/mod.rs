@@ -23,9 +23,10 @@ pub mod sock;
 mod tables;
 pub mod uplink;
 mod verdict;
+pub mod xdp;
 
 pub use frontend::{Choice, Traffic, find, select};
-pub use packet::{ANSWER_WORDS, Fault, L4Checksum, Packet, Route};
+pub use packet::{ANSWER_WORDS, Fault, Frame, HostPacket, L4Checksum, Packet, Route};
 pub use parse::{Parsed, Unparsed, parse, tcp_flag};
 pub use path::Link;
 pub use scratch::{SCRATCH_WORDS, Scratch};

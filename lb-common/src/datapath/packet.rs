@@ -62,6 +62,15 @@ pub trait Packet {
     /// transport checksum lies in another fragment. `diff` from [`super::checksum::diff`].
     fn note_change(&mut self, diff: u32);
 
+    /// Length in bytes from the link-layer header on.
+    fn len(&self) -> u32;
+
+    /// Bytes of payload in each packet that this one stands for; 0 if it stands for itself only.
+    fn gso_size(&self) -> u32;
+}
+
+/// A packet that the host's stack has, or is about to get.
+pub trait HostPacket: Packet {
     /// Makes it a packet of the first `WORDS` of these words (in memory order) behind the link-layer header of `l2_len`
     /// bytes, with whole checksums whatever it was before. `l4` is the offset of its transport header now.
     ///
@@ -74,12 +83,13 @@ pub trait Packet {
         words: &[u32; ANSWER_WORDS],
     ) -> Result<(), Fault>;
 
-    /// Length in bytes from the link-layer header on.
-    fn len(&self) -> u32;
-
-    /// Bytes of payload in each packet that this one stands for; 0 if it stands for itself only.
-    fn gso_size(&self) -> u32;
-
     /// The way by which the host would forward a packet, had it come in by `iif`, an interface index.
     fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> Route;
+}
+
+/// A packet that the stack has not seen: a frame as the device received it.
+pub trait Frame: Packet {
+    /// Link-layer destination and source for a packet to `dst` that leaves by the device `ifindex`; `None` where the host
+    /// would not send it there, or the neighbour is not known yet.
+    fn neighbour(&self, src: &Addr, dst: &Addr, ifindex: u32) -> Option<[u8; 12]>;
 }

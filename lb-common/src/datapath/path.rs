@@ -8,7 +8,7 @@ use super::{
     flow::{self, Found},
     frontend::{self, NoChoice, Traffic},
     icmp,
-    packet::Packet,
+    packet::{HostPacket, Packet},
     parse::{Parsed, Unparsed},
     rewrite::{rewrite, rewrite_fragment},
     scratch::Scratch,
@@ -87,7 +87,7 @@ impl Link {
 
 /// The end of every way: what was decided, done.
 #[inline(always)]
-pub(super) fn finish<P: Packet, T: Tables>(
+pub(super) fn finish<P: HostPacket, T: Tables>(
     packet: &mut P,
     tables: &T,
     link: Link,
@@ -113,7 +113,7 @@ pub(super) fn finish<P: Packet, T: Tables>(
 
 /// A packet that [`super::parse`] does not describe as a whole.
 #[inline(always)]
-pub(super) fn other<P: Packet, T: Tables>(
+pub(super) fn other<P: HostPacket, T: Tables>(
     packet: &mut P,
     tables: &T,
     link: Link,
@@ -145,7 +145,7 @@ pub(super) fn other<P: Packet, T: Tables>(
 
 /// A fragment without ports goes where the first one of its datagram went.
 #[inline(always)]
-fn later_fragment<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
+fn later_fragment<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
     let Scratch { parsed, found, spare, .. } = &mut *s;
     if !flow::find_fragment(tables, parsed, spare, found) || !link.handles(&found.flow) {
         let flags = tables.addr(&parsed.tuple.dst);
@@ -210,7 +210,7 @@ pub(super) fn way_out(flow: &Flow) -> Verdict {
 
 /// Translates the packet as the flow in `found` says.
 #[inline(always)]
-pub(super) fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Decision {
+pub(super) fn translate<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Decision {
     if let Some(stop) = stopped(packet, s) {
         return stop;
     }
@@ -234,15 +234,31 @@ fn stopped<P: Packet>(packet: &P, s: &Scratch) -> Option<Decision> {
     if parsed.ttl <= 1 {
         return Some(Decision::Answer(What::TimeExceeded, Counter::DropTtl));
     }
-    if flow.mtu != 0 && wire_len(packet, parsed) > u32::from(flow.mtu) {
+    if is_too_big(packet, parsed, flow) {
         return Some(Decision::Answer(What::TooBig, Counter::DropTooBig));
     }
     None
 }
 
+/// Whether a router would not forward the packet by this flow, for whatever reason.
+#[inline(always)]
+pub(super) fn is_stopped<P: Packet>(packet: &P, parsed: &Parsed, flow: &Flow) -> bool {
+    parsed.ttl <= 1 || is_too_big(packet, parsed, flow)
+}
+
+#[inline(always)]
+fn is_too_big<P: Packet>(packet: &P, parsed: &Parsed, flow: &Flow) -> bool {
+    flow.mtu != 0 && wire_len(packet, parsed) > u32::from(flow.mtu)
+}
+
 /// What both egress hooks do: translates a packet of a known flow behind the stack; `None` if it is of none.
 #[inline(always)]
-pub(super) fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Option<Verdict> {
+pub(super) fn leave<P: HostPacket, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    link: Link,
+    s: &mut Scratch,
+) -> Option<Verdict> {
     let Scratch { parsed, found, spare, .. } = &mut *s;
     if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) || !link.handles(&found.flow) {
         return None;
@@ -273,7 +289,7 @@ fn wire_len<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
 /// A packet that belongs to no flow it may stay in: the packed decision, or 0 if it is to be translated by the flow that
 /// is now in `found`. `flags` is what `addrs` says of its destination.
 #[inline(never)]
-pub(super) fn begin<P: Packet, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch, flags: u32) -> u64 {
+pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch, flags: u32) -> u64 {
     let Some(service) = claimed(tables, link, &s.parsed, flags) else {
         return unclaimed(tables, link, s, flags).pack();
     };
@@ -341,7 +357,7 @@ pub(super) fn direct<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
 /// # Errors
 /// What becomes of the packet instead.
 #[inline(always)]
-fn open<P: Packet, T: Tables>(
+fn open<P: HostPacket, T: Tables>(
     packet: &P,
     tables: &T,
     service: ServiceRef,

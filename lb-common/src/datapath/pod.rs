@@ -1,7 +1,7 @@
 //! The packet path on pod links: translation of what no socket hook translated, and of its replies.
 
 use super::{
-    packet::Packet,
+    packet::HostPacket,
     parse::parse,
     path::{self, Known, Link, begin, finish, known, leave, translate, unanswered},
     scratch::Scratch,
@@ -14,13 +14,13 @@ use crate::abi::{Counter, Flow, local_path, role};
 ///
 /// What every packet of a known flow passes is inlined; the rest has a BPF stack frame of its own.
 #[inline(always)]
-pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+pub fn ingress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
     let decision = decide(packet, tables, link, s);
     finish(packet, tables, link, s, decision)
 }
 
 #[inline(always)]
-fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
+fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
     if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
         return path::other(packet, tables, link, s, why);
     }
@@ -39,7 +39,7 @@ fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut 
 
 /// A packet towards a pod, on the host side of its link: replies of flows that take the host's stack.
 #[inline(always)]
-pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
     match parse(packet, link.l2_len(), &mut s.parsed) {
         Ok(()) => leave(packet, tables, link, s).unwrap_or(Verdict::Pass),
         Err(why) => unanswered(path::other(packet, tables, link, s, why)),
@@ -49,7 +49,12 @@ pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
 /// How the flow leaves: back to its own pod, straight to a neighbour on the same bridge, or through the host's stack.
 /// The counter to drop under, if a pod's own answer would have no address to come from.
 #[inline(never)]
-pub(super) fn find_way<P: Packet, T: Tables>(packet: &P, tables: &T, ifindex: u32, flow: &mut Flow) -> Option<Counter> {
+pub(super) fn find_way<P: HostPacket, T: Tables>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+    flow: &mut Flow,
+) -> Option<Counter> {
     let hairpin = flow.to.src == flow.to.dst;
     let Some(dev) = tables.dev(ifindex) else { return hairpin.then_some(Counter::DropNoSource) };
     if hairpin {

@@ -6,7 +6,7 @@
 
 use super::{
     flow::{self, PORT_BASE},
-    packet::Packet,
+    packet::HostPacket,
     parse::parse,
     path::{self, Known, Link, begin, claimed, direct, finish, known, leave, translate, unanswered},
     scratch::Scratch,
@@ -17,13 +17,13 @@ use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, flow_state, mark, rol
 
 /// A packet that comes in by an uplink or overlay.
 #[inline(always)]
-pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+pub fn ingress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
     let decision = decide(packet, tables, link, s);
     finish(packet, tables, link, s, decision)
 }
 
 #[inline(always)]
-fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
+fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Decision {
     if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
         return path::other(packet, tables, link, s, why);
     }
@@ -54,7 +54,7 @@ fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut 
 /// A packet that leaves the host's stack by an uplink or overlay: replies of backends that are this node itself, and the
 /// node's own connections where a translated flow has their ports. What goes to a clusterIP has lost its way.
 #[inline(always)]
-pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
     if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
         return unanswered(path::other(packet, tables, link, s, why));
     }
@@ -108,7 +108,12 @@ fn remapped<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
 
 /// How the flow leaves, and what its source becomes; or the counter to drop under.
 #[inline(never)]
-pub(super) fn find_way<P: Packet, T: Tables>(packet: &P, tables: &T, link: Link, flow: &mut Flow) -> Option<Counter> {
+pub(super) fn find_way<P: HostPacket, T: Tables>(
+    packet: &P,
+    tables: &T,
+    link: Link,
+    flow: &mut Flow,
+) -> Option<Counter> {
     if tables.addr(&flow.to.dst) & addr_flag::LINKS != 0 {
         // This node is the backend: its own stack takes it from here.
         tables.set_marks(mark::HOST_BACKEND);

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::{
     abi::Addr,
-    datapath::{ANSWER_WORDS, Fault, L4Checksum, Packet, Route},
+    datapath::{ANSWER_WORDS, Fault, Frame, HostPacket, L4Checksum, Packet, Route},
 };
 
 /// How far the transport checksum of a packet is computed: `ip_summed` of an skb.
@@ -27,6 +27,8 @@ pub struct VecPacket {
     pub read_only: bool,
     /// Bytes of payload in each packet that it stands for; 0: just itself.
     pub gso_size: u32,
+    /// Link-layer destination and source towards everybody; `None`: no neighbour is known.
+    pub ends: Option<[u8; 12]>,
     route: fn(&Addr, u32) -> Route,
 }
 
@@ -34,7 +36,7 @@ impl VecPacket {
     /// A packet with a whole checksum; `route` answers [`Packet::route`] by destination and incoming device.
     #[must_use]
     pub fn new(bytes: Vec<u8>, route: fn(&Addr, u32) -> Route) -> Self {
-        Self { bytes, sums: Sums::Full, read_only: false, gso_size: 0, route }
+        Self { bytes, sums: Sums::Full, read_only: false, gso_size: 0, ends: None, route }
     }
 
     /// One that nothing is routed for.
@@ -89,6 +91,16 @@ impl Packet for VecPacket {
 
     fn note_change(&mut self, _diff: u32) {}
 
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn gso_size(&self) -> u32 {
+        self.gso_size
+    }
+}
+
+impl HostPacket for VecPacket {
     fn replace<const WORDS: usize>(
         &mut self,
         l2_len: usize,
@@ -106,16 +118,14 @@ impl Packet for VecPacket {
         Ok(())
     }
 
-    fn len(&self) -> u32 {
-        self.bytes.len() as u32
-    }
-
-    fn gso_size(&self) -> u32 {
-        self.gso_size
-    }
-
     fn route(&self, _src: &Addr, dst: &Addr, iif: u32) -> Route {
         (self.route)(dst, iif)
+    }
+}
+
+impl Frame for VecPacket {
+    fn neighbour(&self, _src: &Addr, dst: &Addr, ifindex: u32) -> Option<[u8; 12]> {
+        ((self.route)(dst, ifindex).oif == ifindex).then_some(self.ends).flatten()
     }
 }
 
