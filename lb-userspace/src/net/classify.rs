@@ -2,8 +2,9 @@
 //!
 //! The rules, in order; the first that speaks decides:
 //! 1. the loopback device is nothing;
-//! 2. a pattern that matches the name decides; a class that has patterns is not detected any more;
-//! 3. a port of a bridge or bond is no uplink and no overlay, whatever it holds: its master is what packets enter by;
+//! 2. a port of a bridge or bond is no uplink and no overlay, whatever it is called or holds: its master is what packets
+//!    enter by;
+//! 3. a pattern that matches the name decides; a class that has patterns is not detected any more;
 //! 4. a holder of a node address or of a default route is an uplink;
 //! 5. tunnels are overlays;
 //! 6. a veth whose other end lives in another namespace is a pod link, unless it holds an address with a subnet
@@ -174,6 +175,11 @@ impl View<'_> {
             let pattern = patterns.iter().flatten().find(|pattern| pattern.matches(&link.name))?;
             if kind == LinkKind::Pod && link.layer != Layer::Ethernet {
                 return Some((None, format!("named by {flag} {pattern}, but it has no Ethernet header")));
+            }
+            if kind != LinkKind::Pod
+                && let Some(master) = self.switching_master(link)
+            {
+                return Some((None, format!("named by {flag} {pattern}, but a port of {}", master.name)));
             }
             Some((Some(kind), format!("named by {flag} {pattern}")))
         })

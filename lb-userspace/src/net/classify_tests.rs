@@ -151,5 +151,8 @@ fn patterns_decide_and_switch_detection_of_their_class_off() {
     check("no pods at all", &t, &with(globs(&["none"]), None, None), &[("eth0", Uplink), rest[0], rest[1]]);
     let first = with(globs(&["eth0"]), globs(&["eth*"]), None);
     check("pods before uplinks", &t, &first, &[("eth0", Pod), ("eth1", Uplink), rest[0], rest[1]]);
+    t.link(8, "br1", Some("bridge")).port_of(3, 8);
+    let ports = with(None, globs(&["eth*", "br1"]), None);
+    check("no port", &t, &ports, &[("eth0", Uplink), rest[0], ("veth5", Pod), ("podx", Pod), rest[1], ("br1", Uplink)]);
     check("not Ethernet", &t, &with(globs(&["wg0"]), None, None), &[("eth0", Uplink), rest[0]]);
 }

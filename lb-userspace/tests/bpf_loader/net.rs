@@ -103,6 +103,63 @@ fn a_node_that_grows_is_seen_step_by_step() {
     });
 }
 
+/// Networks as text, for comparison.
+fn pod_nets(topology: &Topology) -> Vec<String> {
+    topology.pod_nets.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn routes_to_other_nodes_pods_are_followed() {
+    on_ground(|_| {
+        let lan = OtherNs::new();
+        block_on(async {
+            ip(&format!("link add eth0 type veth peer name lan netns {}", lan.id()));
+            lan.run(|| ip("link set lan up"));
+            ip("addr add 192.0.2.1/24 dev eth0");
+            ip("addr add 2001:db8::1/64 dev eth0 nodad");
+            ip("link set eth0 up");
+            ip("link add cni0 type bridge");
+            ip("addr add 10.77.1.1/24 dev cni0");
+            ip("addr add fd77:1::1/64 dev cni0 nodad");
+            ip("link set cni0 up");
+            let mut follower = Follower::start().await.expect("start");
+            let start = Topology::derive(follower.table(), &ClassifyOptions::default());
+            assert!(start.pod_nets.is_empty(), "{:?}", start.pod_nets);
+            assert_eq!(std::net::IpAddr::from(start.pod_sources.0).to_string(), "10.77.1.1");
+            assert_eq!(std::net::IpAddr::from(start.pod_sources.1).to_string(), "fd77:1::1");
+
+            // As flannel's host-gw writes them; others of another size, or without a gateway, are no pods'.
+            ip("route add 172.16.0.0/12 via 192.0.2.9");
+            ip("route add 10.99.1.0/24 dev eth0");
+            ip("route add 10.77.2.0/24 via 192.0.2.2");
+            ip("-6 route add fd77:2::/64 via 2001:db8::2");
+            let both = ["10.77.2.0/24", "fd77:2::/64"];
+            until(&mut follower, "both families", |now| pod_nets(now) == both).await;
+            // A replaced route comes as a new one, and without word of the old.
+            ip("route replace 10.77.2.0/24 dev cni0");
+            until(&mut follower, "the replaced route", |now| pod_nets(now) == both[1..]).await;
+            ip("route replace 10.77.2.0/24 nexthop via 192.0.2.2 nexthop via 192.0.2.3");
+            ip("-6 route append fd77:2::/64 via 2001:db8::3");
+            until(&mut follower, "several next hops", |now| pod_nets(now) == both).await;
+            ip("-6 route del fd77:2::/64 via 2001:db8::2");
+            ip("route del 10.77.2.0/24");
+            until(&mut follower, "one next hop less", |now| pod_nets(now) == both[1..]).await;
+            ip("-6 route del fd77:2::/64 via 2001:db8::3");
+            until(&mut follower, "no route", |now| now.pod_nets.is_empty()).await;
+
+            // Over an overlay every network counts.
+            ip("link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 nolearning dstport 8472");
+            ip("addr add 10.77.1.0/32 dev flannel.1");
+            ip("link set flannel.1 up");
+            ip("route add 10.77.3.64/26 via 10.77.3.64 dev flannel.1 onlink");
+            until(&mut follower, "the overlay's route", |now| pod_nets(now) == ["10.77.3.64/26"]).await;
+            // Of the IPv4 routes that go with their device the kernel says nothing.
+            ip("link set flannel.1 down");
+            until(&mut follower, "the route's silent end", |now| now.pod_nets.is_empty()).await;
+        });
+    });
+}
+
 #[test]
 fn a_peer_that_moves_to_another_namespace_makes_a_pod_link() {
     on_ground(|_| {
