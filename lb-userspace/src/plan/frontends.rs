@@ -259,3 +259,7 @@ pub(super) fn taken(claim: &Claim, owner: &Claimant) -> Diagnostic {
         as_kind: owner.kind,
     }
 }
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

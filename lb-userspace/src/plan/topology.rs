@@ -184,4 +184,4 @@ fn names(hints: &[Arc<str>], place: &str) -> bool {
 
 #[cfg(test)]
 #[path = "topology_tests.rs"]
-mod tests;
+pub(super) mod tests;
