@@ -70,7 +70,7 @@ fn open(folder: &Path) -> BpfStore {
 
 fn check_empty(tables: &mut Tables<BpfStore>) {
     tables.collect().expect("a grace period");
-    tables.set_node_addresses(&[]).expect("deleted");
+    tables.set_node_addresses(&[], &[]).expect("deleted");
     let store = tables.store();
     assert_eq!(store.services().unwrap(), []);
     assert_eq!(store.source_ranges().unwrap(), []);

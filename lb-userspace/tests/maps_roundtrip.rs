@@ -28,7 +28,7 @@ const SMALL: Capacities = Capacities {
 /// Everything deleted and a grace period later, nothing is left in any map.
 fn check_empty(tables: &mut Tables<MemStore>, context: &str) {
     while tables.collect().is_err() {}
-    while tables.set_node_addresses(&[]).is_err() {}
+    while tables.set_node_addresses(&[], &[]).is_err() {}
     for usage in tables.usage() {
         assert_eq!(usage.used, 0, "{context}: {} of {} in use", usage.used, usage.map);
     }
@@ -181,7 +181,7 @@ fn every_kill_point_is_adopted() {
                 // It knows its Services, as the one that was not harmed did.
                 settle(&mut victim, &before.values().cloned().collect::<Vec<_>>(), &context);
                 victim.store_mut().kill_after(kill);
-                let _killed = victim.set_node_addresses(&cluster.node_addresses);
+                let _killed = victim.set_node_addresses(&cluster.node_addresses, &[]);
                 for change in &changes {
                     let _killed = victim.apply(change);
                 }

@@ -20,6 +20,8 @@ pub struct RangeKey {
 pub mod node_addr_flag {
     /// A loopback address: matched only for the node's own sockets.
     pub const LOOPBACK: u32 = 1;
+    /// Nobody named it: NodePorts listen there, but the state document does not list them.
+    pub const IMPLIED: u32 = 1 << 8;
 }
 
 /// Value of `node_addrs`: an address of this node that NodePorts listen on.

@@ -31,6 +31,10 @@ pub fn find<T: Tables>(tables: &T, traffic: &Traffic) -> Option<ServiceRef> {
     if let Some(found) = look_up(tables, &key) {
         return Some(found);
     }
+    if host && key.addr.is_v4_loopback() {
+        // As behind kube-proxy, whose rule asks only whether the address is local, as all of 127.0.0.0/8 is.
+        key.addr = Addr::LOCALHOST_V4;
+    }
     let node = tables.node_addr(&key.addr)?;
     if node.flags & node_addr_flag::LOOPBACK != 0 && !host {
         return None;

@@ -22,6 +22,7 @@ pub fn all() -> Vec<SockCase> {
         let mut family = rule(net);
         family.extend(refusals(net));
         family.extend(places(net));
+        family.extend(loopback(net));
         family.extend(stickiness(net));
         family.extend(affinity(net));
         family.extend(reverse(net));
@@ -164,6 +165,36 @@ fn places(net: Net) -> Vec<SockCase> {
             .translated(LOCAL)
             .with(|case| case.name = "place: a loopback address with a frontend of its own".into()),
     ]
+}
+
+/// NodePorts on loopback addresses: for the node's own sockets only, in every form of call.
+fn loopback(net: Net) -> Vec<SockCase> {
+    let calls = [(proto::TCP, Request::Connect), (proto::UDP, Request::Connect), (proto::UDP, Request::SendMsg)];
+    let mut others = vec![net.loopback()];
+    if net.v4 {
+        others.extend([Addr::v4([127, 0, 0, 0]), Addr::v4([127, 0, 0, 53]), Addr::v4([127, 255, 255, 255])]);
+    }
+    let mut cases = Vec::new();
+    for (proto, request) in calls {
+        let case = |dst: Addr, what: &str| {
+            let name = format!("loopback: {dst:?} {what}, protocol {proto}, {request:?}");
+            let key = ServiceKey::node_port(net.v4, Port::new(30_080), proto, scope::INTERNAL);
+            let world = World::web(net, proto).with(|w| w.services[0].frontends.push((key, frontend::NODE_PORT)));
+            SockCase::new(name, world, request, dst, 30_080, proto).with(|case| case.call.host = true)
+        };
+        let pods = |case: &mut SockCase| case.call.host = false;
+        let none = |case: &mut SockCase| case.world.node_addrs.retain(|(addr, _)| *addr != net.loopback());
+        for dst in &others {
+            cases.push(case(*dst, "is the node's").translated(LOCAL));
+            cases.push(case(*dst, "of a pod is its own").with(pods));
+            cases.push(case(*dst, "while loopback is not served").with(none));
+            cases.push(case(*dst, "on a port that is none").with(|case| case.call.dport = Port::new(30_081)));
+        }
+        for beside in [Addr::v4([126, 255, 255, 255]), Addr::v4([128, 0, 0, 1]), Addr::v6([0x7f; 16])] {
+            cases.push(case(beside, "is no loopback address"));
+        }
+    }
+    cases
 }
 
 /// What the socket of the cases remembers of its translation to `backend`.

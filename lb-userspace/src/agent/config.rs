@@ -41,6 +41,9 @@ pub struct AgentArgs {
     /// This node's zone. Default: the label of its Node object.
     #[arg(long, env = "BERRYLB_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
+    /// Serve node ports on the node's loopback addresses, for the node itself. Default: true.
+    #[arg(long, env = "BERRYLB_LOCALHOST_NODEPORTS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub localhost_nodeports: Option<bool>,
     /// Hold node ports to loadBalancerSourceRanges, too.
     #[arg(long, env = "BERRYLB_SOURCE_RANGES_NODEPORT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub source_ranges_nodeport: Option<bool>,
@@ -141,6 +144,7 @@ pub struct Settings {
     pub node_name: String,
     pub node_address: Option<Vec<IpAddr>>,
     pub zone: Option<String>,
+    pub localhost_nodeports: bool,
     pub source_ranges_nodeport: bool,
     pub bpffs: PathBuf,
     pub cgroup: Option<PathBuf>,
@@ -216,7 +220,7 @@ impl AgentArgs {
             None => Self::default(),
         };
         let merged = or_file!(flags, file, {
-            from, node_name, node_address, zone, source_ranges_nodeport, bpffs, cgroup, pod_links, uplinks, overlays,
+            from, node_name, node_address, zone, localhost_nodeports, source_ranges_nodeport, bpffs, cgroup, pod_links, uplinks, overlays,
             xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_sockets, max_affinity, max_source_ranges, max_node_addresses, max_devices,
@@ -260,6 +264,7 @@ impl AgentArgs {
             node_name: self.node_name.unwrap_or_default(),
             node_address: self.node_address.filter(|given| !given.is_empty()),
             zone: self.zone,
+            localhost_nodeports: self.localhost_nodeports.unwrap_or(true),
             source_ranges_nodeport: self.source_ranges_nodeport.unwrap_or(false),
             bpffs: self.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
             cgroup: self.cgroup,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -31,6 +32,8 @@ use crate::{
 /// A failed write, attach or read is tried again after this, doubled up to [`RETRY_MOST`].
 const RETRY_LEAST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// Loopback addresses of every node; the first stands for 127.0.0.0/8.
+const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 pub(super) struct Agent {
     pub(super) settings: Settings,
@@ -174,7 +177,8 @@ impl Agent {
             let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
             self.planner.set_node_addresses(from_links);
         }
-        match self.tables.set_node_addresses(&self.planner.node_addresses()) {
+        let localhost: &[IpAddr] = if self.settings.localhost_nodeports { &LOCALHOST } else { &[] };
+        match self.tables.set_node_addresses(&self.planner.node_addresses(), localhost) {
             Ok(false) => {}
             Ok(true) => self.apply_restricted(),
             Err(error) => {

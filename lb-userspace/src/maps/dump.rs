@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use lb_common::abi::{
     Addr, Backend as MapBackend, NodeAddr, ServiceKey, ServiceRef, ServiceState, action, backend_flag, backend_state,
-    frontend, scope as key_scope, service_flag,
+    frontend, node_addr_flag, scope as key_scope, service_flag,
 };
 use thiserror::Error;
 
@@ -138,7 +138,8 @@ impl Snapshot {
         if found.bits() & frontend::TYPE_MASK != frontend::NODE_PORT {
             return vec![key.addr.into()];
         }
-        let family = self.node_addrs.iter().map(|(addr, _)| *addr).filter(|addr| addr.is_v4() == key.addr.is_v4());
+        let named = self.node_addrs.iter().filter(|(_, value)| value.flags & node_addr_flag::IMPLIED == 0);
+        let family = named.map(|(addr, _)| *addr).filter(|addr| addr.is_v4() == key.addr.is_v4());
         family.filter(|addr| !self.keys.contains(&ServiceKey { addr: *addr, ..*key })).map(IpAddr::from).collect()
     }
 }

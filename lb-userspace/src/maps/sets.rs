@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::abi::{Backend, ServiceState, StateWord, backend_state};
+use lb_common::abi::{Backend, ServiceState, StateWord, backend_state, node_addr_flag};
 
 use super::{
     content::RunContent,
@@ -217,8 +217,9 @@ impl<S: MapStore> Tables<S> {
             let mut wanted_ranges: Vec<RangeEntry> =
                 set.ranges.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
             // The node is let in if one of its addresses is, as behind kube-proxy.
+            let named = self.node_addrs.iter().filter(|(_, value)| value.flags & node_addr_flag::IMPLIED == 0);
             let own =
-                self.node_addrs.keys().filter(|own| set.ranges.iter().any(|net| net.contains(&IpAddr::from(**own))));
+                named.map(|(own, _)| *own).filter(|own| set.ranges.iter().any(|net| net.contains(&IpAddr::from(*own))));
             let families: HashSet<bool> = own.map(|own| own.is_v4()).collect();
             wanted_ranges.extend(families.into_iter().map(|v4| RangeEntry::node_itself(made.index, v4)));
             made.stale_ranges = record.ranges.iter().filter(|entry| !wanted_ranges.contains(entry)).copied().collect();

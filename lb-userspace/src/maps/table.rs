@@ -183,19 +183,21 @@ impl<S: MapStore> Tables<S> {
         ]
     }
 
-    /// Makes `node_addrs` hold exactly these addresses: those that node ports listen on. Gives whether they changed:
-    /// Services with source ranges are then to be applied again, as the node's own right of entry follows from them.
+    /// Makes `node_addrs` hold exactly these addresses: those that node ports listen on. `implied` ones are those that
+    /// nobody named, such as loopback addresses: the state document does not list them, and they give the node itself
+    /// no right of entry by source ranges. Gives whether something changed: Services with source ranges are then to be
+    /// applied again, as that right follows from the addresses.
     ///
     /// # Errors
     /// At the first write that fails; calling again goes on.
-    pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<bool, StoreError> {
-        let wanted: HashMap<Addr, NodeAddr> = addresses
-            .iter()
-            .map(|ip| {
-                let flags = if ip.is_loopback() { node_addr_flag::LOOPBACK } else { 0 };
-                ((*ip).into(), NodeAddr { flags })
-            })
-            .collect();
+    pub fn set_node_addresses(&mut self, named: &[IpAddr], implied: &[IpAddr]) -> Result<bool, StoreError> {
+        let entry = |ip: &IpAddr, flags: u32| {
+            let loopback = if ip.is_loopback() { node_addr_flag::LOOPBACK } else { 0 };
+            ((*ip).into(), NodeAddr { flags: flags | loopback })
+        };
+        // An address that is both is a named one.
+        let implied = implied.iter().map(|ip| entry(ip, node_addr_flag::IMPLIED));
+        let wanted: HashMap<Addr, NodeAddr> = implied.chain(named.iter().map(|ip| entry(ip, 0))).collect();
         if self.node_addrs == wanted {
             return Ok(false);
         }

@@ -10,6 +10,7 @@ mod files;
 mod hairpin;
 mod links;
 mod local_path;
+mod localhost;
 mod process;
 mod restart;
 mod rules;

@@ -37,5 +37,5 @@ pub(crate) fn settle<S: MapStore>(tables: &mut Tables<S>, changes: &[ServiceChan
 }
 
 pub(crate) fn node_addresses<S: MapStore>(tables: &mut Tables<S>, cluster: &Cluster) {
-    while tables.set_node_addresses(&cluster.node_addresses).is_err() {}
+    while tables.set_node_addresses(&cluster.node_addresses, &[]).is_err() {}
 }
