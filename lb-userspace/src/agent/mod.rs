@@ -11,6 +11,7 @@ mod answers;
 mod api;
 mod config;
 mod files;
+mod health_checks;
 mod http;
 mod links;
 mod run;

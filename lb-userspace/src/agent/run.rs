@@ -31,7 +31,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (file_events, mut changed_files) = mpsc::unbounded_channel();
     let mut watch = Watch::new(&settings.from, file_events).context("watch --from: no inotify instance to be had")?;
     let mut follower = Follower::start().await?;
-    let mut agent = Agent::start(settings, &follower)?;
+    let mut agent = Agent::start(settings, &follower, asker.clone())?;
     let _log_forwarder = agent.datapath.forward_logs()?;
     // After the folder's lock: a second agent is told of the first, not of a port that it holds.
     if let Some(addr) = agent.settings.healthz {

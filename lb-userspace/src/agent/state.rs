@@ -15,7 +15,9 @@ use tokio::time::Instant;
 use super::{
     config::Settings,
     files::{FileKey, FileSet, ObjectChange, Outcome},
+    health_checks::HealthChecks,
     links::{self, Links},
+    serve::Asker,
     values::LocalPath,
 };
 use crate::{
@@ -42,6 +44,7 @@ pub(super) struct Agent {
     pub(super) tables: Tables<BpfStore>,
     pub(super) links: Links,
     pub(super) planner: Planner,
+    pub(super) health_checks: HealthChecks,
     pub(super) files: FileSet,
     /// The node's object names its addresses; without it, the links do.
     pub(super) node_known: bool,
@@ -62,7 +65,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(settings: Settings, follower: &Follower) -> Result<Self> {
+    pub(super) fn start(settings: Settings, follower: &Follower, asker: Asker) -> Result<Self> {
         let object = object::bytes()?;
         let capacities = settings.capacities;
         let options = DatapathOptions {
@@ -107,6 +110,7 @@ impl Agent {
             datapath,
             tables,
             planner,
+            health_checks: HealthChecks::new(asker),
             files: FileSet::default(),
             node_known: false,
             unreadable: BTreeMap::new(),
@@ -159,6 +163,10 @@ impl Agent {
         let changes = self.planner.take_changes();
         if !changes.is_empty() {
             self.apply(&changes);
+        }
+        self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
+        if self.health_checks.failures().next().is_some() {
+            self.schedule_retry();
         }
         self.tell();
         if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
@@ -323,7 +331,8 @@ impl Agent {
         if !changes.is_empty() {
             self.apply(&changes);
         }
-        if self.links.has_failures() {
+        self.health_checks.retry();
+        if self.links.has_failures() || self.health_checks.failures().next().is_some() {
             self.schedule_retry();
         }
         if self.retry_at.is_none() {

@@ -67,6 +67,15 @@ pub enum Diagnostic {
         /// The address.
         address: IpAddr,
     },
+    /// A `healthCheckNodePort` that another Service has as well. The API server gives each out once.
+    HealthPortTaken {
+        /// Who does not get it.
+        loser: ServiceName,
+        /// The port.
+        port: u16,
+        /// Who has it.
+        owner: ServiceName,
+    },
     /// Node ports, but no address of this node to listen on.
     NoNodeAddress {
         /// The first of the Services.
@@ -84,6 +93,7 @@ impl Diagnostic {
     pub fn service(&self) -> &ServiceName {
         match self {
             Self::Taken { loser: service, .. }
+            | Self::HealthPortTaken { loser: service, .. }
             | Self::NotCarried { service, .. }
             | Self::NoClusterIp { service }
             | Self::WrongFamily { service, .. }
@@ -115,6 +125,11 @@ impl fmt::Display for Diagnostic {
                 f,
                 "service {service}: {kind} {address} is left out: the Service has no cluster IP of that family; see \
                  spec.ipFamilyPolicy"
+            ),
+            Self::HealthPortTaken { loser, port, owner } => write!(
+                f,
+                "service {loser}: healthCheckNodePort {port} answers for service {owner}, which comes first by name; give \
+                 one of the two another"
             ),
             Self::NoNodeAddress { service, others, node } => {
                 let more = if *others > 0 { format!(" and {others} more") } else { String::new() };

@@ -139,6 +139,14 @@ impl Planner {
     pub fn diagnostics(&mut self) -> Vec<Diagnostic> {
         self.settle();
         let mut all: Vec<_> = self.planned.values().flat_map(|p| p.diagnostics.iter().cloned()).collect();
+        let mut owners: BTreeMap<u16, &ServiceName> = BTreeMap::new();
+        for check in self.planned.values().filter_map(|p| p.health_check.as_ref()) {
+            let owner = *owners.entry(check.port).or_insert(&check.service);
+            if *owner != check.service {
+                let (loser, owner) = (check.service.clone(), owner.clone());
+                all.push(Diagnostic::HealthPortTaken { loser, port: check.port, owner });
+            }
+        }
         if self.node_addresses.is_empty() {
             let mut with_node_ports = self.planned.iter().filter(|(_, p)| p.has_node_ports).map(|(name, _)| name);
             if let Some(service) = with_node_ports.next() {

@@ -8,6 +8,7 @@ mod changes;
 mod commands;
 mod files;
 mod hairpin;
+mod health_checks;
 mod links;
 mod local_path;
 mod localhost;
