@@ -167,6 +167,12 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn remove_sock(&self, key: &SockKey) {
+        // Removing what is gone is what was wanted.
+        let _gone = SOCK_REVNAT.remove(key);
+    }
+
+    #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
         let ptr = AFFINITY.get_ptr(key)?;
         let mut entry = AffinityEntry::default();

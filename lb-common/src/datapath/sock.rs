@@ -57,14 +57,22 @@ pub fn connect<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
         proto::UDP => policy.socket_lb & socket_lb::UDP != 0 && call.host,
         _ => false,
     };
-    if !wanted {
-        return Outcome::Pass;
-    }
-    let outcome = translate(tables, call, policy);
-    if matches!(outcome, Outcome::To(..)) {
-        tables.count(if call.proto == proto::TCP { Counter::SocketTcp } else { Counter::SocketUdp });
+    let outcome = if wanted { translate(tables, call, policy) } else { Outcome::Pass };
+    match outcome {
+        Outcome::To(..) => {
+            tables.count(if call.proto == proto::TCP { Counter::SocketTcp } else { Counter::SocketUdp });
+        }
+        Outcome::Pass if call.proto == proto::UDP && policy.socket_lb & socket_lb::UDP != 0 => forget(tables, call),
+        Outcome::Pass | Outcome::Refuse => {}
     }
     outcome
+}
+
+/// A UDP socket that the application itself connects to a backend, after it was sent there by a frontend's name, is the
+/// backend's from then on: it shows its name, and nobody destroys it when the Service lets the backend go.
+#[inline(never)]
+fn forget<T: Tables>(tables: &T, call: &Call) {
+    tables.remove_sock(&key(call, call.dst, call.dport, sock_kind::REVNAT));
 }
 
 /// `sendmsg` on an unconnected UDP socket. It keeps its backend for this destination while that is usable: protocols

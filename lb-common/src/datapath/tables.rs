@@ -37,6 +37,8 @@ pub trait Tables {
     fn sock(&self, key: &SockKey, into: &mut SockEntry) -> bool;
     /// Inserts or replaces; false if the table takes no entry.
     fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool;
+    /// Removes, if there.
+    fn remove_sock(&self, key: &SockKey);
     /// Looks up `affinity`.
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
     /// Inserts or replaces; false if the table takes no entry.

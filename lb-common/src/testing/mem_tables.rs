@@ -335,6 +335,10 @@ impl Tables for MemTables {
         takes
     }
 
+    fn remove_sock(&self, key: &SockKey) {
+        self.inner.borrow_mut().socks.remove(key);
+    }
+
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
         let inner = &mut *self.inner.borrow_mut();
         read(&mut inner.recycler, &mut inner.affinity, key)

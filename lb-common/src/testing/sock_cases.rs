@@ -26,6 +26,7 @@ pub fn all() -> Vec<SockCase> {
         family.extend(stickiness(net));
         family.extend(affinity(net));
         family.extend(reverse(net));
+        family.extend(again(net));
         for case in family {
             cases.push(case.with(|case| case.name = format!("{} [{}]", case.name, net.name())));
         }
@@ -301,6 +302,54 @@ fn reverse(net: Net) -> Vec<SockCase> {
             case("another port of the backend is itself", 81),
             case("another socket's peer is itself", 80).with(|case| case.call.cookie = 1),
             case("a peer that is the frontend's address", 8080).with(|case| case.call.dst = net.vip()),
+        ]);
+    }
+    cases
+}
+
+/// A socket that connects a second time.
+fn again(net: Net) -> Vec<SockCase> {
+    let mut cases = Vec::new();
+    for (proto, host) in [(proto::TCP, false), (proto::TCP, true), (proto::UDP, true)] {
+        let was = entries(net, proto, REMOTE);
+        let remembered: &[SockSpec] = if proto == proto::UDP { &was } else { &was[..1] };
+        let case = |what: &str| {
+            call(format!("again: {what}, protocol {proto}, host {host}"), net, Request::Connect, proto).with(|case| {
+                case.call.host = host;
+                case.world.socks = remembered.to_vec();
+            })
+        };
+        // By the same name it may get another backend, which has a name of its own; the first one's leads to the same.
+        cases.push(
+            case("by the same name").translated(LOCAL).with(|case| case.socks.get_or_insert_default().push(was[0])),
+        );
+        // The backend that it is sent to is one already, by another name: the last name counts.
+        cases.push(
+            case("by another name to the same backend")
+                .with(|case| {
+                    let key = ServiceKey { addr: net.other_vip(), port: Port::new(53), proto, scope: scope::INTERNAL };
+                    case.world.services[0].frontends.push((key, frontend::CLUSTER_IP));
+                    case.world.services[0].slots = vec![REMOTE];
+                    (case.call.dst, case.call.dport) = (net.other_vip(), Port::new(53));
+                })
+                .translated(REMOTE)
+                .with(|case| case.socks.get_or_insert_default().extend_from_slice(&remembered[1..])),
+        );
+    }
+    for host in [false, true] {
+        let was = entries(net, proto::UDP, REMOTE);
+        let direct = |what: &str| {
+            let name = format!("again: UDP {what}, host {host}");
+            let world = World::udp(net).with(|w| w.socks = was.to_vec());
+            SockCase::new(name, world, Request::Connect, net.remote(), 80, proto::UDP).with(|case| {
+                case.call.host = host;
+            })
+        };
+        cases.extend([
+            direct("to the backend itself: it is nobody else's name then").with(|case| case.socks = Some(vec![was[1]])),
+            direct("to another port of the backend").with(|case| case.call.dport = Port::new(81)),
+            direct("by another socket").with(|case| case.call.cookie = 1),
+            direct("while UDP is not translated").with(|case| case.policy.socket_lb = socket_lb::TCP),
         ]);
     }
     cases

@@ -17,6 +17,7 @@ mod links;
 mod run;
 mod serve;
 mod sources;
+mod stale;
 mod state;
 mod status;
 mod values;

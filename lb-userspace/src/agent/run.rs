@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{config::Settings, serve, state::Agent, values::LocalPath, watch::Watch};
+use super::{config::Settings, serve, stale::StaleSockets, state::Agent, values::LocalPath, watch::Watch};
 use crate::{
     maps::{Freed, Grace},
     net::Follower,
@@ -49,6 +49,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     serve::api(&agent.settings.api_socket, asker)
         .with_context(|| format!("serve {}: give another --api-socket", agent.settings.api_socket.display()))?;
     agent.read_all();
+    let mut stale = StaleSockets::new(agent.settings.socket_lb);
+    if agent.adopted {
+        stale.look_for_all();
+    }
     agent.settle();
 
     let mut collector = Collector::default();
@@ -58,6 +62,8 @@ pub async fn run(settings: Settings) -> Result<()> {
         if collector.at.is_none() && !collector.is_waiting() && agent.tables.needs_collect() {
             collector.at = Some(Instant::now() + COLLECT_AFTER);
         }
+        stale.look_for(agent.tables.take_retired_udp());
+        let look_at = stale.at();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -97,6 +103,14 @@ pub async fn run(settings: Settings) -> Result<()> {
             Some((freed, waited)) = collector.done.recv() => {
                 collector.waiting = false;
                 agent.collected(freed, waited);
+                continue;
+            }
+            () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                stale.start();
+                continue;
+            }
+            Some(listed) = stale.listed() => {
+                stale.finish(listed, agent.tables.store());
                 continue;
             }
             () = sleep_until(local_path_at), if agent.settings.local_path == LocalPath::Auto => {

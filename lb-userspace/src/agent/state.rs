@@ -58,6 +58,8 @@ pub(super) struct Agent {
     pub(super) said: BTreeSet<String>,
     /// What an earlier run left is pruned, and `ready` is said.
     pub(super) ready: bool,
+    /// An earlier run left tables.
+    pub(super) adopted: bool,
     pub(super) adopted_links: Vec<u32>,
     pub(super) config: Config,
     pub(super) retry_after: Duration,
@@ -118,6 +120,7 @@ impl Agent {
             failed: BTreeMap::new(),
             said: BTreeSet::new(),
             ready: false,
+            adopted: !fresh,
             adopted_links,
             config,
             retry_after: RETRY_LEAST,

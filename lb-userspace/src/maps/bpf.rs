@@ -370,6 +370,10 @@ impl MapStore for BpfStore {
         self.sock_revnat.entries()
     }
 
+    fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError> {
+        self.sock_revnat.get(key)
+    }
+
     fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityEntry)>, StoreError> {
         self.affinity.entries()
     }

@@ -344,6 +344,10 @@ impl MapStore for MemStore {
         Ok(self.contents.sock_revnat.iter().map(|(key, entry)| (*key, *entry)).collect())
     }
 
+    fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError> {
+        Ok(self.contents.sock_revnat.get(key).copied())
+    }
+
     fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityEntry)>, StoreError> {
         Ok(self.contents.affinity.iter().map(|(key, entry)| (*key, *entry)).collect())
     }

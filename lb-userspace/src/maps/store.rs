@@ -183,6 +183,11 @@ pub trait MapStore {
     /// # Errors
     /// If the kernel refuses.
     fn sock_revnat(&self) -> Result<Vec<(SockKey, SockEntry)>, StoreError>;
+    /// One entry of it, which may belong to another key (see `SockEntry::is_for`).
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError>;
     /// A snapshot of session affinity.
     ///
     /// # Errors

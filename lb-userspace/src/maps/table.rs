@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -115,6 +115,8 @@ pub struct Tables<S> {
     pub(super) generations: Vec<u32>,
     pub(super) runs: Runs,
     pub(super) limbo: Limbo,
+    /// UDP endpoints of backends that were let go, until somebody asks.
+    pub(super) retired_udp: HashSet<SocketAddr>,
 }
 
 impl<S: MapStore> Tables<S> {
@@ -137,6 +139,7 @@ impl<S: MapStore> Tables<S> {
             generations: Vec::new(),
             runs: Runs::new(capacities.slots),
             limbo: Limbo::default(),
+            retired_udp: HashSet::new(),
         }
     }
 
@@ -213,6 +216,12 @@ impl<S: MapStore> Tables<S> {
             }
         }
         Ok(true)
+    }
+
+    /// The UDP endpoints of backends that were let go since the last call: sockets may still be connected to them.
+    #[must_use]
+    pub fn take_retired_udp(&mut self) -> HashSet<SocketAddr> {
+        std::mem::take(&mut self.retired_udp)
     }
 
     /// Whether [`Tables::collect`] has something to do.

@@ -17,5 +17,6 @@ mod restart;
 mod rules;
 mod scaling;
 mod sockets;
+mod stale;
 mod story;
 mod world;
