@@ -22,6 +22,7 @@ pub enum Request {
     Close(Close),
     Hold(Hold),
     HttpLoad(HttpLoad),
+    Batch(Batch),
 }
 
 /// A request that a [`crate::Peer`] takes.
@@ -58,6 +59,7 @@ ask!(Ping -> Exchange, |ask| 2 * ask.timeout_ms);
 ask!(Close -> (), |_ask| STEP_LIMIT_MS);
 ask!(Hold -> Held, |ask| ask.duration_ms + 3 * ask.timeout_ms);
 ask!(HttpLoad -> Load, |ask| ask.duration_ms + 3 * ask.timeout_ms);
+ask!(Batch -> Vec<Answers>, |ask| ask.limit_ms());
 
 /// Which transport.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -270,5 +272,37 @@ impl HttpLoad {
     pub fn count(to: SocketAddr, requests: u64) -> Self {
         let duration_ms = 2 * STEP_LIMIT_MS * requests.max(1);
         Self { duration_ms, requests: Some(requests), ..Self::new(to, Duration::ZERO) }
+    }
+}
+
+/// One question of a [`Batch`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum Question {
+    /// Over TCP.
+    Tcp(TcpAsk),
+    /// Over UDP.
+    Udp(UdpAsk),
+    /// A transfer; one [`Exchange`].
+    Big(Big),
+}
+
+/// Many different questions, several at a time; answered in the order of the questions.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Batch {
+    /// What to ask.
+    pub questions: Vec<Question>,
+    /// Threads that ask.
+    pub workers: u32,
+}
+
+impl Batch {
+    fn limit_ms(&self) -> u64 {
+        let limit = |question: &Question| match question {
+            Question::Tcp(ask) => ask.limit(),
+            Question::Udp(ask) => ask.limit(),
+            Question::Big(ask) => ask.limit(),
+        };
+        let all: Duration = self.questions.iter().map(limit).sum();
+        u64::try_from(all.as_millis()).unwrap_or(u64::MAX)
     }
 }
