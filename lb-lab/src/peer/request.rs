@@ -257,6 +257,8 @@ pub struct HttpLoad {
     pub timeout_ms: u64,
     /// Pause of each worker after each request.
     pub pause_ms: u64,
+    /// Whether [`Load::log`] is kept.
+    pub log: bool,
 }
 
 impl HttpLoad {
@@ -264,7 +266,7 @@ impl HttpLoad {
     #[must_use]
     pub fn new(to: SocketAddr, duration: Duration) -> Self {
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self { to, workers: 2, duration_ms, requests: None, timeout_ms: STEP_LIMIT_MS, pause_ms: 0 }
+        Self { to, workers: 2, duration_ms, requests: None, timeout_ms: STEP_LIMIT_MS, pause_ms: 0, log: false }
     }
 
     /// So many requests, by two workers.

@@ -4,6 +4,8 @@
 //! The tests of `oracle_tests` need no privilege, the others root. Labs never meet, so tests may run side by side.
 
 mod cell;
+mod churn;
+mod flush;
 mod matrix;
 mod oracle;
 mod oracle_tests;

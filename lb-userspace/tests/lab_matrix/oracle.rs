@@ -5,7 +5,7 @@
 
 use lb_lab::Network;
 
-use crate::cell::{Backend, Call, Cell, Client, Mode, NodeId, Policy, Port, Ranges, Setup, Target, Variant};
+use crate::cell::{Backend, Call, Cell, Client, Family, Mode, NodeId, Policy, Port, Ranges, Setup, Target, Variant};
 
 /// What must come of a cell.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -235,4 +235,14 @@ pub(crate) const PENDING: &[Pending] = &[
 /// What the datapath lacks for this cell.
 pub(crate) fn pending(setup: Setup, cell: &Cell) -> Option<&'static str> {
     PENDING.iter().find(|pending| (pending.needed)(setup, cell)).map(|pending| pending.lacks)
+}
+
+/// Whether connections from outside wait for something.
+pub(crate) fn from_outside_is_pending() -> bool {
+    let setup = Setup { network: Network::HostGw, masquerade: true, mode: Mode::Sockets };
+    let service = Variant { backends: &[Backend::PodA], policy: Policy::Cluster, ranges: Ranges::None };
+    let target = Target::NodePort(NodeId::A);
+    let cell =
+        Cell { client: Client::Outside, target, port: Port::Service, call: Call::Tcp, family: Family::V4, service };
+    pending(setup, &cell).is_some()
 }

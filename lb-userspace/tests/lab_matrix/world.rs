@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The program under test.
-const BERRYLB: &str = env!("CARGO_BIN_EXE_berrylb");
+pub(crate) const BERRYLB: &str = env!("CARGO_BIN_EXE_berrylb");
 /// The Services' port.
 const PORT: u16 = 8080;
 /// A port of the virtual addresses that no Service names.
@@ -240,6 +240,14 @@ fn start(node: &Node, objects: &Path, mode: Mode) -> Agent {
         Mode::Packets => &["--socket-lb", "off"],
     };
     Agent::start(node, Path::new(BERRYLB), objects, flags).unwrap()
+}
+
+/// A counter of a datapath.
+pub(crate) fn counter(agent: &Agent, name: &str) -> u64 {
+    let text = agent.command(&["counters", "-o", "json"]).ok().unwrap();
+    let rows: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let row = rows.as_array().unwrap().iter().find(|row| row["name"] == name);
+    row.unwrap_or_else(|| panic!("no counter {name} in {text}"))["value"].as_u64().unwrap()
 }
 
 fn node_port(index: usize) -> u16 {
