@@ -23,7 +23,7 @@ use berrylb::{
     },
 };
 use lb_common::abi::{Addr, Counter, Dev, ServiceState, StateWord, backend_state, dev_kind};
-use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle};
+use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle, small};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -87,7 +87,7 @@ fn the_kernel_holds_what_is_wanted() {
         on_bpffs(SMALL, |folder| {
             let mut rng = Rng::new(seed);
             let mut cluster = Cluster::new(5, 8);
-            let mut tables = Tables::new(open(folder));
+            let mut tables = small(Tables::new(open(folder)));
             let mut before: BTreeMap<ServiceName, ServiceChange> = BTreeMap::new();
             for step in 0..25 {
                 let context = format!("seed {seed} step {step}");
@@ -105,7 +105,7 @@ fn the_kernel_holds_what_is_wanted() {
                     drop(tables);
                     let (adopted, repaired) = Tables::adopt(open(folder)).expect("adopted");
                     assert_eq!(repaired.broken_frontends + repaired.stale_ranges, 0);
-                    tables = adopted;
+                    tables = small(adopted);
                     let all: Vec<ServiceChange> = before.values().cloned().collect();
                     let (outcome, errors) = tables.apply_all(&all);
                     assert!(errors.is_empty() && !outcome.changed(), "{context}: {outcome:?} {errors:?}");
@@ -130,7 +130,7 @@ fn a_first_state_goes_in_by_batches() {
         let mut cluster = Cluster::new(12, 12);
         cluster.fill(&mut rng);
         cluster.crowd(10);
-        let mut tables = Tables::adopt(open(folder)).expect("empty maps").0;
+        let mut tables = small(Tables::adopt(open(folder)).expect("empty maps").0);
         node_addresses(&mut tables, &cluster);
         let changes: Vec<ServiceChange> = cluster.wanted().into_values().collect();
         let (_, errors) = tables.apply_all(&changes);

@@ -11,9 +11,14 @@ use std::{
 use lb_common::abi::socket_lb;
 use serde::Deserialize;
 
-use super::values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, Tc, XdpMode};
+use super::values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, TableSize, Tc, XdpMode};
 
-use crate::{loader::TcHook, maps::Capacities, net::Glob};
+use crate::{
+    loader::TcHook,
+    maps::{Capacities, MaglevSize},
+    net::Glob,
+    plan::state::Algorithm,
+};
 
 /// Run the node's agent: follow Services and links, keep the datapath as they say.
 ///
@@ -47,6 +52,13 @@ pub struct AgentArgs {
     /// Hold node ports to loadBalancerSourceRanges, too.
     #[arg(long, env = "BERRYLB_SOURCE_RANGES_NODEPORT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub source_ranges_nodeport: Option<bool>,
+    /// How backends are chosen for Services that do not say so by annotation: random or maglev. Default: random.
+    #[arg(long, env = "BERRYLB_ALGORITHM", value_name = "ALGORITHM")]
+    pub algorithm: Option<Algorithm>,
+    /// Slots of a Maglev table, a prime: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749 or 65521. Equal on all nodes.
+    /// Default: 16381.
+    #[arg(long, env = "BERRYLB_MAGLEV_TABLE_SIZE", value_name = "M")]
+    pub maglev_table_size: Option<TableSize>,
     /// Folder on a bpffs for this agent's maps and links. Default: /sys/fs/bpf/berrylb.
     #[arg(long, env = "BERRYLB_BPFFS", value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -107,7 +119,7 @@ pub struct AgentArgs {
     /// Most backend sets.
     #[arg(long, env = "BERRYLB_MAX_BACKEND_SETS", value_name = "N")]
     pub max_backend_sets: Option<u32>,
-    /// Most slots of all backend sets.
+    /// Most slots of all backend sets. Default: 16384, and room for 64 Maglev tables with --algorithm maglev.
     #[arg(long, env = "BERRYLB_MAX_SLOTS", value_name = "N")]
     pub max_slots: Option<u32>,
     /// Most endpoints.
@@ -146,6 +158,8 @@ pub struct Settings {
     pub zone: Option<String>,
     pub localhost_nodeports: bool,
     pub source_ranges_nodeport: bool,
+    pub algorithm: Algorithm,
+    pub maglev_table_size: MaglevSize,
     pub bpffs: PathBuf,
     pub cgroup: Option<PathBuf>,
     pub pod_links: Option<Vec<Glob>>,
@@ -170,6 +184,9 @@ pub struct Settings {
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/berrylb";
 /// Default of `--api-socket`.
 pub const DEFAULT_API_SOCKET: &str = "/run/berrylb/agent.sock";
+
+/// Maglev tables that the default of `--max-slots` has room for if Maglev is the default algorithm.
+const DEFAULT_TABLES: u32 = 64;
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +237,8 @@ impl AgentArgs {
             None => Self::default(),
         };
         let merged = or_file!(flags, file, {
-            from, node_name, node_address, zone, localhost_nodeports, source_ranges_nodeport, bpffs, cgroup, pod_links, uplinks, overlays,
+            from, node_name, node_address, zone, localhost_nodeports, source_ranges_nodeport, algorithm,
+            maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
             xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_sockets, max_affinity, max_source_ranges, max_node_addresses, max_devices,
@@ -230,10 +248,16 @@ impl AgentArgs {
 
     fn with_defaults(self) -> Result<Settings, SettingsError> {
         let defaults = Capacities::DEFAULT;
+        let algorithm = self.algorithm.unwrap_or_default();
+        let maglev_table_size = self.maglev_table_size.map_or(MaglevSize::DEFAULT, |size| size.0);
+        let tables = match algorithm {
+            Algorithm::Random => 0,
+            Algorithm::Maglev => DEFAULT_TABLES * u32::from(maglev_table_size.get()),
+        };
         let capacities = Capacities {
             services: self.max_services.unwrap_or(defaults.services),
             svc_state: self.max_backend_sets.unwrap_or(defaults.svc_state),
-            slots: self.max_slots.unwrap_or(defaults.slots),
+            slots: self.max_slots.unwrap_or(defaults.slots + tables),
             backends: self.max_backends.unwrap_or(defaults.backends),
             flows: self.max_flows.unwrap_or(defaults.flows),
             embryos: self.max_embryos.unwrap_or(defaults.embryos),
@@ -266,6 +290,8 @@ impl AgentArgs {
             zone: self.zone,
             localhost_nodeports: self.localhost_nodeports.unwrap_or(true),
             source_ranges_nodeport: self.source_ranges_nodeport.unwrap_or(false),
+            algorithm,
+            maglev_table_size,
             bpffs: self.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
             cgroup: self.cgroup,
             pod_links: self.pod_links.map(|globs| globs.0),

@@ -26,4 +26,4 @@ mod watch;
 pub use api::{ApiAnswer, ApiHealthCheck, ask};
 pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, SettingsError};
 pub use run::run;
-pub use values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, Tc, XdpMode};
+pub use values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, TableSize, Tc, XdpMode};

@@ -94,6 +94,7 @@ impl Agent {
 
         let store = BpfStore::open(datapath.layout().version())?;
         let (tables, found) = Tables::adopt(store)?;
+        let tables = tables.with_maglev_size(settings.maglev_table_size);
         if !fresh {
             tracing::info!("took over {} frontends and {} backends of an earlier run", found.frontends, found.backends);
         }
@@ -104,6 +105,7 @@ impl Agent {
             node_addresses: settings.node_address.clone(),
             zone: settings.zone.clone(),
             node_port_source_ranges: settings.source_ranges_nodeport,
+            algorithm: settings.algorithm,
         });
         let mut agent = Self {
             classify: links::classify_options(&settings),
@@ -143,12 +145,12 @@ impl Agent {
         for change in outcome.changes {
             match change {
                 ObjectChange::Upsert(object) => {
-                    if let Object::Node(node) = &object
+                    if let Object::Node(node) = &*object
                         && *node.name == *self.settings.node_name
                     {
                         self.node_known = !node.addresses.is_empty();
                     }
-                    self.planner.upsert(object);
+                    self.planner.upsert(*object);
                 }
                 ObjectChange::Remove(name) => {
                     if name.kind == Kind::Node && *name.name == *self.settings.node_name {

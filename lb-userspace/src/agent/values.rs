@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use lb_common::abi::socket_lb;
 use serde::Deserialize;
 
-use crate::net::Glob;
+use crate::{
+    maps::{MAGLEV_SIZES, MaglevSize},
+    net::Glob,
+};
 
 macro_rules! from_text {
     ($($type:ty),+ $(,)?) => {
@@ -87,6 +90,36 @@ impl FromStr for Listen {
             return Ok(Self::Off);
         }
         text.parse().map(Self::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
+    }
+}
+
+/// Slots of a Maglev table: one of [`MAGLEV_SIZES`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TableSize(pub MaglevSize);
+
+impl TryFrom<u16> for TableSize {
+    type Error = String;
+
+    fn try_from(size: u16) -> Result<Self, String> {
+        let known = MaglevSize::new(size).filter(|size| MAGLEV_SIZES.contains(&size.get()));
+        known.map(Self).ok_or_else(|| {
+            let sizes: Vec<String> = MAGLEV_SIZES.iter().map(ToString::to_string).collect();
+            format!("{size} is not one of {}", sizes.join(", "))
+        })
+    }
+}
+
+impl FromStr for TableSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<u16>().map_err(|_| format!("{text:?} is not a number of slots"))?.try_into()
+    }
+}
+
+impl<'de> Deserialize<'de> for TableSize {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        u16::deserialize(d)?.try_into().map_err(serde::de::Error::custom)
     }
 }
 

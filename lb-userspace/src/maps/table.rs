@@ -16,6 +16,7 @@ use super::{
     error::Cause,
     identity::{Fnv, Identify},
     ids::Ids,
+    maglev::MaglevSize,
     runs::{Run, Runs},
     shape::RangeEntry,
     store::{MapStore, StoreError, write_each},
@@ -103,6 +104,7 @@ pub struct Tables<S> {
     pub(super) store: S,
     pub(super) hash: Arc<dyn Identify + Send + Sync>,
     pub(super) capacities: Capacities,
+    pub(super) maglev_size: MaglevSize,
     pub(super) frontends: HashMap<ServiceKey, ServiceRef>,
     pub(super) sets: HashMap<u32, SetRecord>,
     pub(super) set_by_identity: HashMap<u64, u32>,
@@ -128,6 +130,7 @@ impl<S: MapStore> Tables<S> {
             store,
             hash: Arc::new(Fnv),
             capacities,
+            maglev_size: MaglevSize::DEFAULT,
             frontends: HashMap::new(),
             sets: HashMap::new(),
             set_by_identity: HashMap::new(),
@@ -147,6 +150,14 @@ impl<S: MapStore> Tables<S> {
     #[must_use]
     pub fn with_hash(mut self, hash: impl Identify + Send + Sync + 'static) -> Self {
         self.hash = Arc::new(hash);
+        self
+    }
+
+    /// Maglev tables get this size instead of [`MaglevSize::DEFAULT`]. Tables of another size are rebuilt by the next
+    /// apply of their Service.
+    #[must_use]
+    pub fn with_maglev_size(mut self, size: MaglevSize) -> Self {
+        self.maglev_size = size;
         self
     }
 

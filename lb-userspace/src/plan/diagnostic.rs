@@ -67,6 +67,15 @@ pub enum Diagnostic {
         /// The address.
         address: IpAddr,
     },
+    /// An annotation of ours that is not understood; the Service is served as without it.
+    BadAnnotation {
+        /// The Service.
+        service: ServiceName,
+        /// The annotation's whole name.
+        annotation: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// A `healthCheckNodePort` that another Service has as well. The API server gives each out once.
     HealthPortTaken {
         /// Who does not get it.
@@ -96,6 +105,7 @@ impl Diagnostic {
             | Self::HealthPortTaken { loser: service, .. }
             | Self::NotCarried { service, .. }
             | Self::NoClusterIp { service }
+            | Self::BadAnnotation { service, .. }
             | Self::WrongFamily { service, .. }
             | Self::NoNodeAddress { service, .. } => service,
         }
@@ -126,6 +136,9 @@ impl fmt::Display for Diagnostic {
                 "service {service}: {kind} {address} is left out: the Service has no cluster IP of that family; see \
                  spec.ipFamilyPolicy"
             ),
+            Self::BadAnnotation { service, annotation, cause } => {
+                write!(f, "service {service}: annotation {annotation}: {cause}; the Service is served as without it")
+            }
             Self::HealthPortTaken { loser, port, owner } => write!(
                 f,
                 "service {loser}: healthCheckNodePort {port} answers for service {owner}, which comes first by name; give \

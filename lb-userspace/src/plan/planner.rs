@@ -11,7 +11,7 @@ use super::{
     claims::Claims,
     diagnostic::Diagnostic,
     frontends::{self, Input},
-    state::{Frontend, HealthCheck, ServiceChange, ServiceName, State},
+    state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
     topology::Here,
 };
 use crate::model::{Change, Index, Object, ObjectRef};
@@ -27,6 +27,8 @@ pub struct PlanConfig {
     pub zone: Option<String>,
     /// `--source-ranges-nodeport`: source ranges hold for node ports, too.
     pub node_port_source_ranges: bool,
+    /// `--algorithm`: of Services without the annotation.
+    pub algorithm: Algorithm,
 }
 
 /// One Service's part of the state.
@@ -231,6 +233,7 @@ impl Planner {
             groups: &groups,
             here: Here { name: &self.config.node_name, zone: self.zone.as_deref() },
             node_port_source_ranges: self.config.node_port_source_ranges,
+            algorithm: self.config.algorithm,
         };
         let mut diagnostics = frontends::remarks(service);
         let mut won = Vec::new();

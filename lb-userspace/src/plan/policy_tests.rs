@@ -6,9 +6,9 @@
 
 use super::*;
 use crate::{
-    model::{Created, EndpointPort},
+    model::{Created, EndpointPort, Weights},
     plan::{
-        state::{Algorithm, ServiceName},
+        state::ServiceName,
         topology::tests::{endpoint, list},
     },
 };
@@ -44,7 +44,9 @@ fn service((internal_policy, external_policy): (Policy, Policy)) -> Service {
         affinity_seconds: None,
         source_ranges: Vec::new(),
         health_check_node_port: None,
-        algorithm: Algorithm::Random,
+        algorithm: None,
+        weights: Weights::default(),
+        bad_annotations: Vec::new(),
     }
 }
 
@@ -67,6 +69,7 @@ fn check(Row { policies, endpoints, cluster_ip, outside, inside }: &Row) {
         groups: &[&group],
         here: Here { name: "n1", zone: Some("a") },
         node_port_source_ranges: false,
+        algorithm: Algorithm::Random,
     };
     let claims = claims(&service, &["192.0.2.4".parse().expect("an address")]);
     let frontends = input.frontends(claims.iter());

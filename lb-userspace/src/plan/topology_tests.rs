@@ -83,7 +83,7 @@ fn text(categories: &Categories, policy: Policy) -> String {
 fn check(Row { rule, endpoints, zone, cluster, local, any }: Row) {
     let endpoints: Vec<_> = endpoints.split(',').map(str::trim).filter(|t| !t.is_empty()).map(endpoint).collect();
     let here = Here { name: "n1", zone };
-    let candidates: Vec<_> = endpoints.iter().map(|endpoint| Candidate { endpoint, port: 80 }).collect();
+    let candidates: Vec<_> = endpoints.iter().map(|endpoint| Candidate { endpoint, port: 80, weight: 1 }).collect();
     let found = Categories::of(&candidates, here);
     assert_eq!(text(&found, Policy::Cluster), cluster, "cluster: {rule}");
     assert_eq!(text(&found, Policy::Local), local, "local: {rule}");
@@ -173,10 +173,10 @@ fn nothing_is_local_without_a_name() {
     nameless.node_name = Some("".into());
     nameless.node_hints = vec!["".into()];
     let all = [&endpoints[0], &endpoints[1], &nameless];
-    let candidates: Vec<_> = all.iter().map(|endpoint| Candidate { endpoint, port: 80 }).collect();
+    let candidates: Vec<_> = all.iter().map(|endpoint| Candidate { endpoint, port: 80, weight: 1 }).collect();
     let found = Categories::of(&candidates, Here::default());
     assert_eq!(text(&found, Policy::Cluster), "1 2 3");
     assert_eq!(text(&found, Policy::Local), "");
-    let hinted = [Candidate { endpoint: &nameless, port: 80 }, candidates[1]];
+    let hinted = [Candidate { endpoint: &nameless, port: 80, weight: 1 }, candidates[1]];
     assert_eq!(text(&Categories::of(&hinted, Here::default()), Policy::Cluster), "3 2");
 }

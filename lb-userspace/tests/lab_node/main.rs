@@ -16,6 +16,7 @@ mod process;
 mod restart;
 mod rules;
 mod scaling;
+mod selection;
 mod sockets;
 mod stale;
 mod story;

@@ -1,11 +1,16 @@
 //! What every test of the maps does with a store of whatever kind: apply, dump, compare.
 
 use berrylb::{
-    maps::{MapStore, Tables, dump},
+    maps::{MaglevSize, MapStore, Tables, dump},
     plan::state::{ServiceChange, State},
 };
 
 use super::Cluster;
+
+/// Tables whose Maglev tables fit into small maps; no test cluster has more endpoints in a set.
+pub(crate) fn small<S: MapStore>(tables: Tables<S>) -> Tables<S> {
+    tables.with_maglev_size(MaglevSize::new(13).expect("a prime"))
+}
 
 pub(crate) fn dumped<S: MapStore>(tables: &Tables<S>) -> State {
     dump(tables.store(), Some(&tables.names()), "node", Vec::new()).expect("the maps can be read")
