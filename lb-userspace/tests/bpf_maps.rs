@@ -22,7 +22,7 @@ use berrylb::{
         State,
     },
 };
-use lb_common::abi::{Addr, Counter, Dev, ServiceState, StateWord, backend_state, dev_kind};
+use lb_common::abi::{Addr, Counter, Dev, ServiceState, StateWord, backend_state, dev_kind, map};
 use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle, small};
 use nix::{
     mount::{MsFlags, mount},
@@ -427,11 +427,12 @@ fn memory_is_what_the_kernel_counts() {
         let before = memlock();
         let store = open(folder);
         let counted = memlock() - before;
-        // `svc_state` and `slots` are held by their mappings, not by descriptors; the trie is empty.
+        // `svc_state` and `slots` are held by their mappings, not by descriptors; the trie and `skips` are empty.
         let arrays = u64::from(Capacities::DEFAULT.svc_state) * 24 + u64::from(Capacities::DEFAULT.slots) * 8;
         let trie = u64::from(Capacities::DEFAULT.source_ranges) * 64;
+        let skips = u64::from(Capacities::DEFAULT.of(map::SKIPS).unwrap()) * 72;
         let cpus = aya::util::nr_cpus().unwrap() as u64;
-        let formula = Capacities::DEFAULT.memory(cpus) - arrays - trie;
+        let formula = Capacities::DEFAULT.memory(cpus) - arrays - trie - skips;
         assert!(formula.abs_diff(counted) < 20_000, "formula {formula}, kernel {counted}");
         drop(store);
     });

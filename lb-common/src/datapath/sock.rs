@@ -5,8 +5,8 @@ use super::{
     tables::Tables,
 };
 use crate::abi::{
-    Addr, AffinityKey, Counter, Port, SockEntry, SockKey, Tuple, flow_tuple_hash, frontend as bits, proto, scope,
-    sock_kind, socket_lb,
+    Addr, AffinityKey, Counter, Port, SkipKey, SockEntry, SockKey, Tuple, flow_tuple_hash, frontend as bits, proto,
+    scope, skip_kind, sock_kind, socket_lb,
 };
 
 /// A connect or sendmsg call.
@@ -35,6 +35,10 @@ pub struct Policy {
     pub socket_lb: u8,
     /// `bpf_set_retval` exists, so a refusal can be ECONNREFUSED; without it a refusal is EPERM.
     pub has_set_retval: bool,
+    /// Bit n: cgroups of level n may be opted out.
+    pub skip_cgroups: u32,
+    /// Network namespaces may be opted out.
+    pub skip_netns: bool,
 }
 
 /// What becomes of the call.
@@ -57,6 +61,9 @@ pub fn connect<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
         proto::UDP => policy.socket_lb & socket_lb::UDP != 0 && call.host,
         _ => false,
     };
+    if wanted && opted_out(tables, call, policy) {
+        return Outcome::Pass;
+    }
     let outcome = if wanted { translate(tables, call, policy) } else { Outcome::Pass };
     match outcome {
         Outcome::To(..) => {
@@ -82,6 +89,9 @@ fn forget<T: Tables>(tables: &T, call: &Call) {
 #[inline(always)]
 pub fn sendmsg<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
     if policy.socket_lb & socket_lb::UDP == 0 || call.proto != proto::UDP || call.connected {
+        return Outcome::Pass;
+    }
+    if opted_out(tables, call, policy) {
         return Outcome::Pass;
     }
     let mut backend = Place::default();
@@ -114,6 +124,33 @@ fn find<T: Tables>(tables: &T, key: &SockKey, entry: &mut SockEntry) -> bool {
     }
     tables.count(Counter::Recycled);
     tables.sock(key, entry) && entry.is_for(key)
+}
+
+/// Whether the operator left the caller's pod to the packet path. Never the node's own sockets, which have no other.
+#[inline(always)]
+fn opted_out<T: Tables>(tables: &T, call: &Call, policy: Policy) -> bool {
+    if call.host {
+        return false;
+    }
+    (policy.skip_netns && tables.is_skipped(&SkipKey::new(skip_kind::NETNS, call.netns)))
+        || (policy.skip_cgroups != 0 && in_skipped_cgroup(tables, policy.skip_cgroups))
+}
+
+/// Looks at the levels of `levels` only, which is known when the program is verified. Not inlined, for the BPF stack's
+/// sake.
+#[inline(never)]
+fn in_skipped_cgroup<T: Tables>(tables: &T, levels: u32) -> bool {
+    let mut level = 0;
+    while level < u32::BITS {
+        if levels >> level & 1 != 0 {
+            let id = tables.ancestor_cgroup(level);
+            if id != 0 && tables.is_skipped(&SkipKey::new(skip_kind::CGROUP, id)) {
+                return true;
+            }
+        }
+        level += 1;
+    }
+    false
 }
 
 /// An address and port to be filled in.

@@ -2,7 +2,7 @@
 
 use crate::abi::{
     Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, ServiceKey, ServiceRef,
-    ServiceState, SockEntry, SockKey, Tuple,
+    ServiceState, SkipKey, SockEntry, SockKey, Tuple,
 };
 
 /// The two flow tables.
@@ -39,6 +39,10 @@ pub trait Tables {
     fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool;
     /// Removes, if there.
     fn remove_sock(&self, key: &SockKey);
+    /// Whether `skips` holds this.
+    fn is_skipped(&self, key: &SkipKey) -> bool;
+    /// Id of the cgroup at this level above the caller's, or the caller's own; 0: it has none at this level.
+    fn ancestor_cgroup(&self, level: u32) -> u64;
     /// Looks up `affinity`.
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
     /// Inserts or replaces; false if the table takes no entry.

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     abi::{
-        Addr, AffinityKey, Counter, Port, ServiceKey, SockKey, action, backend_state, frontend, node_addr_flag, proto,
-        scope, sock_kind, socket_lb, ticks,
+        Addr, AffinityKey, Counter, Port, ServiceKey, SkipKey, SockKey, action, backend_state, frontend,
+        node_addr_flag, proto, scope, skip_kind, sock_kind, socket_lb, ticks,
     },
     datapath::sock::Outcome,
 };
@@ -27,6 +27,7 @@ pub fn all() -> Vec<SockCase> {
         family.extend(affinity(net));
         family.extend(reverse(net));
         family.extend(again(net));
+        family.extend(opt_out(net));
         for case in family {
             cases.push(case.with(|case| case.name = format!("{} [{}]", case.name, net.name())));
         }
@@ -352,5 +353,54 @@ fn again(net: Net) -> Vec<SockCase> {
             direct("while UDP is not translated").with(|case| case.policy.socket_lb = socket_lb::TCP),
         ]);
     }
+    cases
+}
+
+/// Pods that the operator left to the packet path.
+fn opt_out(net: Net) -> Vec<SockCase> {
+    // root / kubepods / pod / container
+    const PATH: [u64; 4] = [1, 20, 300, 4000];
+    let mut cases = Vec::new();
+    for (proto, request) in [(proto::TCP, Request::Connect), (proto::UDP, Request::SendMsg)] {
+        let case = |what: &str, skip: SkipKey| {
+            call(format!("opt-out: {what}, protocol {proto}"), net, request, proto).with(|case| {
+                case.skips = vec![skip];
+                case.cgroups = PATH.to_vec();
+                (case.policy.skip_cgroups, case.policy.skip_netns) = (0b1100, true);
+            })
+        };
+        let group = |id| SkipKey::new(skip_kind::CGROUP, id);
+        let netns = |id| SkipKey::new(skip_kind::NETNS, id);
+        let host = |case: &mut SockCase| case.call.host = true;
+        cases.extend([
+            case("the caller's own cgroup", group(4000)),
+            case("one above the caller's", group(300)),
+            case("at a level where none is looked for", group(20)).translated(LOCAL),
+            case("another cgroup", group(301)).translated(LOCAL),
+            case("a cgroup that is less deep than a level", group(0))
+                .with(|case| case.cgroups.truncate(3))
+                .translated(LOCAL),
+            case("a cgroup with the namespace's number", group(POD_NETNS)).translated(LOCAL),
+            case("no cgroups are asked for", group(4000)).with(|case| case.policy.skip_cgroups = 0).translated(LOCAL),
+            case("the deepest level", group(4000)).with(|case| {
+                case.cgroups = (0..31).map(|level| level + 1).chain([4000]).collect();
+                case.policy.skip_cgroups = 1 << 31;
+            }),
+            case("the network namespace", netns(POD_NETNS)),
+            case("another network namespace", netns(POD_NETNS + 1)).translated(LOCAL),
+            case("no namespaces are asked for", netns(POD_NETNS))
+                .with(|case| case.policy.skip_netns = false)
+                .translated(LOCAL),
+            case("the node has no packet path: cgroup", group(300)).with(host).translated(LOCAL),
+            case("the node has no packet path: namespace", netns(POD_NETNS)).with(host).translated(LOCAL),
+        ]);
+    }
+    // What was translated before is left as well.
+    let was = entries(net, proto::UDP, REMOTE);
+    cases.push(call("opt-out: a socket that kept a backend", net, Request::SendMsg, proto::UDP).with(|case| {
+        case.world.socks = was.to_vec();
+        case.skips = vec![SkipKey::new(skip_kind::NETNS, POD_NETNS)];
+        case.policy.skip_netns = true;
+    }));
     cases
 }

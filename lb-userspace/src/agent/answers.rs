@@ -54,6 +54,7 @@ impl Agent {
             bpffs: absolute(&self.settings.bpffs),
             names: self.tables.names(),
             health_checks,
+            skipped: self.skips.names(),
             failed: {
                 let services = self.failed.values().map(|(_, reason)| reason);
                 services.chain(self.health_checks.failures()).cloned().collect()

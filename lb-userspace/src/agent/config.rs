@@ -11,7 +11,10 @@ use std::{
 use lb_common::abi::socket_lb;
 use serde::Deserialize;
 
-use super::values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, TableSize, Tc, XdpMode};
+use super::{
+    skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
+    values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, TableSize, Tc, XdpMode},
+};
 
 use crate::{
     loader::TcHook,
@@ -81,6 +84,14 @@ pub struct AgentArgs {
     /// node's own has none. Default: tcp,udp.
     #[arg(long, env = "BERRYLB_SOCKET_LB", value_name = "WHAT")]
     pub socket_lb: Option<SocketLb>,
+    /// cgroups below --cgroup whose sockets are left to the packet path, with everything beneath them: a pattern for
+    /// each level, with * and ?. Default: none.
+    #[arg(long, env = "BERRYLB_SOCKET_LB_SKIP_CGROUPS", value_name = "GLOB,…")]
+    pub socket_lb_skip_cgroups: Option<Listed<CgroupGlob>>,
+    /// Network namespaces whose sockets are left to the packet path: names in /run/netns or paths, the last name with *
+    /// and ?. Default: none.
+    #[arg(long, env = "BERRYLB_SOCKET_LB_SKIP_NETNS", value_name = "NAME,…")]
+    pub socket_lb_skip_netns: Option<Listed<NetnsName>>,
     /// The packet path on pod links: on or off. Default: on.
     #[arg(long, env = "BERRYLB_PACKET_PATH", value_name = "WHAT")]
     pub packet_path: Option<OnOff>,
@@ -167,6 +178,8 @@ pub struct Settings {
     pub overlays: Option<Vec<Glob>>,
     /// [`socket_lb`] bits.
     pub socket_lb: u8,
+    /// `--socket-lb-skip-cgroups` and `--socket-lb-skip-netns`.
+    pub skip_rules: SkipRules,
     pub packet_path: bool,
     pub local_path: LocalPath,
     pub tc: Option<TcHook>,
@@ -212,6 +225,9 @@ pub enum SettingsError {
     /// A setting has no default.
     #[error("{0}")]
     Missing(&'static str),
+    /// A setting goes beyond what the datapath can do.
+    #[error("{0}")]
+    OutOfReach(String),
     /// A setting asks for what this version has not.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -238,8 +254,8 @@ impl AgentArgs {
         };
         let merged = or_file!(flags, file, {
             from, node_name, node_address, zone, localhost_nodeports, source_ranges_nodeport, algorithm,
-            maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
-            xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
+            maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays, xdp, socket_lb, socket_lb_skip_cgroups,
+            socket_lb_skip_netns, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_sockets, max_affinity, max_source_ranges, max_node_addresses, max_devices,
         });
@@ -278,6 +294,13 @@ impl AgentArgs {
                 "no source of Services: give --from PATH (a folder or file of Kubernetes objects)",
             ));
         }
+        let skip_rules = SkipRules {
+            cgroups: self.socket_lb_skip_cgroups.map(|list| list.0).unwrap_or_default(),
+            netns: self.socket_lb_skip_netns.map(|list| list.0).unwrap_or_default(),
+        };
+        if let Err(error) = skip_rules.depths() {
+            return Err(SettingsError::OutOfReach(error));
+        }
         let listen = |given: Option<Listen>, default: ([u8; 4], u16)| match given {
             Some(Listen::Off) => None,
             Some(Listen::At(addr)) => Some(addr),
@@ -298,6 +321,7 @@ impl AgentArgs {
             uplinks: self.uplinks.map(|globs| globs.0),
             overlays: self.overlays.map(|globs| globs.0),
             socket_lb: self.socket_lb.unwrap_or(SocketLb(socket_lb::TCP | socket_lb::UDP)).0,
+            skip_rules,
             packet_path: self.packet_path != Some(OnOff::Off),
             local_path: self.local_path.unwrap_or(LocalPath::Auto),
             tc: match self.tc.unwrap_or(Tc::Auto) {

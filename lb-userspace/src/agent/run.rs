@@ -105,6 +105,11 @@ pub async fn run(settings: Settings) -> Result<()> {
                 agent.collected(freed, waited);
                 continue;
             }
+            Some(found) = agent.skips.changed() => {
+                agent.skips.update(found);
+                agent.apply_skips();
+                continue;
+            }
             () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
                 stale.start();
                 continue;

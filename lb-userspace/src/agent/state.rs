@@ -18,6 +18,7 @@ use super::{
     health_checks::HealthChecks,
     links::{self, Links},
     serve::Asker,
+    skips::Skips,
     values::LocalPath,
 };
 use crate::{
@@ -62,6 +63,7 @@ pub(super) struct Agent {
     pub(super) adopted: bool,
     pub(super) adopted_links: Vec<u32>,
     pub(super) config: Config,
+    pub(super) skips: Skips,
     pub(super) retry_after: Duration,
     pub(super) retry_at: Option<Instant>,
 }
@@ -73,6 +75,8 @@ impl Agent {
         let options = DatapathOptions {
             cgroup: settings.cgroup.clone(),
             socket_lb: settings.socket_lb,
+            skip_cgroups: settings.skip_rules.depths().map_err(anyhow::Error::msg)?,
+            skip_netns: !settings.skip_rules.netns.is_empty(),
             tc_hook: settings.tc,
             table_sizes: lb_common::abi::map::ALL
                 .into_iter()
@@ -86,6 +90,8 @@ impl Agent {
         for finding in datapath.probe().findings() {
             tracing::debug!("{finding}");
         }
+        let skips = Skips::start(settings.skip_rules.clone(), &datapath)
+            .context("follow cgroups and network namespaces to skip: see fs.inotify.max_user_instances")?;
         let adopted = datapath.adopt()?;
         for removed in &adopted.removed {
             tracing::info!("removed what an earlier run left: {removed}");
@@ -125,6 +131,7 @@ impl Agent {
             adopted: !fresh,
             adopted_links,
             config,
+            skips,
             retry_after: RETRY_LEAST,
             retry_at: None,
         };
@@ -133,6 +140,7 @@ impl Agent {
             agent.config.grace_until = agent.tables.store().config()?.grace_until;
         }
         agent.configure();
+        agent.apply_skips();
         agent.follow(follower, false);
         Ok(agent)
     }
@@ -302,6 +310,13 @@ impl Agent {
         }
     }
 
+    pub(super) fn apply_skips(&mut self) {
+        if let Err(error) = self.skips.apply(self.tables.store_mut()) {
+            tracing::error!("not all sockets that are to be skipped are: {error}");
+            self.schedule_retry();
+        }
+    }
+
     fn schedule_retry(&mut self) {
         if self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + self.retry_after);
@@ -326,6 +341,7 @@ impl Agent {
             self.read_file(key);
         }
         self.configure();
+        self.apply_skips();
         let failed: Vec<ServiceChange> = self.failed.values().map(|(change, _)| change.clone()).collect();
         // What the plan says by now counts, so its newest changes go first.
         let newest = self.planner.take_changes();

@@ -42,18 +42,22 @@ impl FromStr for Globs {
 
 impl<'de> Deserialize<'de> for Globs {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(String),
-            List(Vec<String>),
-        }
-        let text = match Form::deserialize(d)? {
-            Form::Text(text) => text,
-            Form::List(list) => list.join(","),
-        };
-        text.parse().map_err(serde::de::Error::custom)
+        list_text(d)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// A text with commas, or a list that becomes one.
+pub(super) fn list_text<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Form::deserialize(d)? {
+        Form::Text(text) => text,
+        Form::List(list) => list.join(","),
+    })
 }
 
 /// `tcp,udp`, `tcp` or `off`, as [`socket_lb`] bits.

@@ -9,7 +9,7 @@ use std::{
 use lb_common::{
     abi::{
         Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, NodeAddr, ServiceKey,
-        ServiceRef, ServiceState, SockEntry, SockKey, StateWord, Tuple, map,
+        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
 };
@@ -77,6 +77,7 @@ pub struct BpfStore {
     flows: Table<Tuple, Flow>,
     embryos: Table<Tuple, Flow>,
     sock_revnat: Table<SockKey, SockEntry>,
+    skips: Table<SkipKey, u32>,
     affinity: Table<AffinityKey, AffinityEntry>,
     source_ranges: Table<RangeEntry, u32>,
     node_addrs: Table<Addr, NodeAddr>,
@@ -120,6 +121,7 @@ impl BpfStore {
         let backends = open.raw(map::BACKENDS, None)?;
         let entries = |raw: &RawMap| raw.info().max_entries;
         let fixed = |name| Capacities::DEFAULT.of(name);
+        let skips = open.raw(map::SKIPS, fixed(map::SKIPS))?;
         let config = open.raw(map::CONFIG, fixed(map::CONFIG))?;
         let counters = open.raw(map::COUNTERS, fixed(map::COUNTERS))?;
         let svc_counters = open.raw(map::SVC_COUNTERS, Some(entries(&backends)))?;
@@ -152,6 +154,7 @@ impl BpfStore {
             flows,
             embryos,
             sock_revnat,
+            skips: Table::new(map::SKIPS, skips),
             affinity,
             source_ranges,
             node_addrs,
@@ -372,6 +375,18 @@ impl MapStore for BpfStore {
 
     fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError> {
         self.sock_revnat.get(key)
+    }
+
+    fn skips(&self) -> Result<Vec<SkipKey>, StoreError> {
+        Ok(self.skips.entries()?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn put_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.skips.put(&key, &1)
+    }
+
+    fn delete_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.skips.delete(&key)
     }
 
     fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityEntry)>, StoreError> {

@@ -4,7 +4,12 @@ use lb_common::abi::{Counter, map};
 
 use super::shape::SHAPES;
 
-/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `config` and `counters` have fixed sizes.
+/// Cgroups and network namespaces that may be left to the packet path: a node runs 110 pods, and at most 250 by the
+/// kubelet's documentation. Memory is taken for those that are there.
+pub(super) const SKIPS: u32 = 512;
+
+/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `skips`, `config` and `counters` have
+/// fixed sizes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capacities {
     /// Frontends: one for each address, port, protocol and scope; NodePorts count once per family.
@@ -62,6 +67,7 @@ impl Capacities {
             map::SOURCE_RANGES => self.source_ranges,
             map::NODE_ADDRS => self.node_addrs,
             map::DEVS => self.devs,
+            map::SKIPS => SKIPS,
             map::CONFIG => 1,
             map::COUNTERS => u32::try_from(Counter::ALL.len()).ok()?,
             _ => return None,

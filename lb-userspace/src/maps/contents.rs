@@ -5,10 +5,14 @@ use std::collections::{HashMap, HashSet};
 
 use lb_common::abi::{
     Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, ServiceKey, ServiceRef,
-    ServiceState, SockEntry, SockKey, Tuple, map,
+    ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
 };
 
-use super::{capacity::Capacities, shape::RangeEntry, store::StoreError};
+use super::{
+    capacity::{Capacities, SKIPS},
+    shape::RangeEntry,
+    store::StoreError,
+};
 
 /// A preallocated hash: a deleted or replaced element is filled for the next key at once, whoever still stands on it.
 #[derive(Clone, Debug)]
@@ -94,6 +98,8 @@ pub struct Contents {
     pub flows: HashMap<Tuple, Flow>,
     /// `embryos`.
     pub embryos: HashMap<Tuple, Flow>,
+    /// `skips`.
+    pub skips: HashMap<SkipKey, u32>,
     /// `sock_revnat`.
     pub sock_revnat: HashMap<SockKey, SockEntry>,
     /// `affinity`.
@@ -118,6 +124,7 @@ impl Contents {
             config: Config::default(),
             flows: HashMap::new(),
             embryos: HashMap::new(),
+            skips: HashMap::new(),
             sock_revnat: HashMap::new(),
             affinity: HashMap::new(),
             counters: vec![0; Counter::ALL.len()],
@@ -146,6 +153,10 @@ impl Contents {
 
     pub(super) fn put_node_addr(&mut self, addr: Addr, value: NodeAddr) -> Result<(), StoreError> {
         put(&mut self.node_addrs, self.capacities.node_addrs, map::NODE_ADDRS, addr, value)
+    }
+
+    pub(super) fn put_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        put(&mut self.skips, SKIPS, map::SKIPS, key, 1)
     }
 
     pub(super) fn put_dev(&mut self, ifindex: u32, dev: Dev) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use std::io;
 use lb_common::{
     abi::{
         Addr, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, NodeAddr, ServiceKey, ServiceRef,
-        ServiceState, SockEntry, SockKey, StateWord, Tuple, map,
+        ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
 };
@@ -346,6 +346,21 @@ impl MapStore for MemStore {
 
     fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError> {
         Ok(self.contents.sock_revnat.get(key).copied())
+    }
+
+    fn skips(&self) -> Result<Vec<SkipKey>, StoreError> {
+        Ok(self.contents.skips.keys().copied().collect())
+    }
+
+    fn put_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.try_store::<1>(map::SKIPS, "update", |_, contents| contents.put_skip(key))
+    }
+
+    fn delete_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.try_store::<1>(map::SKIPS, "delete from", |_, contents| {
+            contents.skips.remove(&key);
+            Ok(())
+        })
     }
 
     fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityEntry)>, StoreError> {

@@ -17,6 +17,7 @@ mod restart;
 mod rules;
 mod scaling;
 mod selection;
+mod skips;
 mod sockets;
 mod stale;
 mod story;
