@@ -14,6 +14,14 @@ pub(crate) static SOCKET_LB: Global<u8> = Global::new(3);
 #[unsafe(no_mangle)]
 pub(crate) static HAS_SET_RETVAL: Global<u8> = Global::new(1);
 
+/// Bit n: `skips` may hold cgroups of level n.
+#[unsafe(no_mangle)]
+pub(crate) static SKIP_CGROUPS: Global<u32> = Global::new(0);
+
+/// 1 if `skips` may hold network namespaces.
+#[unsafe(no_mangle)]
+pub(crate) static SKIP_NETNS: Global<u8> = Global::new(0);
+
 /// 1 where `bpf_ktime_get_coarse_ns` exists.
 #[unsafe(no_mangle)]
 pub(crate) static HAS_COARSE_CLOCK: Global<u8> = Global::new(1);

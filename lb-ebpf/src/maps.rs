@@ -1,15 +1,15 @@
 //! The maps, and the core's `Tables` over them. Sizes here are placeholders: the loader sets them.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_ancestor_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::btf_map,
 };
 use lb_common::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow,
-        RangeKey, ServiceKey, ServiceRef, ServiceState, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
+        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
     },
     datapath::{FlowTable, SCRATCH_WORDS, Scratch, Tables},
 };
@@ -17,6 +17,7 @@ use lb_common::{
 use crate::globals::HAS_COARSE_CLOCK;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map(name = "services")]
 static SERVICES: HashMap<ServiceKey, ServiceRef, 1024> = HashMap::new();
@@ -34,6 +35,8 @@ static EMBRYOS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
 static FRAGS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
 #[btf_map(name = "sock_revnat")]
 static SOCK_REVNAT: LruHashMap<SockKey, SockEntry, 1024> = LruHashMap::new();
+#[btf_map(name = "skips")]
+static SKIPS: HashMap<SkipKey, u32, 512, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "affinity")]
 static AFFINITY: LruHashMap<AffinityKey, AffinityEntry, 1024> = LruHashMap::new();
 #[btf_map(name = "source_ranges")]
@@ -190,6 +193,24 @@ impl Tables for Kernel {
     #[inline(always)]
     fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool {
         SOCK_REVNAT.insert(key, entry, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_sock(&self, key: &SockKey) {
+        // Removing what is gone is what was wanted.
+        let _gone = SOCK_REVNAT.remove(key);
+    }
+
+    #[inline(always)]
+    fn is_skipped(&self, key: &SkipKey) -> bool {
+        SKIPS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn ancestor_cgroup(&self, level: u32) -> u64 {
+        // SAFETY: a helper with a plain argument. It asks for the calling task's cgroup: the socket's own is not to be
+        // had in these hooks.
+        unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ use lb_common::{
 };
 
 use crate::{
-    globals::{HAS_SET_RETVAL, HOST_NETNS, SOCKET_LB},
+    globals::{HAS_SET_RETVAL, HOST_NETNS, SKIP_CGROUPS, SKIP_NETNS, SOCKET_LB},
     maps::Kernel,
 };
 
@@ -131,7 +131,12 @@ fn send_call(ctx: &SockAddrContext, family: Family) -> Call {
 
 #[inline(always)]
 fn policy() -> Policy {
-    Policy { socket_lb: SOCKET_LB.load(), has_set_retval: HAS_SET_RETVAL.load() != 0 }
+    Policy {
+        socket_lb: SOCKET_LB.load(),
+        has_set_retval: HAS_SET_RETVAL.load() != 0,
+        skip_cgroups: SKIP_CGROUPS.load(),
+        skip_netns: SKIP_NETNS.load() != 0,
+    }
 }
 
 #[inline(always)]

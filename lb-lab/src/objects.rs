@@ -59,6 +59,8 @@ pub struct Service {
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.sessionAffinity: ClientIP` with this timeout in seconds.
     pub affinity_seconds: Option<u32>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: &'static str,
     /// More lines of `spec`, without indentation, such as `externalTrafficPolicy: Local`.
     pub spec: Vec<String>,
 }
@@ -77,6 +79,7 @@ impl Service {
             external_ips: Vec::new(),
             load_balancer_ips: Vec::new(),
             affinity_seconds: None,
+            internal_policy: "Cluster",
             spec: Vec::new(),
         }
     }
@@ -135,7 +138,7 @@ impl fmt::Display for Service {
         if !self.external_ips.is_empty() {
             write!(f, "  externalIPs:\n{}", ips(&self.external_ips))?;
         }
-        f.write_str("  internalTrafficPolicy: Cluster\n  ipFamilies:\n")?;
+        writeln!(f, "  internalTrafficPolicy: {}\n  ipFamilies:", self.internal_policy)?;
         let v6 = self.cluster_ips.iter().map(IpAddr::is_ipv6);
         let families: Vec<bool> = if self.cluster_ips.is_empty() { vec![false] } else { v6.collect() };
         for v6 in &families {

@@ -22,8 +22,8 @@ use berrylb::{
         State,
     },
 };
-use lb_common::abi::{Addr, Counter, Dev, ServiceState, StateWord, backend_state, dev_kind};
-use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle};
+use lb_common::abi::{Addr, Counter, Dev, ServiceState, StateWord, backend_state, dev_kind, map};
+use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle, small};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -72,7 +72,7 @@ fn open(folder: &Path) -> BpfStore {
 
 fn check_empty(tables: &mut Tables<BpfStore>) {
     tables.collect().expect("a grace period");
-    tables.set_link_addresses(&[], &[]).expect("deleted");
+    tables.set_link_addresses(&[], &[], &[]).expect("deleted");
     let store = tables.store();
     assert_eq!(store.services().unwrap(), []);
     assert_eq!(store.source_ranges().unwrap(), []);
@@ -89,7 +89,7 @@ fn the_kernel_holds_what_is_wanted() {
         on_bpffs(SMALL, |folder| {
             let mut rng = Rng::new(seed);
             let mut cluster = Cluster::new(5, 8);
-            let mut tables = Tables::new(open(folder));
+            let mut tables = small(Tables::new(open(folder)));
             let mut before: BTreeMap<ServiceName, ServiceChange> = BTreeMap::new();
             for step in 0..25 {
                 let context = format!("seed {seed} step {step}");
@@ -107,7 +107,7 @@ fn the_kernel_holds_what_is_wanted() {
                     drop(tables);
                     let (adopted, repaired) = Tables::adopt(open(folder)).expect("adopted");
                     assert_eq!(repaired.broken_frontends + repaired.stale_ranges, 0);
-                    tables = adopted;
+                    tables = small(adopted);
                     let all: Vec<ServiceChange> = before.values().cloned().collect();
                     let (outcome, errors) = tables.apply_all(&all);
                     assert!(errors.is_empty() && !outcome.changed(), "{context}: {outcome:?} {errors:?}");
@@ -132,7 +132,7 @@ fn a_first_state_goes_in_by_batches() {
         let mut cluster = Cluster::new(12, 12);
         cluster.fill(&mut rng);
         cluster.crowd(10);
-        let mut tables = Tables::adopt(open(folder)).expect("empty maps").0;
+        let mut tables = small(Tables::adopt(open(folder)).expect("empty maps").0);
         node_addresses(&mut tables, &cluster);
         let changes: Vec<ServiceChange> = cluster.wanted().into_values().collect();
         let (_, errors) = tables.apply_all(&changes);
@@ -442,12 +442,13 @@ fn memory_is_what_the_kernel_counts() {
         let before = memlock();
         let store = open(folder);
         let counted = memlock() - before;
-        // `svc_state` and `slots` are held by their mappings, not by descriptors; the tries are empty.
+        // `svc_state` and `slots` are held by their mappings, not by descriptors; the tries and `skips` are empty.
         let arrays = u64::from(Capacities::DEFAULT.svc_state) * 24 + u64::from(Capacities::DEFAULT.slots) * 8;
         let pod_nets = u64::from(Capacities::DEFAULT.pod_nets) * (40 + 20 + 4);
         let trie = u64::from(Capacities::DEFAULT.source_ranges) * 64 + pod_nets;
+        let skips = u64::from(Capacities::DEFAULT.of(map::SKIPS).unwrap()) * 72;
         let cpus = aya::util::nr_cpus().unwrap() as u64;
-        let formula = Capacities::DEFAULT.memory(cpus) - arrays - trie;
+        let formula = Capacities::DEFAULT.memory(cpus) - arrays - trie - skips;
         assert!(formula.abs_diff(counted) < 20_000, "formula {formula}, kernel {counted}");
         drop(store);
     });

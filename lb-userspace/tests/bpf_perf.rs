@@ -10,7 +10,7 @@ mod bpf_packets_support;
 use std::os::fd::AsFd as _;
 
 use bpf_packets_support::{
-    Kernel, ifindex, netns,
+    Kernel, netns,
     raw::{empty_classifier, test_run},
     tables::now,
 };

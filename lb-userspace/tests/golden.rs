@@ -68,6 +68,7 @@ fn config(args: &PlanArgs) -> PlanConfig {
         node_addresses: (!args.node_address.is_empty()).then(|| args.node_address.clone()),
         zone: args.zone.clone(),
         node_port_source_ranges: args.source_ranges_nodeport,
+        algorithm: args.algorithm,
     }
 }
 

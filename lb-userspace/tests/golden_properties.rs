@@ -11,7 +11,7 @@ use std::{
 use berrylb::{
     model::{
         Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Node, Object, ObjectRef, Policy,
-        Service, ServicePort, ServiceType, SliceFamily,
+        Service, ServicePort, ServiceType, SliceFamily, Weights,
     },
     plan::{
         PlanConfig, Planner,
@@ -19,7 +19,7 @@ use berrylb::{
     },
 };
 use proptest::{
-    collection::vec,
+    collection::{btree_map, vec},
     option,
     prelude::*,
     sample::{select, subsequence},
@@ -61,6 +61,13 @@ fn policy() -> impl Strategy<Value = Policy> {
     select(vec![Policy::Cluster, Policy::Local])
 }
 
+fn weights() -> impl Strategy<Value = Weights> {
+    let address = (1..6u8).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 1, 0, n)));
+    let node = select(vec!["n1", "n2"]).prop_map(Into::into);
+    (btree_map(address, 0..4u16, 0..3), btree_map(node, 0..4u16, 0..2))
+        .prop_map(|(addresses, nodes)| Weights { addresses, nodes })
+}
+
 fn service() -> impl Strategy<Value = Object> {
     let port = (select(vec!["", "http"]), select(vec![80u16, 81]), option::of(select(vec![80u16, 30080])), protocol())
         .prop_map(|(name, port, node_port, protocol)| ServicePort { name: name.into(), port, node_port, protocol });
@@ -76,8 +83,9 @@ fn service() -> impl Strategy<Value = Object> {
         (name(), option::of(0..3i128), proptest::bool::weighted(0.05), select(kinds), proptest::bool::weighted(0.05)),
         (any::<bool>(), cluster_ips(), virtual_ips(), virtual_ips(), vec(port, 0..3)),
         (policy(), policy(), option::of(1..3u32), ranges, option::of(32000..32002u16)),
+        (option::of(select(vec![Algorithm::Random, Algorithm::Maglev])), weights()),
     )
-        .prop_map(|((name, created, ignored, kind, headless), b, c)| {
+        .prop_map(|((name, created, ignored, kind, headless), b, c, (algorithm, weights))| {
             let (has_selector, cluster_ips, external_ips, load_balancer_ips, ports) = b;
             let (internal_policy, external_policy, affinity_seconds, source_ranges, health_check_node_port) = c;
             Object::Service(Service {
@@ -96,7 +104,9 @@ fn service() -> impl Strategy<Value = Object> {
                 affinity_seconds,
                 source_ranges,
                 health_check_node_port,
-                algorithm: Algorithm::Random,
+                algorithm,
+                weights,
+                bad_annotations: Vec::new(),
             })
         })
 }
@@ -178,12 +188,14 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn config() -> impl Strategy<Value = PlanConfig> {
-    (select(vec!["n1", "n1", ""]), option::weighted(0.3, Just("zb".to_owned())), any::<bool>()).prop_map(
-        |(node_name, zone, node_port_source_ranges)| PlanConfig {
+    let algorithm = select(vec![Algorithm::Random, Algorithm::Maglev]);
+    (select(vec!["n1", "n1", ""]), option::weighted(0.3, Just("zb".to_owned())), any::<bool>(), algorithm).prop_map(
+        |(node_name, zone, node_port_source_ranges, algorithm)| PlanConfig {
             node_name: node_name.to_owned(),
             node_addresses: None,
             zone,
             node_port_source_ranges,
+            algorithm,
         },
     )
 }
@@ -214,6 +226,13 @@ fn check_document(state: &State) {
         assert!(f.source_ranges.is_empty() || f.has_source_ranges);
         if (f.kind, f.scope) == (FrontendType::ClusterIp, Scope::External) {
             assert_eq!(f.action, Action::Drop);
+        }
+    }
+    let mut weights = BTreeMap::new();
+    for f in &state.frontends {
+        for b in f.backends.iter().chain(&f.draining) {
+            let key = (&f.service, &f.port_name, f.protocol, b.address, b.port);
+            assert_eq!(*weights.entry(key).or_insert(b.weight), b.weight, "an endpoint has one weight everywhere");
         }
     }
     let sorted = State::new(state.node.clone(), state.frontends.clone(), state.health_checks.clone());

@@ -14,7 +14,7 @@ use berrylb::{
     plan::state::{Action, Frontend, FrontendType, ServiceChange, ServiceName},
 };
 use lb_common::abi::{Addr, Port, ServiceKey, ServiceRef, StateWord, action, addr_flag, frontend, scope};
-use maps_support::{Cluster, Rng, settle};
+use maps_support::{Cluster, Rng, settle, small};
 
 /// Few elements, so that they are reused all the time, and applies run out of room.
 const TIGHT: Capacities = Capacities {
@@ -327,7 +327,7 @@ fn run(seed: u64, faults: Faults, manners: Manners) -> Model {
     store.observe(Box::new(move |event, contents| {
         observer.lock().expect("no test panics while it looks").event(event, contents);
     }));
-    let mut tables = Tables::new(store);
+    let mut tables = small(Tables::new(store));
     let mut before = BTreeMap::new();
     for step in 0..40 {
         for _ in 0..=rng.below(2) {

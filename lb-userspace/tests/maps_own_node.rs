@@ -51,17 +51,20 @@ fn the_node_is_let_in_while_one_of_its_addresses_is() {
         ranges.iter().filter(|entry| entry.is_node_itself()).copied().collect::<Vec<RangeEntry>>()
     };
 
-    assert!(tables.set_link_addresses(&[ip("192.168.1.11"), ip("fd00::11")], &[]).expect("written"));
+    assert!(tables.set_link_addresses(&[ip("192.168.1.11"), ip("fd00::11")], &[], &[]).expect("written"));
     tables.apply(&change).expect("applied");
     let index = tables.store().services().expect("readable")[0].1.index();
     assert_eq!(own(&tables), [RangeEntry::node_itself(index, true)]);
     let shown = dump(tables.store(), Some(&tables.names()), "", Vec::new()).expect("a dump");
     assert_eq!(shown.frontends, change.frontends, "the dump does not show it as a range");
 
-    assert!(!tables.set_link_addresses(&[ip("fd00::11"), ip("192.168.1.11")], &[]).expect("nothing to write"));
-    assert!(tables.set_link_addresses(&[ip("10.0.0.1")], &[]).expect("written"));
+    assert!(!tables.set_link_addresses(&[ip("fd00::11"), ip("192.168.1.11")], &[], &[]).expect("nothing to write"));
+    assert!(tables.set_link_addresses(&[ip("10.0.0.1")], &[], &[]).expect("written"));
     assert!(tables.apply(&change).expect("applied").changed() || own(&tables).is_empty());
     assert!(own(&tables).is_empty(), "an address outside the ranges lets nobody in");
+    assert!(tables.set_link_addresses(&[ip("10.0.0.1")], &[ip("192.168.1.11")], &[]).expect("written"));
+    tables.apply(&change).expect("applied");
+    assert!(own(&tables).is_empty(), "nor does one that nobody named");
 
     tables.apply(&ServiceChange { frontends: Vec::new(), ..change }).expect("deleted");
     assert!(tables.store().source_ranges().expect("readable").is_empty());

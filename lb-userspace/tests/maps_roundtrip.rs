@@ -9,7 +9,7 @@ use berrylb::{
     plan::state::{ServiceChange, ServiceName, State},
 };
 use lb_common::abi::{ServiceState, backend_state};
-use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle};
+use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle, small};
 
 const SMALL: Capacities = Capacities {
     services: 1024,
@@ -30,7 +30,7 @@ const SMALL: Capacities = Capacities {
 /// Everything deleted and a grace period later, nothing is left in any map.
 fn check_empty(tables: &mut Tables<MemStore>, context: &str) {
     while tables.collect().is_err() {}
-    while tables.set_link_addresses(&[], &[]).is_err() {}
+    while tables.set_link_addresses(&[], &[], &[]).is_err() {}
     for usage in tables.usage() {
         assert_eq!(usage.used, 0, "{context}: {} of {} in use", usage.used, usage.map);
     }
@@ -50,7 +50,7 @@ fn a_state_comes_back_as_it_went_in() {
         let mut rng = Rng::new(seed);
         let mut cluster = Cluster::new(8, 12);
         cluster.fill(&mut rng);
-        let mut tables = Tables::new(MemStore::new(SMALL));
+        let mut tables = small(Tables::new(MemStore::new(SMALL)));
         node_addresses(&mut tables, &cluster);
         let changes: Vec<ServiceChange> = cluster.wanted().into_values().collect();
         let (outcome, errors) = tables.apply_all(&changes);
@@ -73,7 +73,7 @@ fn without_names_a_dump_has_nulls() {
     let mut rng = Rng::new(3);
     let mut cluster = Cluster::new(4, 6);
     cluster.fill(&mut rng);
-    let mut tables = Tables::new(MemStore::new(SMALL));
+    let mut tables = small(Tables::new(MemStore::new(SMALL)));
     node_addresses(&mut tables, &cluster);
     settle(&mut tables, &cluster.wanted().into_values().collect::<Vec<_>>(), "");
     let mut wanted = cluster.state();
@@ -88,7 +88,7 @@ fn without_names_a_dump_has_nulls() {
 fn churn(seed: u64, faults: Faults) {
     let mut rng = Rng::new(seed);
     let mut cluster = Cluster::new(5, 8);
-    let mut tables = Tables::new(MemStore::new(SMALL));
+    let mut tables = small(Tables::new(MemStore::new(SMALL)));
     let mut before: BTreeMap<ServiceName, ServiceChange> = BTreeMap::new();
     for step in 0..40 {
         let context = format!("seed {seed} {faults:?} step {step}");
@@ -109,7 +109,7 @@ fn churn(seed: u64, faults: Faults) {
         if rng.one_in(5) {
             let mut store = tables.into_store();
             store.restart();
-            tables = Tables::adopt(store).expect("nothing fails").0;
+            tables = small(Tables::adopt(store).expect("nothing fails").0);
             let writes = tables.store().writes();
             let all: Vec<ServiceChange> = cluster.wanted().into_values().collect();
             settle(&mut tables, &all, &context);
@@ -143,7 +143,7 @@ fn progress_is_kept() {
     let mut cluster = Cluster::new(2, 60);
     cluster.fill(&mut rng);
     cluster.crowd(50);
-    let mut tables = Tables::new(MemStore::new(SMALL));
+    let mut tables = small(Tables::new(MemStore::new(SMALL)));
     node_addresses(&mut tables, &cluster);
     tables.store_mut().set_faults(Faults::Percent { percent: 50, seed: 9 });
     let changes: Vec<ServiceChange> = cluster.wanted().into_values().collect();
@@ -161,7 +161,7 @@ fn every_kill_point_is_adopted() {
         let mut rng = Rng::new(seed + 1000);
         let mut cluster = Cluster::new(3, 6);
         cluster.fill(&mut rng);
-        let mut tables = Tables::new(MemStore::new(SMALL));
+        let mut tables = small(Tables::new(MemStore::new(SMALL)));
         node_addresses(&mut tables, &cluster);
         settle(&mut tables, &cluster.wanted().into_values().collect::<Vec<_>>(), "first");
         for step in 0..3 {
@@ -179,11 +179,11 @@ fn every_kill_point_is_adopted() {
             for kill in 0..writes {
                 let context = format!("seed {seed} step {step} killed after {kill} of {writes} writes");
                 kill_points += 1;
-                let (mut victim, _) = Tables::adopt(base.clone()).expect("nothing fails");
+                let mut victim = small(Tables::adopt(base.clone()).expect("nothing fails").0);
                 // It knows its Services, as the one that was not harmed did.
                 settle(&mut victim, &before.values().cloned().collect::<Vec<_>>(), &context);
                 victim.store_mut().kill_after(kill);
-                let _killed = victim.set_link_addresses(&cluster.node_addresses, &[]);
+                let _killed = victim.set_link_addresses(&cluster.node_addresses, &[], &[]);
                 for change in &changes {
                     let _killed = victim.apply(change);
                 }
@@ -191,7 +191,7 @@ fn every_kill_point_is_adopted() {
 
                 let mut store = victim.into_store();
                 store.restart();
-                let (mut next, _) = Tables::adopt(store).expect("nothing fails");
+                let mut next = small(Tables::adopt(store).expect("nothing fails").0);
                 node_addresses(&mut next, &cluster);
                 settle(&mut next, &cluster.wanted().into_values().collect::<Vec<_>>(), &context);
                 next.prune(&cluster.names()).expect("nothing fails");
@@ -212,12 +212,13 @@ fn prune_deletes_what_nobody_claims() {
         let mut rng = Rng::new(seed + 2000);
         let mut cluster = Cluster::new(6, 6);
         cluster.fill(&mut rng);
-        let mut tables = Tables::new(MemStore::new(SMALL));
+        let mut tables = small(Tables::new(MemStore::new(SMALL)));
         node_addresses(&mut tables, &cluster);
         settle(&mut tables, &cluster.wanted().into_values().collect::<Vec<_>>(), "");
         let full = cluster.state();
 
-        let (mut tables, adopted) = Tables::adopt(tables.into_store()).unwrap();
+        let (tables, adopted) = Tables::adopt(tables.into_store()).unwrap();
+        let mut tables = small(tables);
         assert_eq!(adopted.broken_frontends + adopted.unfinished_sets + adopted.stale_ranges, 0);
         let mut unnamed = full.clone();
         for f in &mut unnamed.frontends {
@@ -250,7 +251,7 @@ fn colliding_identities_get_out_of_each_others_way() {
         let context = format!("seed {seed}");
         let mut rng = Rng::new(seed);
         let mut cluster = Cluster::new(8, 6);
-        let mut tables = Tables::new(MemStore::new(SMALL)).with_hash(Weak);
+        let mut tables = small(Tables::new(MemStore::new(SMALL))).with_hash(Weak);
         let mut before = BTreeMap::new();
         for _ in 0..20 {
             cluster.step(&mut rng);
@@ -262,7 +263,7 @@ fn colliding_identities_get_out_of_each_others_way() {
             let identities: HashSet<u64> = sets.iter().map(|set| set.identity).collect();
             assert_eq!(identities.len(), sets.len(), "{context}: two sets have one identity");
         }
-        tables = Tables::adopt(tables.into_store()).unwrap().0.with_hash(Weak);
+        tables = small(Tables::adopt(tables.into_store()).unwrap().0).with_hash(Weak);
         settle(&mut tables, &cluster.wanted().into_values().collect::<Vec<_>>(), &context);
         settle(&mut tables, &cluster.wanted().into_values().collect::<Vec<_>>(), &context);
         tables.prune(&cluster.names()).unwrap();

@@ -38,6 +38,8 @@ pub mod map {
     pub const FRAGS: &str = "frags";
     /// [`super::SockKey`] → [`super::SockEntry`].
     pub const SOCK_REVNAT: &str = "sock_revnat";
+    /// [`super::SkipKey`] → 1.
+    pub const SKIPS: &str = "skips";
     /// [`super::AffinityKey`] → [`super::AffinityEntry`].
     pub const AFFINITY: &str = "affinity";
     /// [`super::RangeKey`] behind a prefix length → 1.
@@ -58,7 +60,7 @@ pub mod map {
     pub const SVC_COUNTERS: &str = "svc_counters";
 
     /// Every map that is pinned.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 18] = [
         SERVICES,
         SVC_STATE,
         SLOTS,
@@ -67,6 +69,7 @@ pub mod map {
         EMBRYOS,
         FRAGS,
         SOCK_REVNAT,
+        SKIPS,
         AFFINITY,
         SOURCE_RANGES,
         ADDRS,
@@ -113,6 +116,10 @@ pub mod global {
     pub const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
     /// u8: 1 where `bpf_ktime_get_coarse_ns` exists (Linux 5.11).
     pub const HAS_COARSE_CLOCK: &str = "HAS_COARSE_CLOCK";
+    /// u32: bit n is set if `skips` may hold cgroups of level n below the hierarchy's root, which is level 0.
+    pub const SKIP_CGROUPS: &str = "SKIP_CGROUPS";
+    /// u8: 1 if `skips` may hold network namespaces.
+    pub const SKIP_NETNS: &str = "SKIP_NETNS";
     /// u8: aya-log's level; 0 switches datapath logging off and out of the program.
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 }

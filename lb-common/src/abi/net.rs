@@ -99,6 +99,18 @@ impl Addr {
     }
 }
 
+impl Addr {
+    /// `127.0.0.1`, which also stands for all of `127.0.0.0/8` in the table of the node's addresses.
+    pub const LOCALHOST_V4: Self = Self::v4([127, 0, 0, 1]);
+
+    /// Whether this is an IPv4 address of `127.0.0.0/8` (RFC 1122 3.2.1.3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4_loopback(self) -> bool {
+        self.is_v4() && self.words()[3] & u32::from_ne_bytes([0xff, 0, 0, 0]) == u32::from_ne_bytes([127, 0, 0, 0])
+    }
+}
+
 impl PartialEq for Addr {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {

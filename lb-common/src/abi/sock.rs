@@ -95,6 +95,36 @@ impl SockEntry {
     }
 }
 
+/// Kinds of a [`SkipKey`].
+pub mod skip_kind {
+    /// A cgroup, and every one beneath it.
+    pub const CGROUP: u32 = 1;
+    /// A network namespace.
+    pub const NETNS: u32 = 2;
+}
+
+/// Key of `skips`: whose sockets are left to the packet path.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, Ord, PartialEq, PartialOrd,
+)]
+#[repr(C)]
+pub struct SkipKey {
+    /// The cgroup's id (`bpf_get_current_ancestor_cgroup_id`) or the namespace's cookie (`bpf_get_netns_cookie`).
+    pub id: u64,
+    /// One of [`skip_kind`].
+    pub kind: u32,
+    reserved: u32,
+}
+
+impl SkipKey {
+    /// A key from its parts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(kind: u32, id: u64) -> Self {
+        Self { id, kind, reserved: 0 }
+    }
+}
+
 /// Key of `affinity`.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]

@@ -28,8 +28,10 @@ pub mod addr_flag {
     pub const FRONTEND: u32 = 1 << 3;
     /// Translated packets bear it as source, so their replies come to it.
     pub const SOURCE: u32 = 1 << 4;
+    /// With [`NODE`]: nobody named it: NodePorts listen there, but the state document does not list them.
+    pub const IMPLIED: u32 = 1 << 5;
     /// What the agent's view of the links decides; the rest follows from the frontends.
-    pub const LINKS: u32 = NODE | LOOPBACK | SOURCE;
+    pub const LINKS: u32 = NODE | LOOPBACK | SOURCE | IMPLIED;
 }
 
 /// Value of `addrs`: what this destination address is to us. A packet to an address that is not in the table is to no

@@ -5,8 +5,8 @@ use super::{
     tables::Tables,
 };
 use crate::abi::{
-    Addr, AffinityKey, Counter, Port, SockEntry, SockKey, Tuple, addr_flag, flow_tuple_hash, frontend as bits, proto,
-    scope, sock_kind, socket_lb,
+    Addr, AffinityKey, Counter, Port, SkipKey, SockEntry, SockKey, Tuple, addr_flag, flow_tuple_hash, frontend as bits,
+    proto, scope, skip_kind, sock_kind, socket_lb,
 };
 
 /// A connect or sendmsg call.
@@ -35,6 +35,10 @@ pub struct Policy {
     pub socket_lb: u8,
     /// `bpf_set_retval` exists, so a refusal can be ECONNREFUSED; without it a refusal is EPERM.
     pub has_set_retval: bool,
+    /// Bit n: cgroups of level n may be opted out.
+    pub skip_cgroups: u32,
+    /// Network namespaces may be opted out.
+    pub skip_netns: bool,
 }
 
 /// What becomes of the call.
@@ -57,14 +61,25 @@ pub fn connect<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
         proto::UDP => policy.socket_lb & socket_lb::UDP != 0 && call.host,
         _ => false,
     };
-    if !wanted {
+    if wanted && opted_out(tables, call, policy) {
         return Outcome::Pass;
     }
-    let outcome = translate(tables, call, policy);
-    if matches!(outcome, Outcome::To(..)) {
-        tables.count(if call.proto == proto::TCP { Counter::SocketTcp } else { Counter::SocketUdp });
+    let outcome = if wanted { translate(tables, call, policy) } else { Outcome::Pass };
+    match outcome {
+        Outcome::To(..) => {
+            tables.count(if call.proto == proto::TCP { Counter::SocketTcp } else { Counter::SocketUdp });
+        }
+        Outcome::Pass if call.proto == proto::UDP && policy.socket_lb & socket_lb::UDP != 0 => forget(tables, call),
+        Outcome::Pass | Outcome::Refuse => {}
     }
     outcome
+}
+
+/// A UDP socket that the application itself connects to a backend, after it was sent there by a frontend's name, is the
+/// backend's from then on: it shows its name, and nobody destroys it when the Service lets the backend go.
+#[inline(never)]
+fn forget<T: Tables>(tables: &T, call: &Call) {
+    tables.remove_sock(&key(call, call.dst, call.dport, sock_kind::REVNAT));
 }
 
 /// `sendmsg` on an unconnected UDP socket. It keeps its backend for this destination while that is usable: protocols
@@ -74,6 +89,9 @@ pub fn connect<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
 #[inline(always)]
 pub fn sendmsg<T: Tables>(tables: &T, call: &Call, policy: Policy) -> Outcome {
     if policy.socket_lb & socket_lb::UDP == 0 || call.proto != proto::UDP || call.connected {
+        return Outcome::Pass;
+    }
+    if opted_out(tables, call, policy) {
         return Outcome::Pass;
     }
     let mut backend = Place::default();
@@ -106,6 +124,33 @@ fn find<T: Tables>(tables: &T, key: &SockKey, entry: &mut SockEntry) -> bool {
     }
     tables.count(Counter::Recycled);
     tables.sock(key, entry) && entry.is_for(key)
+}
+
+/// Whether the operator left the caller's pod to the packet path. Never the node's own sockets, which have no other.
+#[inline(always)]
+fn opted_out<T: Tables>(tables: &T, call: &Call, policy: Policy) -> bool {
+    if call.host {
+        return false;
+    }
+    (policy.skip_netns && tables.is_skipped(&SkipKey::new(skip_kind::NETNS, call.netns)))
+        || (policy.skip_cgroups != 0 && in_skipped_cgroup(tables, policy.skip_cgroups))
+}
+
+/// Looks at the levels of `levels` only, which is known when the program is verified. Not inlined, for the BPF stack's
+/// sake.
+#[inline(never)]
+fn in_skipped_cgroup<T: Tables>(tables: &T, levels: u32) -> bool {
+    let mut level = 0;
+    while level < u32::BITS {
+        if levels >> level & 1 != 0 {
+            let id = tables.ancestor_cgroup(level);
+            if id != 0 && tables.is_skipped(&SkipKey::new(skip_kind::CGROUP, id)) {
+                return true;
+            }
+        }
+        level += 1;
+    }
+    false
 }
 
 /// An address and port to be filled in.
@@ -145,7 +190,9 @@ fn attempt<T: Tables>(tables: &T, call: &Call, can_refuse: bool, place: &mut Pla
         host: call.host,
         v4: call.dst.is_v4(),
     };
-    let flags = tables.addr(&call.dst);
+    // As behind kube-proxy, whose rule asks only whether the address is local, as all of 127.0.0.0/8 is.
+    let loopback = call.host && call.dst.is_v4_loopback();
+    let flags = tables.addr(if loopback { &Addr::LOCALHOST_V4 } else { &call.dst });
     let Some(found) = frontend::find(tables, &traffic, flags) else {
         if flags & addr_flag::CLUSTER_IP == 0 || (!can_refuse && !call.host && call.proto == proto::TCP) {
             return Attempt::NotOurs;

@@ -1,8 +1,8 @@
 //! What the core needs of the maps and the clock.
 
 use crate::abi::{
-    Addr, AffinityEntry, AffinityKey, Backend, Counter, Dev, Flow, ServiceKey, ServiceRef, ServiceState, SockEntry,
-    SockKey, Tuple,
+    Addr, AffinityEntry, AffinityKey, Backend, Counter, Dev, Flow, ServiceKey, ServiceRef, ServiceState, SkipKey,
+    SockEntry, SockKey, Tuple,
 };
 
 /// The tables of flows.
@@ -41,6 +41,12 @@ pub trait Tables {
     fn sock(&self, key: &SockKey, into: &mut SockEntry) -> bool;
     /// Inserts or replaces; false if the table takes no entry.
     fn insert_sock(&self, key: &SockKey, entry: &SockEntry) -> bool;
+    /// Removes, if there.
+    fn remove_sock(&self, key: &SockKey);
+    /// Whether `skips` holds this.
+    fn is_skipped(&self, key: &SkipKey) -> bool;
+    /// Id of the cgroup at this level above the caller's, or the caller's own; 0: it has none at this level.
+    fn ancestor_cgroup(&self, level: u32) -> u64;
     /// Looks up `affinity`.
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
     /// Inserts or replaces; false if the table takes no entry.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, RangeKey, ServiceKey,
-        ServiceRef, ServiceState, SockEntry, SockKey, Tuple,
+        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple,
     },
     datapath::{FlowTable, Tables},
 };
@@ -79,6 +79,8 @@ struct Inner {
     now: u32,
     refusing: BTreeSet<Table>,
     recycler: Option<Recycler>,
+    skips: BTreeSet<SkipKey>,
+    cgroups: Vec<u64>,
 }
 
 impl Inner {
@@ -126,6 +128,8 @@ impl MemTables {
                 now: 1_000_000,
                 refusing: BTreeSet::new(),
                 recycler: None,
+                skips: BTreeSet::new(),
+                cgroups: Vec::new(),
             }),
         }
     }
@@ -136,6 +140,13 @@ impl MemTables {
         let tables = Self::new();
         tables.fill(contents);
         tables
+    }
+
+    /// Opts these out, and calls from the last of these cgroups, whose ids start at the root's.
+    pub fn opt_out(&self, skips: &[SkipKey], cgroups: &[u64]) {
+        let mut inner = self.inner.borrow_mut();
+        inner.skips.extend(skips);
+        inner.cgroups = cgroups.to_vec();
     }
 
     /// Adds or replaces what `contents` holds.
@@ -372,6 +383,18 @@ impl Tables for MemTables {
             inner.socks.insert(*key, *entry);
         }
         takes
+    }
+
+    fn remove_sock(&self, key: &SockKey) {
+        self.inner.borrow_mut().socks.remove(key);
+    }
+
+    fn is_skipped(&self, key: &SkipKey) -> bool {
+        self.inner.borrow().skips.contains(key)
+    }
+
+    fn ancestor_cgroup(&self, level: u32) -> u64 {
+        self.inner.borrow().cgroups.get(level as usize).copied().unwrap_or(0)
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {

@@ -3,7 +3,7 @@
 
 use super::{MemTables, World};
 use crate::{
-    abi::{Addr, Counter, Port, SockEntry, SockKey, proto, sock_kind},
+    abi::{Addr, Counter, Port, SkipKey, SockEntry, SockKey, proto, sock_kind},
     datapath::sock::{self, Call, Outcome, Policy},
 };
 
@@ -64,6 +64,10 @@ pub struct SockCase {
     pub call: Call,
     /// What the hooks may do.
     pub policy: Policy,
+    /// Cgroups and network namespaces that are opted out.
+    pub skips: Vec<SkipKey>,
+    /// Ids of the caller's cgroup and those above it, the root's first.
+    pub cgroups: Vec<u64>,
     /// What must become of it; for [`Request::Reverse`], [`Outcome::To`] is the name that is shown.
     pub outcome: Outcome,
     /// Entries of `sock_revnat` after it; `None`: as before.
@@ -92,7 +96,9 @@ impl SockCase {
             world,
             request,
             call,
-            policy: Policy { socket_lb: 3, has_set_retval: true },
+            policy: Policy { socket_lb: 3, has_set_retval: true, skip_cgroups: 0, skip_netns: false },
+            skips: Vec::new(),
+            cgroups: vec![1],
             outcome: Outcome::Pass,
             socks: None,
             counters: Vec::new(),
@@ -163,6 +169,7 @@ impl SockCase {
     /// # Errors
     /// What differs from what must be.
     pub fn run_on(&self, tables: &MemTables) -> Result<(), String> {
+        tables.opt_out(&self.skips, &self.cgroups);
         let outcome = match self.request {
             Request::Connect => sock::connect(tables, &self.call, self.policy),
             Request::SendMsg => sock::sendmsg(tables, &self.call, self.policy),

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     abi::{
-        Addr, AffinityKey, Counter, Port, ServiceKey, SockKey, action, addr_flag, backend_state, frontend, proto,
-        scope, sock_kind, socket_lb, ticks,
+        Addr, AffinityKey, Counter, Port, ServiceKey, SkipKey, SockKey, action, addr_flag, backend_state, frontend,
+        proto, scope, skip_kind, sock_kind, socket_lb, ticks,
     },
     datapath::sock::Outcome,
 };
@@ -22,9 +22,12 @@ pub fn all() -> Vec<SockCase> {
         let mut family = rule(net);
         family.extend(refusals(net));
         family.extend(places(net));
+        family.extend(loopback(net));
         family.extend(stickiness(net));
         family.extend(affinity(net));
         family.extend(reverse(net));
+        family.extend(again(net));
+        family.extend(opt_out(net));
         for case in family {
             cases.push(case.with(|case| case.name = format!("{} [{}]", case.name, net.name())));
         }
@@ -171,6 +174,36 @@ fn places(net: Net) -> Vec<SockCase> {
     ]
 }
 
+/// NodePorts on loopback addresses: for the node's own sockets only, in every form of call.
+fn loopback(net: Net) -> Vec<SockCase> {
+    let calls = [(proto::TCP, Request::Connect), (proto::UDP, Request::Connect), (proto::UDP, Request::SendMsg)];
+    let mut others = vec![net.loopback()];
+    if net.v4 {
+        others.extend([Addr::v4([127, 0, 0, 0]), Addr::v4([127, 0, 0, 53]), Addr::v4([127, 255, 255, 255])]);
+    }
+    let mut cases = Vec::new();
+    for (proto, request) in calls {
+        let case = |dst: Addr, what: &str| {
+            let name = format!("loopback: {dst:?} {what}, protocol {proto}, {request:?}");
+            let key = ServiceKey::node_port(net.v4, Port::new(30_080), proto, scope::INTERNAL);
+            let world = World::web(net, proto).with(|w| w.services[0].frontends.push((key, frontend::NODE_PORT)));
+            SockCase::new(name, world, request, dst, 30_080, proto).with(|case| case.call.host = true)
+        };
+        let pods = |case: &mut SockCase| case.call.host = false;
+        let none = |case: &mut SockCase| case.world.addrs.retain(|(addr, _)| *addr != net.loopback());
+        for dst in &others {
+            cases.push(case(*dst, "is the node's").translated(LOCAL));
+            cases.push(case(*dst, "of a pod is its own").with(pods));
+            cases.push(case(*dst, "while loopback is not served").with(none));
+            cases.push(case(*dst, "on a port that is none").with(|case| case.call.dport = Port::new(30_081)));
+        }
+        for beside in [Addr::v4([126, 255, 255, 255]), Addr::v4([128, 0, 0, 1]), Addr::v6([0x7f; 16])] {
+            cases.push(case(beside, "is no loopback address"));
+        }
+    }
+    cases
+}
+
 /// What the socket of the cases remembers of its translation to `backend`.
 fn entries(net: Net, proto: u8, backend: u32) -> [SockSpec; 2] {
     let addr = if backend == LOCAL { net.server() } else { net.remote() };
@@ -277,5 +310,102 @@ fn reverse(net: Net) -> Vec<SockCase> {
             case("a peer that is the frontend's address", 8080).with(|case| case.call.dst = net.vip()),
         ]);
     }
+    cases
+}
+
+/// A socket that connects a second time.
+fn again(net: Net) -> Vec<SockCase> {
+    let mut cases = Vec::new();
+    for (proto, host) in [(proto::TCP, false), (proto::TCP, true), (proto::UDP, true)] {
+        let was = entries(net, proto, REMOTE);
+        let remembered: &[SockSpec] = if proto == proto::UDP { &was } else { &was[..1] };
+        let case = |what: &str| {
+            call(format!("again: {what}, protocol {proto}, host {host}"), net, Request::Connect, proto).with(|case| {
+                case.call.host = host;
+                case.world.socks = remembered.to_vec();
+            })
+        };
+        // By the same name it may get another backend, which has a name of its own; the first one's leads to the same.
+        cases.push(
+            case("by the same name").translated(LOCAL).with(|case| case.socks.get_or_insert_default().push(was[0])),
+        );
+        // The backend that it is sent to is one already, by another name: the last name counts.
+        cases.push(
+            case("by another name to the same backend")
+                .with(|case| {
+                    let key = ServiceKey { addr: net.other_vip(), port: Port::new(53), proto, scope: scope::INTERNAL };
+                    case.world.services[0].frontends.push((key, frontend::CLUSTER_IP));
+                    case.world.services[0].slots = vec![REMOTE];
+                    (case.call.dst, case.call.dport) = (net.other_vip(), Port::new(53));
+                })
+                .translated(REMOTE)
+                .with(|case| case.socks.get_or_insert_default().extend_from_slice(&remembered[1..])),
+        );
+    }
+    for host in [false, true] {
+        let was = entries(net, proto::UDP, REMOTE);
+        let direct = |what: &str| {
+            let name = format!("again: UDP {what}, host {host}");
+            let world = World::udp(net).with(|w| w.socks = was.to_vec());
+            SockCase::new(name, world, Request::Connect, net.remote(), 80, proto::UDP).with(|case| {
+                case.call.host = host;
+            })
+        };
+        cases.extend([
+            direct("to the backend itself: it is nobody else's name then").with(|case| case.socks = Some(vec![was[1]])),
+            direct("to another port of the backend").with(|case| case.call.dport = Port::new(81)),
+            direct("by another socket").with(|case| case.call.cookie = 1),
+            direct("while UDP is not translated").with(|case| case.policy.socket_lb = socket_lb::TCP),
+        ]);
+    }
+    cases
+}
+
+/// Pods that the operator left to the packet path.
+fn opt_out(net: Net) -> Vec<SockCase> {
+    // root / kubepods / pod / container
+    const PATH: [u64; 4] = [1, 20, 300, 4000];
+    let mut cases = Vec::new();
+    for (proto, request) in [(proto::TCP, Request::Connect), (proto::UDP, Request::SendMsg)] {
+        let case = |what: &str, skip: SkipKey| {
+            call(format!("opt-out: {what}, protocol {proto}"), net, request, proto).with(|case| {
+                case.skips = vec![skip];
+                case.cgroups = PATH.to_vec();
+                (case.policy.skip_cgroups, case.policy.skip_netns) = (0b1100, true);
+            })
+        };
+        let group = |id| SkipKey::new(skip_kind::CGROUP, id);
+        let netns = |id| SkipKey::new(skip_kind::NETNS, id);
+        let host = |case: &mut SockCase| case.call.host = true;
+        cases.extend([
+            case("the caller's own cgroup", group(4000)),
+            case("one above the caller's", group(300)),
+            case("at a level where none is looked for", group(20)).translated(LOCAL),
+            case("another cgroup", group(301)).translated(LOCAL),
+            case("a cgroup that is less deep than a level", group(0))
+                .with(|case| case.cgroups.truncate(3))
+                .translated(LOCAL),
+            case("a cgroup with the namespace's number", group(POD_NETNS)).translated(LOCAL),
+            case("no cgroups are asked for", group(4000)).with(|case| case.policy.skip_cgroups = 0).translated(LOCAL),
+            case("the deepest level", group(4000)).with(|case| {
+                case.cgroups = (0..31).map(|level| level + 1).chain([4000]).collect();
+                case.policy.skip_cgroups = 1 << 31;
+            }),
+            case("the network namespace", netns(POD_NETNS)),
+            case("another network namespace", netns(POD_NETNS + 1)).translated(LOCAL),
+            case("no namespaces are asked for", netns(POD_NETNS))
+                .with(|case| case.policy.skip_netns = false)
+                .translated(LOCAL),
+            case("the node has no packet path: cgroup", group(300)).with(host).translated(LOCAL),
+            case("the node has no packet path: namespace", netns(POD_NETNS)).with(host).translated(LOCAL),
+        ]);
+    }
+    // What was translated before is left as well.
+    let was = entries(net, proto::UDP, REMOTE);
+    cases.push(call("opt-out: a socket that kept a backend", net, Request::SendMsg, proto::UDP).with(|case| {
+        case.world.socks = was.to_vec();
+        case.skips = vec![SkipKey::new(skip_kind::NETNS, POD_NETNS)];
+        case.policy.skip_netns = true;
+    }));
     cases
 }

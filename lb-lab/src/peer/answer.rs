@@ -55,6 +55,8 @@ pub struct Load {
     pub slowest_micros: u64,
     /// How long it ran.
     pub elapsed_ms: u64,
+    /// If asked for: when each answered request began, in milliseconds since 1970, and who answered.
+    pub log: Vec<(u64, String)>,
 }
 
 impl Load {

@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -70,8 +70,12 @@ pub(super) fn http_load(ask: &HttpLoad, stop: &Stop) -> Load {
                 break;
             }
             let asked = Instant::now();
+            let began = since_1970();
             match http::get(ask.to, timeout) {
                 Ok(name) => {
+                    if ask.log {
+                        own.log.push((began, name.clone()));
+                    }
                     *own.names.entry(name).or_default() += 1;
                     own.slowest_micros = own.slowest_micros.max(super::tcp::micros(asked));
                 }
@@ -90,6 +94,7 @@ pub(super) fn http_load(ask: &HttpLoad, stop: &Stop) -> Load {
         }
         total.failed += own.failed;
         total.failures.extend(own.failures);
+        total.log.extend(own.log);
         total.slowest_micros = total.slowest_micros.max(own.slowest_micros);
     };
     thread::scope(|scope| {
@@ -102,6 +107,12 @@ pub(super) fn http_load(ask: &HttpLoad, stop: &Stop) -> Load {
     load.failures.truncate(KEPT_FAILURES);
     load.elapsed_ms = millis(start);
     load
+}
+
+/// The clock that processes share, in milliseconds.
+fn since_1970() -> u64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn millis(start: Instant) -> u64 {

@@ -6,6 +6,7 @@
 //! is reported, never judged: a failed connect is an answer.
 
 mod answer;
+mod batch;
 mod client;
 mod http;
 mod load;

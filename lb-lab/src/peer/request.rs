@@ -22,6 +22,7 @@ pub enum Request {
     Close(Close),
     Hold(Hold),
     HttpLoad(HttpLoad),
+    Batch(Batch),
 }
 
 /// A request that a [`crate::Peer`] takes.
@@ -58,6 +59,7 @@ ask!(Ping -> Exchange, |ask| 2 * ask.timeout_ms);
 ask!(Close -> (), |_ask| STEP_LIMIT_MS);
 ask!(Hold -> Held, |ask| ask.duration_ms + 3 * ask.timeout_ms);
 ask!(HttpLoad -> Load, |ask| ask.duration_ms + 3 * ask.timeout_ms);
+ask!(Batch -> Vec<Answers>, |ask| ask.limit_ms());
 
 /// Which transport.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -255,6 +257,8 @@ pub struct HttpLoad {
     pub timeout_ms: u64,
     /// Pause of each worker after each request.
     pub pause_ms: u64,
+    /// Whether [`Load::log`] is kept.
+    pub log: bool,
 }
 
 impl HttpLoad {
@@ -262,7 +266,7 @@ impl HttpLoad {
     #[must_use]
     pub fn new(to: SocketAddr, duration: Duration) -> Self {
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self { to, workers: 2, duration_ms, requests: None, timeout_ms: STEP_LIMIT_MS, pause_ms: 0 }
+        Self { to, workers: 2, duration_ms, requests: None, timeout_ms: STEP_LIMIT_MS, pause_ms: 0, log: false }
     }
 
     /// So many requests, by two workers.
@@ -270,5 +274,37 @@ impl HttpLoad {
     pub fn count(to: SocketAddr, requests: u64) -> Self {
         let duration_ms = 2 * STEP_LIMIT_MS * requests.max(1);
         Self { duration_ms, requests: Some(requests), ..Self::new(to, Duration::ZERO) }
+    }
+}
+
+/// One question of a [`Batch`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub enum Question {
+    /// Over TCP.
+    Tcp(TcpAsk),
+    /// Over UDP.
+    Udp(UdpAsk),
+    /// A transfer; one [`Exchange`].
+    Big(Big),
+}
+
+/// Many different questions, several at a time; answered in the order of the questions.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Batch {
+    /// What to ask.
+    pub questions: Vec<Question>,
+    /// Threads that ask.
+    pub workers: u32,
+}
+
+impl Batch {
+    fn limit_ms(&self) -> u64 {
+        let limit = |question: &Question| match question {
+            Question::Tcp(ask) => ask.limit(),
+            Question::Udp(ask) => ask.limit(),
+            Question::Big(ask) => ask.limit(),
+        };
+        let all: Duration = self.questions.iter().map(limit).sum();
+        u64::try_from(all.as_millis()).unwrap_or(u64::MAX)
     }
 }

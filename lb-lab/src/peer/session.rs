@@ -18,7 +18,7 @@ use socket2::Socket;
 
 use super::{
     answer::{Exchange, Opened},
-    load,
+    batch, load,
     request::{Close, Open, Ping, Request, Transport},
     serve, sockets, tcp, udp,
 };
@@ -110,6 +110,7 @@ impl Sockets {
             }
             Request::Hold(ask) => value(load::hold(&ask, stop)),
             Request::HttpLoad(ask) => value(load::http_load(&ask, stop)),
+            Request::Batch(ask) => value(batch::batch(&ask, stop)),
         }
     }
 

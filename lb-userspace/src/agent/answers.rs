@@ -6,6 +6,7 @@ use lb_common::abi::Counter;
 
 use super::{
     api::{ApiAnswer, ApiHealthCheck},
+    health_checks::HealthAnswer,
     state::Agent,
     status::{Question, Status},
 };
@@ -20,6 +21,10 @@ impl Agent {
             }
             Question::Metrics(sender) => {
                 let _gone = sender.send(self.metrics());
+            }
+            Question::HealthCheck(port, sender) => {
+                let check = self.planner.health_checks().into_iter().find(|check| check.port == port);
+                let _gone = sender.send(check.map(|check| HealthAnswer::new(&check, self.ready)));
             }
             Question::Status(sender) => {
                 let _gone = sender.send(Status {
@@ -49,7 +54,11 @@ impl Agent {
             bpffs: absolute(&self.settings.bpffs),
             names: self.tables.names(),
             health_checks,
-            failed: self.failed.values().map(|(_, reason)| reason.clone()).collect(),
+            skipped: self.skips.names(),
+            failed: {
+                let services = self.failed.values().map(|(_, reason)| reason);
+                services.chain(self.health_checks.failures()).cloned().collect()
+            },
         }
     }
 

@@ -45,6 +45,9 @@ pub struct ApiAnswer {
     pub health_checks: Vec<ApiHealthCheck>,
     /// Services that are not, or only partly, in the datapath, and why.
     pub failed: Vec<String>,
+    /// Cgroups and network namespaces whose sockets are left to the packet path.
+    #[serde(default)]
+    pub skipped: Vec<String>,
 }
 
 /// How long an agent may take to answer.

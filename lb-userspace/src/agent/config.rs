@@ -12,9 +12,17 @@ use ipnet::IpNet;
 use lb_common::abi::socket_lb;
 use serde::Deserialize;
 
-use super::values::{Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, Tc, XdpMode};
+use super::{
+    skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
+    values::{Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, TableSize, Tc, XdpMode},
+};
 
-use crate::{loader::TcHook, maps::Capacities, net::Glob};
+use crate::{
+    loader::TcHook,
+    maps::{Capacities, MaglevSize},
+    net::Glob,
+    plan::state::Algorithm,
+};
 
 /// Run the node's agent: follow Services and links, keep the datapath as they say.
 ///
@@ -42,9 +50,19 @@ pub struct AgentArgs {
     /// This node's zone. Default: the label of its Node object.
     #[arg(long, env = "BERRYLB_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
+    /// Serve node ports on the node's loopback addresses, for the node itself. Default: true.
+    #[arg(long, env = "BERRYLB_LOCALHOST_NODEPORTS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub localhost_nodeports: Option<bool>,
     /// Hold node ports to loadBalancerSourceRanges, too.
     #[arg(long, env = "BERRYLB_SOURCE_RANGES_NODEPORT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub source_ranges_nodeport: Option<bool>,
+    /// How backends are chosen for Services that do not say so by annotation: random or maglev. Default: random.
+    #[arg(long, env = "BERRYLB_ALGORITHM", value_name = "ALGORITHM")]
+    pub algorithm: Option<Algorithm>,
+    /// Slots of a Maglev table, a prime: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749 or 65521. Equal on all nodes.
+    /// Default: 16381.
+    #[arg(long, env = "BERRYLB_MAGLEV_TABLE_SIZE", value_name = "M")]
+    pub maglev_table_size: Option<TableSize>,
     /// Folder on a bpffs for this agent's maps and links. Default: /sys/fs/bpf/berrylb.
     #[arg(long, env = "BERRYLB_BPFFS", value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -70,6 +88,14 @@ pub struct AgentArgs {
     /// node's own has none. Default: tcp,udp.
     #[arg(long, env = "BERRYLB_SOCKET_LB", value_name = "WHAT")]
     pub socket_lb: Option<SocketLb>,
+    /// cgroups below --cgroup whose sockets are left to the packet path, with everything beneath them: a pattern for
+    /// each level, with * and ?. Default: none.
+    #[arg(long, env = "BERRYLB_SOCKET_LB_SKIP_CGROUPS", value_name = "GLOB,…")]
+    pub socket_lb_skip_cgroups: Option<Listed<CgroupGlob>>,
+    /// Network namespaces whose sockets are left to the packet path: names in /run/netns or paths, the last name with *
+    /// and ?. Default: none.
+    #[arg(long, env = "BERRYLB_SOCKET_LB_SKIP_NETNS", value_name = "NAME,…")]
+    pub socket_lb_skip_netns: Option<Listed<NetnsName>>,
     /// The packet path on pod links: on or off. Default: on.
     #[arg(long, env = "BERRYLB_PACKET_PATH", value_name = "WHAT")]
     pub packet_path: Option<OnOff>,
@@ -108,7 +134,7 @@ pub struct AgentArgs {
     /// Most backend sets.
     #[arg(long, env = "BERRYLB_MAX_BACKEND_SETS", value_name = "N")]
     pub max_backend_sets: Option<u32>,
-    /// Most slots of all backend sets.
+    /// Most slots of all backend sets. Default: 16384, and room for 64 Maglev tables with --algorithm maglev.
     #[arg(long, env = "BERRYLB_MAX_SLOTS", value_name = "N")]
     pub max_slots: Option<u32>,
     /// Most endpoints.
@@ -151,7 +177,10 @@ pub struct Settings {
     pub node_name: String,
     pub node_address: Option<Vec<IpAddr>>,
     pub zone: Option<String>,
+    pub localhost_nodeports: bool,
     pub source_ranges_nodeport: bool,
+    pub algorithm: Algorithm,
+    pub maglev_table_size: MaglevSize,
     pub bpffs: PathBuf,
     pub cgroup: Option<PathBuf>,
     pub pod_links: Option<Vec<Glob>>,
@@ -160,6 +189,8 @@ pub struct Settings {
     pub cluster_cidr: Vec<IpNet>,
     /// [`socket_lb`] bits.
     pub socket_lb: u8,
+    /// `--socket-lb-skip-cgroups` and `--socket-lb-skip-netns`.
+    pub skip_rules: SkipRules,
     pub packet_path: bool,
     pub local_path: LocalPath,
     pub tc: Option<TcHook>,
@@ -177,6 +208,9 @@ pub struct Settings {
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/berrylb";
 /// Default of `--api-socket`.
 pub const DEFAULT_API_SOCKET: &str = "/run/berrylb/agent.sock";
+
+/// Maglev tables that the default of `--max-slots` has room for if Maglev is the default algorithm.
+const DEFAULT_TABLES: u32 = 64;
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +236,9 @@ pub enum SettingsError {
     /// A setting has no default.
     #[error("{0}")]
     Missing(&'static str),
+    /// A setting goes beyond what the datapath can do.
+    #[error("{0}")]
+    OutOfReach(String),
     /// A setting asks for what this version has not.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -227,8 +264,10 @@ impl AgentArgs {
             None => Self::default(),
         };
         let merged = or_file!(flags, file, {
-            from, node_name, node_address, zone, source_ranges_nodeport, bpffs, cgroup, pod_links, uplinks, overlays,
-            cluster_cidr, xdp, socket_lb, packet_path, local_path, tc, healthz, metrics, api_socket, log_level, log_format,
+            from, node_name, node_address, zone, localhost_nodeports, source_ranges_nodeport, algorithm,
+            maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays, cluster_cidr, xdp, socket_lb,
+            socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, tc, healthz, metrics, api_socket,
+            log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
             max_devices,
@@ -239,10 +278,16 @@ impl AgentArgs {
     fn with_defaults(self) -> Result<Settings, SettingsError> {
         let defaults = Capacities::DEFAULT;
         let services = self.max_services.unwrap_or(defaults.services);
+        let algorithm = self.algorithm.unwrap_or_default();
+        let maglev_table_size = self.maglev_table_size.map_or(MaglevSize::DEFAULT, |size| size.0);
+        let tables = match algorithm {
+            Algorithm::Random => 0,
+            Algorithm::Maglev => DEFAULT_TABLES * u32::from(maglev_table_size.get()),
+        };
         let capacities = Capacities {
             services,
             svc_state: self.max_backend_sets.unwrap_or(defaults.svc_state),
-            slots: self.max_slots.unwrap_or(defaults.slots),
+            slots: self.max_slots.unwrap_or(defaults.slots + tables),
             backends: self.max_backends.unwrap_or(defaults.backends),
             flows: self.max_flows.unwrap_or(defaults.flows),
             embryos: self.max_embryos.unwrap_or(defaults.embryos),
@@ -265,6 +310,13 @@ impl AgentArgs {
                 "no source of Services: give --from PATH (a folder or file of Kubernetes objects)",
             ));
         }
+        let skip_rules = SkipRules {
+            cgroups: self.socket_lb_skip_cgroups.map(|list| list.0).unwrap_or_default(),
+            netns: self.socket_lb_skip_netns.map(|list| list.0).unwrap_or_default(),
+        };
+        if let Err(error) = skip_rules.depths() {
+            return Err(SettingsError::OutOfReach(error));
+        }
         let listen = |given: Option<Listen>, default: ([u8; 4], u16)| match given {
             Some(Listen::Off) => None,
             Some(Listen::At(addr)) => Some(addr),
@@ -275,7 +327,10 @@ impl AgentArgs {
             node_name: self.node_name.unwrap_or_default(),
             node_address: self.node_address.filter(|given| !given.is_empty()),
             zone: self.zone,
+            localhost_nodeports: self.localhost_nodeports.unwrap_or(true),
             source_ranges_nodeport: self.source_ranges_nodeport.unwrap_or(false),
+            algorithm,
+            maglev_table_size,
             bpffs: self.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
             cgroup: self.cgroup,
             pod_links: self.pod_links.map(|globs| globs.0),
@@ -283,6 +338,7 @@ impl AgentArgs {
             overlays: self.overlays.map(|globs| globs.0),
             cluster_cidr: self.cluster_cidr.map(|cidrs| cidrs.0).unwrap_or_default(),
             socket_lb: self.socket_lb.unwrap_or(SocketLb(socket_lb::TCP | socket_lb::UDP)).0,
+            skip_rules,
             packet_path: self.packet_path != Some(OnOff::Off),
             local_path: self.local_path.unwrap_or(LocalPath::Auto),
             tc: match self.tc.unwrap_or(Tc::Auto) {

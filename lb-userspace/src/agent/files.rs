@@ -27,7 +27,7 @@ pub(super) struct FileKey {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ObjectChange {
     /// New or different.
-    Upsert(Object),
+    Upsert(Box<Object>),
     /// In no file any more.
     Remove(ObjectRef),
 }
@@ -128,7 +128,7 @@ impl FileSet {
             let after = holders.last_key_value().map(|(_, object)| object);
             if before.as_ref() != after {
                 outcome.changes.push(match after {
-                    Some(object) => ObjectChange::Upsert(object.clone()),
+                    Some(object) => ObjectChange::Upsert(Box::new(object.clone())),
                     None => ObjectChange::Remove(name.clone()),
                 });
             }

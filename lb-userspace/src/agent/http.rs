@@ -6,7 +6,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
+    header::{CONTENT_TYPE, HeaderName, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -23,18 +23,25 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
     pub(super) body: String,
+    /// Headers besides the content type.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Answer {
     pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Self {
         match serde_json::to_string(value) {
-            Ok(body) => Self { status, content_type: "application/json", body },
+            Ok(body) => Self { status, content_type: "application/json", body, headers: Vec::new() },
             Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write JSON: {error}\n")),
         }
     }
 
     pub(super) fn text(status: StatusCode, body: String) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body }
+        Self { status, content_type: "text/plain; charset=utf-8", body, headers: Vec::new() }
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 }
 
@@ -126,6 +133,7 @@ where
     };
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() = answer.status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(answer.content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    response.headers_mut().extend(answer.headers);
     response
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{config::Settings, serve, state::Agent, values::LocalPath, watch::Watch};
+use super::{config::Settings, serve, stale::StaleSockets, state::Agent, values::LocalPath, watch::Watch};
 use crate::{
     maps::{Freed, Grace},
     net::Follower,
@@ -31,7 +31,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (file_events, mut changed_files) = mpsc::unbounded_channel();
     let mut watch = Watch::new(&settings.from, file_events).context("watch --from: no inotify instance to be had")?;
     let mut follower = Follower::start().await?;
-    let mut agent = Agent::start(settings, &follower)?;
+    let mut agent = Agent::start(settings, &follower, asker.clone())?;
     let _log_forwarder = agent.datapath.forward_logs()?;
     // After the folder's lock: a second agent is told of the first, not of a port that it holds.
     if let Some(addr) = agent.settings.healthz {
@@ -49,6 +49,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     serve::api(&agent.settings.api_socket, asker)
         .with_context(|| format!("serve {}: give another --api-socket", agent.settings.api_socket.display()))?;
     agent.read_all();
+    let mut stale = StaleSockets::new(agent.settings.socket_lb);
+    if agent.adopted {
+        stale.look_for_all();
+    }
     agent.settle();
 
     let mut collector = Collector::default();
@@ -58,6 +62,8 @@ pub async fn run(settings: Settings) -> Result<()> {
         if collector.at.is_none() && !collector.is_waiting() && agent.tables.needs_collect() {
             collector.at = Some(Instant::now() + COLLECT_AFTER);
         }
+        stale.look_for(agent.tables.take_retired_udp());
+        let look_at = stale.at();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -97,6 +103,19 @@ pub async fn run(settings: Settings) -> Result<()> {
             Some((freed, waited)) = collector.done.recv() => {
                 collector.waiting = false;
                 agent.collected(freed, waited);
+                continue;
+            }
+            Some(found) = agent.skips.changed() => {
+                agent.skips.update(found);
+                agent.apply_skips();
+                continue;
+            }
+            () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                stale.start();
+                continue;
+            }
+            Some(listed) = stale.listed() => {
+                stale.finish(listed, agent.tables.store());
                 continue;
             }
             () = sleep_until(local_path_at), if agent.settings.local_path == LocalPath::Auto => {

@@ -20,7 +20,7 @@ pub(super) type Asker = mpsc::Sender<Question>;
 /// How long the loop may take to answer before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-async fn ask<T>(asker: &Asker, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+pub(super) async fn ask<T>(asker: &Asker, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let asked = async {
         asker.send(question(sender)).await.ok()?;
@@ -29,7 +29,7 @@ async fn ask<T>(asker: &Asker, question: impl FnOnce(oneshot::Sender<T>) -> Ques
     tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
 }
 
-fn stuck() -> Answer {
+pub(super) fn stuck() -> Answer {
     Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer\n".to_owned())
 }
 
@@ -70,9 +70,10 @@ pub(super) async fn metrics(addr: SocketAddr, asker: Asker) -> io::Result<Socket
                 return not_found(&path);
             }
             match ask(&asker, Question::Metrics).await {
-                Some(body) => {
-                    Answer { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
-                }
+                Some(body) => Answer {
+                    content_type: "text/plain; version=0.0.4; charset=utf-8",
+                    ..Answer::text(StatusCode::OK, body)
+                },
                 None => stuck(),
             }
         }

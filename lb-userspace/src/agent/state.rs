@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -14,7 +15,10 @@ use tokio::time::Instant;
 use super::{
     config::Settings,
     files::{FileKey, FileSet, ObjectChange, Outcome},
+    health_checks::HealthChecks,
     links::{self, Links},
+    serve::Asker,
+    skips::Skips,
 };
 use crate::{
     loader::{Datapath, DatapathOptions, Layout, object},
@@ -30,6 +34,8 @@ use crate::{
 /// A failed write, attach or read is tried again after this, doubled up to [`RETRY_MOST`].
 const RETRY_LEAST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// Loopback addresses of every node; the first stands for 127.0.0.0/8.
+const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 pub(super) struct Agent {
     pub(super) settings: Settings,
@@ -40,6 +46,7 @@ pub(super) struct Agent {
     pub(super) table: Table,
     pub(super) links: Links,
     pub(super) planner: Planner,
+    pub(super) health_checks: HealthChecks,
     pub(super) files: FileSet,
     /// The node's object names its addresses; without it, the links do.
     pub(super) node_known: bool,
@@ -53,19 +60,24 @@ pub(super) struct Agent {
     pub(super) said: BTreeSet<String>,
     /// What an earlier run left is pruned, and `ready` is said.
     pub(super) ready: bool,
+    /// An earlier run left tables.
+    pub(super) adopted: bool,
     pub(super) adopted_links: Vec<u32>,
     pub(super) config: Config,
+    pub(super) skips: Skips,
     pub(super) retry_after: Duration,
     pub(super) retry_at: Option<Instant>,
 }
 
 impl Agent {
-    pub(super) fn start(settings: Settings, follower: &Follower) -> Result<Self> {
+    pub(super) fn start(settings: Settings, follower: &Follower, asker: Asker) -> Result<Self> {
         let object = object::bytes()?;
         let capacities = settings.capacities;
         let options = DatapathOptions {
             cgroup: settings.cgroup.clone(),
             socket_lb: settings.socket_lb,
+            skip_cgroups: settings.skip_rules.depths().map_err(anyhow::Error::msg)?,
+            skip_netns: !settings.skip_rules.netns.is_empty(),
             tc_hook: settings.tc,
             table_sizes: lb_common::abi::map::ALL
                 .into_iter()
@@ -84,6 +96,8 @@ impl Agent {
         for finding in datapath.probe().findings() {
             tracing::debug!("{finding}");
         }
+        let skips = Skips::start(settings.skip_rules.clone(), &datapath)
+            .context("follow cgroups and network namespaces to skip: see fs.inotify.max_user_instances")?;
         let adopted = datapath.adopt()?;
         for removed in &adopted.removed {
             tracing::info!("removed what an earlier run left: {removed}");
@@ -92,6 +106,7 @@ impl Agent {
 
         let store = BpfStore::open(datapath.layout().version())?;
         let (tables, found) = Tables::adopt(store)?;
+        let tables = tables.with_maglev_size(settings.maglev_table_size);
         if !fresh {
             tracing::info!("took over {} frontends and {} backends of an earlier run", found.frontends, found.backends);
         }
@@ -103,6 +118,7 @@ impl Agent {
             node_addresses: settings.node_address.clone(),
             zone: settings.zone.clone(),
             node_port_source_ranges: settings.source_ranges_nodeport,
+            algorithm: settings.algorithm,
         });
         let mut agent = Self {
             classify: links::classify_options(&settings),
@@ -112,6 +128,7 @@ impl Agent {
             datapath,
             tables,
             planner,
+            health_checks: HealthChecks::new(asker),
             files: FileSet::default(),
             node_known: false,
             unreadable: BTreeMap::new(),
@@ -119,8 +136,10 @@ impl Agent {
             failed: BTreeMap::new(),
             said: BTreeSet::new(),
             ready: false,
+            adopted: !fresh,
             adopted_links,
             config,
+            skips,
             retry_after: RETRY_LEAST,
             retry_at: None,
         };
@@ -128,6 +147,7 @@ impl Agent {
             // The first run's grace goes on across restarts.
             agent.config.grace_until = agent.tables.store().config()?.grace_until;
         }
+        agent.apply_skips();
         agent.follow(follower, false);
         Ok(agent)
     }
@@ -140,12 +160,12 @@ impl Agent {
         for change in outcome.changes {
             match change {
                 ObjectChange::Upsert(object) => {
-                    if let Object::Node(node) = &object
+                    if let Object::Node(node) = &*object
                         && *node.name == *self.settings.node_name
                     {
                         self.node_known = !node.addresses.is_empty();
                     }
-                    self.planner.upsert(object);
+                    self.planner.upsert(*object);
                 }
                 ObjectChange::Remove(name) => {
                     if name.kind == Kind::Node && *name.name == *self.settings.node_name {
@@ -163,6 +183,10 @@ impl Agent {
         let changes = self.planner.take_changes();
         if !changes.is_empty() {
             self.apply(&changes);
+        }
+        self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
+        if self.health_checks.failures().next().is_some() {
+            self.schedule_retry();
         }
         self.tell();
         if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
@@ -188,8 +212,9 @@ impl Agent {
             let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
             self.planner.set_node_addresses(from_links);
         }
+        let localhost: &[IpAddr] = if self.settings.localhost_nodeports { &LOCALHOST } else { &[] };
         let sources = self.links.topology().sources();
-        match self.tables.set_link_addresses(&self.planner.node_addresses(), &sources) {
+        match self.tables.set_link_addresses(&self.planner.node_addresses(), localhost, &sources) {
             Ok(false) => {}
             Ok(true) => self.apply_restricted(),
             Err(error) => {
@@ -310,6 +335,13 @@ impl Agent {
         }
     }
 
+    pub(super) fn apply_skips(&mut self) {
+        if let Err(error) = self.skips.apply(self.tables.store_mut()) {
+            tracing::error!("not all sockets that are to be skipped are: {error}");
+            self.schedule_retry();
+        }
+    }
+
     fn schedule_retry(&mut self) {
         if self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + self.retry_after);
@@ -334,6 +366,7 @@ impl Agent {
             self.read_file(key);
         }
         self.configure();
+        self.apply_skips();
         let failed: Vec<ServiceChange> = self.failed.values().map(|(change, _)| change.clone()).collect();
         // What the plan says by now counts, so its newest changes go first.
         let newest = self.planner.take_changes();
@@ -344,7 +377,8 @@ impl Agent {
         if !changes.is_empty() {
             self.apply(&changes);
         }
-        if self.links.has_failures() {
+        self.health_checks.retry();
+        if self.links.has_failures() || self.health_checks.failures().next().is_some() {
             self.schedule_retry();
         }
         if self.retry_at.is_none() {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::api::ApiAnswer;
+use super::{api::ApiAnswer, health_checks::HealthAnswer};
 
 /// The loop's state, as health sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -24,6 +24,8 @@ pub(super) enum Question {
     Names(oneshot::Sender<ApiAnswer>),
     /// For /metrics: the text.
     Metrics(oneshot::Sender<String>),
+    /// For a `healthCheckNodePort`; `None` if no Service has it.
+    HealthCheck(u16, oneshot::Sender<Option<HealthAnswer>>),
     /// For /livez and /healthz.
     Status(oneshot::Sender<Status>),
 }

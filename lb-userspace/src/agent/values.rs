@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use lb_common::abi::socket_lb;
 use serde::Deserialize;
 
-use crate::net::{Glob, spans_ipv4};
+use crate::{
+    maps::{MAGLEV_SIZES, MaglevSize},
+    net::{Glob, spans_ipv4},
+};
 
 macro_rules! from_text {
     ($($type:ty),+ $(,)?) => {
@@ -40,22 +43,8 @@ impl FromStr for Globs {
 
 impl<'de> Deserialize<'de> for Globs {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        text_or_list(d)?.parse().map_err(serde::de::Error::custom)
+        list_text(d)?.parse().map_err(serde::de::Error::custom)
     }
-}
-
-/// A list as the config file may hold it, in the form of the command line.
-fn text_or_list<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        Text(String),
-        List(Vec<String>),
-    }
-    Ok(match Form::deserialize(d)? {
-        Form::Text(text) => text,
-        Form::List(list) => list.join(","),
-    })
 }
 
 /// A list of networks that pods are in.
@@ -82,8 +71,22 @@ impl FromStr for Cidrs {
 
 impl<'de> Deserialize<'de> for Cidrs {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        text_or_list(d)?.parse().map_err(serde::de::Error::custom)
+        list_text(d)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// A text with commas, or a list that becomes one.
+pub(super) fn list_text<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Form::deserialize(d)? {
+        Form::Text(text) => text,
+        Form::List(list) => list.join(","),
+    })
 }
 
 /// `tcp,udp`, `tcp` or `off`, as [`socket_lb`] bits.
@@ -120,6 +123,36 @@ impl FromStr for Listen {
             return Ok(Self::Off);
         }
         text.parse().map(Self::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
+    }
+}
+
+/// Slots of a Maglev table: one of [`MAGLEV_SIZES`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TableSize(pub MaglevSize);
+
+impl TryFrom<u16> for TableSize {
+    type Error = String;
+
+    fn try_from(size: u16) -> Result<Self, String> {
+        let known = MaglevSize::new(size).filter(|size| MAGLEV_SIZES.contains(&size.get()));
+        known.map(Self).ok_or_else(|| {
+            let sizes: Vec<String> = MAGLEV_SIZES.iter().map(ToString::to_string).collect();
+            format!("{size} is not one of {}", sizes.join(", "))
+        })
+    }
+}
+
+impl FromStr for TableSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<u16>().map_err(|_| format!("{text:?} is not a number of slots"))?.try_into()
+    }
+}
+
+impl<'de> Deserialize<'de> for TableSize {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        u16::deserialize(d)?.try_into().map_err(serde::de::Error::custom)
     }
 }
 

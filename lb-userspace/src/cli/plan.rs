@@ -12,7 +12,7 @@ use std::{
 use super::output::{self, OutputArgs};
 use crate::{
     k8s,
-    plan::{PlanConfig, Planner},
+    plan::{PlanConfig, Planner, state::Algorithm},
 };
 
 /// Print what the datapath of a node should hold, from Kubernetes objects in files.
@@ -36,6 +36,9 @@ pub struct PlanArgs {
     /// Hold node ports to loadBalancerSourceRanges, too.
     #[arg(long)]
     pub source_ranges_nodeport: bool,
+    /// How backends are chosen for Services that do not say: random or maglev.
+    #[arg(long, default_value = "random", value_name = "ALGORITHM")]
+    pub algorithm: Algorithm,
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -85,13 +88,14 @@ pub fn run_on(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<bool> {
-    let PlanArgs { from, node_name, node_address, zone, source_ranges_nodeport, output } = args;
+    let PlanArgs { from, node_name, node_address, zone, source_ranges_nodeport, algorithm, output } = args;
     let loaded = k8s::load(from, stdin);
     let mut planner = Planner::new(PlanConfig {
         node_name: node_name.clone(),
         node_addresses: (!node_address.is_empty()).then(|| node_address.clone()),
         zone: zone.clone(),
         node_port_source_ranges: *source_ranges_nodeport,
+        algorithm: *algorithm,
     });
     for message in loaded.messages() {
         writeln!(err, "{message}")?;
@@ -143,6 +147,8 @@ mod tests {
         check("--from a --node-address ::", Err("unspecified"));
         check("--from a --node-address ::ffff:0.0.0.0", Err("unspecified"));
         check("--from a --node-address ff02::1", Err("multicast"));
+        check("--from a --algorithm maglev", Ok(0));
+        check("--from a --algorithm ring", Err("random or maglev"));
         check("--from a --node-address raspi001", Err("not an IP address"));
     }
 

@@ -10,6 +10,7 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_func_id, bpf_map_type, bpf_prog_type};
@@ -41,6 +42,27 @@ pub fn by_socket_option() -> io::Result<u64> {
         )
     };
     if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `NSFS_MAGIC` of linux/magic.h.
+const NSFS_MAGIC: u32 = 0x6e73_6673;
+
+/// The cookie of the network namespace that `path` stands for, as in /run/netns; `None`: the file stands for none, as
+/// before it is mounted. A thread of its own enters the namespace and ends there.
+///
+/// # Errors
+/// `ENOPROTOOPT` before Linux 5.14; or the path cannot be opened, or is another kind of namespace (`EINVAL`).
+pub fn of_netns(path: &Path) -> io::Result<Option<u64>> {
+    let file = fs::File::open(path)?;
+    let kind = nix::sys::statfs::fstatfs(&file)?.filesystem_type();
+    if u32::try_from(kind.0).ok() != Some(NSFS_MAGIC) {
+        return Ok(None);
+    }
+    let entered = thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        by_socket_option()
+    })?;
+    entered.join().map_err(|_| io::Error::other("the thread that entered the namespace panicked"))?.map(Some)
 }
 
 /// Lets a child process connect a UDP socket in a cgroup of its own below `cgroup`, where a program notes the cookie.

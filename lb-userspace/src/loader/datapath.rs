@@ -57,6 +57,10 @@ pub struct DatapathOptions {
     pub cgroup: Option<PathBuf>,
     /// [`socket_lb`] bits; 0 switches the socket path off.
     pub socket_lb: u8,
+    /// Bit n: cgroups n levels below `cgroup` may be left to the packet path.
+    pub skip_cgroups: u32,
+    /// Network namespaces may be left to the packet path.
+    pub skip_netns: bool,
     /// `None`: the best that this kernel has.
     pub tc_hook: Option<TcHook>,
     /// Entries of the tables named in [`lb_common::abi::map`]; others have what the object says.
@@ -73,6 +77,8 @@ impl DatapathOptions {
             bpffs: bpffs.into(),
             cgroup: None,
             socket_lb: socket_lb::TCP | socket_lb::UDP,
+            skip_cgroups: 0,
+            skip_netns: false,
             tc_hook: None,
             table_sizes: Vec::new(),
             log_level: None,
@@ -132,6 +138,8 @@ impl Datapath {
         }
         let has = |feature| u8::from(probe.has(feature));
         let (set_retval, coarse_clock) = (has(Feature::SetRetval), has(Feature::CoarseClock));
+        let skip_cgroups = skip_levels(cgroup.as_ref(), options.skip_cgroups)?;
+        let skip_netns = u8::from(options.skip_netns);
         let log_level = logs::level_number(options.log_level);
 
         let mut loader = EbpfLoader::new();
@@ -142,6 +150,8 @@ impl Datapath {
             .override_global(global::SOCKET_LB, &options.socket_lb, true)
             .override_global(global::HAS_SET_RETVAL, &set_retval, true)
             .override_global(global::HAS_COARSE_CLOCK, &coarse_clock, true)
+            .override_global(global::SKIP_CGROUPS, &skip_cgroups, true)
+            .override_global(global::SKIP_NETNS, &skip_netns, true)
             .override_global(global::LOG_LEVEL, &log_level, options.log_level.is_some());
         for (name, entries) in &sizes.entries {
             loader.map_max_entries(name, *entries).map_pin_path(name, layout.map(name));
@@ -346,6 +356,18 @@ fn host_netns(probe: &Probe, cgroup: Option<&Cgroup>, options: &DatapathOptions)
             Ok(0)
         }
     }
+}
+
+/// `depths` below the cgroup, as levels of the hierarchy.
+fn skip_levels(cgroup: Option<&Cgroup>, depths: u32) -> Result<u32> {
+    let Some(cgroup) = cgroup.filter(|_| depths != 0) else { return Ok(0) };
+    let levels = u64::from(depths).checked_shl(cgroup.level()?).and_then(|levels| u32::try_from(levels).ok());
+    levels.ok_or_else(|| {
+        Error::setup(
+            "a pattern of --socket-lb-skip-cgroups is more than 31 levels below the root of the cgroup hierarchy",
+            "use patterns of fewer levels: a cgroup is skipped with everything beneath it",
+        )
+    })
 }
 
 /// Indexes of all devices in this thread's network namespace.

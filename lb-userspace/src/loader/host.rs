@@ -168,6 +168,28 @@ impl Cgroup {
         &self.path
     }
 
+    /// How many levels it is below the root of the hierarchy, whatever part of that is visible: the root alone has no
+    /// file `cgroup.type` (Documentation/admin-guide/cgroup-v2.rst).
+    ///
+    /// # Errors
+    /// When the root is outside what is mounted here.
+    pub fn level(&self) -> Result<u32> {
+        let what = || format!("find the level of cgroup {}", self.path.display());
+        let path = fs::canonicalize(&self.path).map_err(Error::kernel(what()))?;
+        for (level, folder) in (0..).zip(path.ancestors()) {
+            if !is_on(folder, CGROUP2_SUPER_MAGIC)? {
+                break;
+            }
+            if !folder.join("cgroup.type").exists() {
+                return Ok(level);
+            }
+        }
+        Err(Error::setup(
+            format!("{}: the root of the cgroup hierarchy is not mounted above it", what()),
+            "mount the host's /sys/fs/cgroup into the agent, or leave out --socket-lb-skip-cgroups",
+        ))
+    }
+
     /// The cgroup's id in the kernel.
     #[must_use]
     pub const fn id(&self) -> u64 {

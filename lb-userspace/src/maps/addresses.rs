@@ -55,9 +55,9 @@ impl Addresses {
         self.written.len()
     }
 
-    /// The node's own addresses, in no order.
+    /// The node's own addresses but the implied ones, in no order.
     pub(super) fn own(&self) -> impl Iterator<Item = Addr> {
-        self.links.keys().copied()
+        self.links.iter().filter(|(_, flags)| **flags & addr_flag::IMPLIED == 0).map(|(addr, _)| *addr)
     }
 
     /// A frontend is in the map.
@@ -157,17 +157,25 @@ impl Addresses {
 }
 
 impl<S: MapStore> Tables<S> {
-    /// Makes these the addresses of the node: `node` are those that node ports listen on, `sources` those that
-    /// translated packets bear. Gives whether they changed: Services with source ranges are then to be applied again, as
+    /// Makes these the addresses of the node: `named` are those that node ports listen on, `implied` those as well though
+    /// nobody named them (loopback addresses: the state document does not list them, and they give the node itself no
+    /// right of entry by source ranges), `sources` those that translated packets bear. Gives whether they changed: Services with source ranges are then to be applied again, as
     /// the node's own right of entry follows from them.
     ///
     /// # Errors
     /// At a write that fails; the others are done, and calling again goes on.
-    pub fn set_link_addresses(&mut self, node: &[IpAddr], sources: &[IpAddr]) -> Result<bool, StoreError> {
+    pub fn set_link_addresses(
+        &mut self,
+        named: &[IpAddr],
+        implied: &[IpAddr],
+        sources: &[IpAddr],
+    ) -> Result<bool, StoreError> {
         let mut wanted: HashMap<Addr, u32> = HashMap::new();
-        for ip in node {
+        let named = named.iter().map(|ip| (ip, 0));
+        // An address that is both is a named one.
+        for (ip, implied) in implied.iter().map(|ip| (ip, addr_flag::IMPLIED)).chain(named) {
             let loopback = if ip.is_loopback() { addr_flag::LOOPBACK } else { 0 };
-            *wanted.entry((*ip).into()).or_default() |= addr_flag::NODE | loopback;
+            wanted.insert((*ip).into(), addr_flag::NODE | loopback | implied);
         }
         for ip in sources {
             *wanted.entry((*ip).into()).or_default() |= addr_flag::SOURCE;

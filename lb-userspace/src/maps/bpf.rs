@@ -9,7 +9,7 @@ use std::{
 use lb_common::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, ServiceKey,
-        ServiceRef, ServiceState, SockEntry, SockKey, StateWord, Tuple, map,
+        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
 };
@@ -78,6 +78,7 @@ pub struct BpfStore {
     embryos: Table<Tuple, Flow>,
     frags: Table<Tuple, Flow>,
     sock_revnat: Table<SockKey, SockEntry>,
+    skips: Table<SkipKey, u32>,
     affinity: Table<AffinityKey, AffinityEntry>,
     source_ranges: Table<RangeEntry, u32>,
     addrs: Table<Addr, AddrInfo>,
@@ -122,6 +123,7 @@ impl BpfStore {
         let backends = open.raw(map::BACKENDS, None)?;
         let entries = |raw: &RawMap| raw.info().max_entries;
         let fixed = |name| Capacities::DEFAULT.of(name);
+        let skips = open.raw(map::SKIPS, fixed(map::SKIPS))?;
         let config = open.raw(map::CONFIG, fixed(map::CONFIG))?;
         // Only programs use it; here it is checked.
         open.raw(map::MARKS, fixed(map::MARKS))?;
@@ -161,6 +163,7 @@ impl BpfStore {
             embryos,
             frags,
             sock_revnat,
+            skips: Table::new(map::SKIPS, skips),
             affinity,
             source_ranges,
             addrs,
@@ -391,6 +394,22 @@ impl MapStore for BpfStore {
 
     fn sock_revnat(&self) -> Result<Vec<(SockKey, SockEntry)>, StoreError> {
         self.sock_revnat.entries()
+    }
+
+    fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError> {
+        self.sock_revnat.get(key)
+    }
+
+    fn skips(&self) -> Result<Vec<SkipKey>, StoreError> {
+        Ok(self.skips.entries()?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn put_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.skips.put(&key, &1)
+    }
+
+    fn delete_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.skips.delete(&key)
     }
 
     fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityEntry)>, StoreError> {

@@ -4,7 +4,11 @@ use lb_common::abi::{Counter, map};
 
 use super::shape::SHAPES;
 
-/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `config`, `marks` and `counters` have
+/// Cgroups and network namespaces that may be left to the packet path: a node runs 110 pods, and at most 250 by the
+/// kubelet's documentation. Memory is taken for those that are there.
+pub(super) const SKIPS: u32 = 512;
+
+/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `skips`, `config`, `marks` and `counters` have
 /// fixed sizes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capacities {
@@ -77,6 +81,7 @@ impl Capacities {
             map::ADDRS => self.addrs,
             map::POD_NETS => self.pod_nets,
             map::DEVS => self.devs,
+            map::SKIPS => SKIPS,
             map::CONFIG | map::MARKS => 1,
             map::COUNTERS => u32::try_from(Counter::ALL.len()).ok()?,
             _ => return None,

@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 
 use lb_common::abi::{
     Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef,
-    ServiceState, SockEntry, SockKey, Tuple, map,
+    ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
 };
 
 use super::{
-    capacity::Capacities,
+    capacity::{Capacities, SKIPS},
     shape::{PodNet, RangeEntry},
     store::StoreError,
 };
@@ -102,6 +102,8 @@ pub struct Contents {
     pub embryos: HashMap<Tuple, Flow>,
     /// `frags`.
     pub frags: HashMap<Tuple, Flow>,
+    /// `skips`.
+    pub skips: HashMap<SkipKey, u32>,
     /// `sock_revnat`.
     pub sock_revnat: HashMap<SockKey, SockEntry>,
     /// `affinity`.
@@ -128,6 +130,7 @@ impl Contents {
             flows: HashMap::new(),
             embryos: HashMap::new(),
             frags: HashMap::new(),
+            skips: HashMap::new(),
             sock_revnat: HashMap::new(),
             affinity: HashMap::new(),
             counters: vec![0; Counter::ALL.len()],
@@ -160,6 +163,10 @@ impl Contents {
 
     pub(super) fn put_pod_net(&mut self, net: PodNet) -> Result<(), StoreError> {
         put(&mut self.pod_nets, self.capacities.pod_nets, map::POD_NETS, net, 1)
+    }
+
+    pub(super) fn put_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        put(&mut self.skips, SKIPS, map::SKIPS, key, 1)
     }
 
     pub(super) fn put_dev(&mut self, ifindex: u32, dev: Dev) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 //! never shows a backend set that is half of one change and half of the next.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     thread,
@@ -69,7 +69,9 @@ pub fn dump(
 /// A backend set as it was at one moment.
 struct SetView {
     state: ServiceState,
-    content: RunContent,
+    members: BTreeSet<u32>,
+    idle: Vec<u32>,
+    draining: Vec<u32>,
     backends: HashMap<u32, MapBackend>,
     ranges: Vec<IpNet>,
     /// How often it was found like this while a change was under way.
@@ -150,8 +152,11 @@ fn sorted_services(store: &impl MapStore) -> Result<Vec<(ServiceKey, ServiceRef)
 }
 
 /// The addresses that node ports listen on.
+/// What of an address tells whether its NodePorts are listed.
+const LISTED: u32 = addr_flag::NODE | addr_flag::IMPLIED;
+
 fn sorted_addresses(store: &impl MapStore) -> Result<Vec<Addr>, StoreError> {
-    let node = store.addrs()?.into_iter().filter(|(_, info)| info.flags & addr_flag::NODE != 0);
+    let node = store.addrs()?.into_iter().filter(|(_, info)| info.flags & LISTED == addr_flag::NODE);
     let mut addresses: Vec<Addr> = node.map(|(addr, _)| addr).collect();
     addresses.sort_unstable_by_key(|addr| addr.octets());
     Ok(addresses)
@@ -164,14 +169,15 @@ impl SetView {
         let len = u32::from(state.word.count()) + u32::from(state.draining);
         let slots = store.slots(state.word.offset(), len).unwrap_or_default();
         let content = RunContent::from_slots(&slots, state.word.count());
-        let RunContent { selectable, idle, draining } = &content;
-        let ids = selectable.iter().map(|(id, _)| id).chain(idle).chain(draining);
+        let members = content.members();
+        let ids = members.iter().chain(&content.idle).chain(&content.draining);
         let listed = ids.filter_map(|id| all.get(id).map(|backend| (*id, *backend)));
         let backends = listed.filter(|(_, backend)| backend.state != backend_state::GONE).collect();
-        Self { state, content, backends, ranges, seen_open: 0 }
+        let RunContent { idle, draining, .. } = content;
+        Self { state, members, idle, draining, backends, ranges, seen_open: 0 }
     }
 
-    fn backend(&self, id: u32, weight: Option<u16>, names: &NameIndex<'_>) -> Option<Backend> {
+    fn backend(&self, id: u32, names: &NameIndex<'_>) -> Option<Backend> {
         let backend = self.backends.get(&id)?;
         Some(Backend {
             address: backend.addr.into(),
@@ -182,7 +188,7 @@ impl SetView {
                 BackendState::Active
             },
             local: backend.flags & backend_flag::LOCAL != 0,
-            weight: weight.unwrap_or(backend.weight),
+            weight: backend.weight,
             zone: names.zone(id, backend.generation).map(Arc::from),
         })
     }
@@ -195,17 +201,15 @@ fn frontend_of(
     set: &SetView,
     names: &NameIndex<'_>,
 ) -> Option<Frontend> {
-    let SetView { state, content, ranges, .. } = set;
+    let SetView { state, members, idle, ranges, .. } = set;
     let bits = found.bits();
     let closed = bits & frontend::CLOSED != 0;
     let has_source_ranges = bits & frontend::RANGES != 0;
     let name = names.set(found.index(), state.identity);
     let (mut backends, mut draining) = (Vec::new(), Vec::new());
     if !closed {
-        let selectable = content.selectable.iter().map(|(id, weight)| (*id, *weight));
-        let listed = selectable.chain(content.idle.iter().map(|id| (*id, 0)));
-        backends = listed.filter_map(|(id, weight)| set.backend(id, Some(weight), names)).collect();
-        draining = content.draining.iter().filter_map(|id| set.backend(*id, None, names)).collect();
+        backends = members.iter().chain(idle).filter_map(|id| set.backend(*id, names)).collect();
+        draining = set.draining.iter().filter_map(|id| set.backend(*id, names)).collect();
     }
     Some(Frontend {
         address,

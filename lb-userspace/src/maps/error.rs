@@ -129,8 +129,13 @@ pub enum Cause {
     TooManySlots {
         /// Endpoints of the set.
         endpoints: usize,
-        /// Sum of their weights.
-        weights: u64,
+    },
+    /// A Maglev table has fewer slots than the set has endpoints.
+    SmallTable {
+        /// Endpoints of the set that have a weight.
+        endpoints: usize,
+        /// Slots of a table.
+        size: u16,
     },
     /// Two frontends of the Service have the same key and differ.
     Contradiction,
@@ -176,10 +181,13 @@ impl fmt::Display for Cause {
                 }
                 write!(f, "): raise {flag}")
             }
-            Self::TooManySlots { endpoints, weights } => write!(
+            Self::TooManySlots { endpoints } => {
+                write!(f, "{endpoints} endpoints need more than 65535 slots: split the Service")
+            }
+            Self::SmallTable { endpoints, size } => write!(
                 f,
-                "{endpoints} endpoints with weights that add up to {weights} need more than 65535 slots: lower the weights \
-                 or split the Service"
+                "{endpoints} endpoints are more than the {size} slots of a Maglev table: raise --maglev-table-size, best to \
+                 a hundred times as many"
             ),
             Self::Contradiction => f.write_str(
                 "it is listed twice with different contents; the first one counts. Please report this with the output of \

@@ -80,7 +80,7 @@ impl Job {
     pub(super) fn fail_port(&mut self, at: usize, cause: Cause) {
         let port = &mut self.ports[at];
         port.failed = true;
-        port.no_room = matches!(cause, Cause::Full { .. } | Cause::TooManySlots { .. });
+        port.no_room = matches!(cause, Cause::Full { .. } | Cause::TooManySlots { .. } | Cause::SmallTable { .. });
         let part = Part::Port { name: Arc::clone(&port.wanted.name), protocol: port.wanted.protocol };
         self.problem(part, cause);
     }

@@ -7,7 +7,7 @@ use std::io;
 use lb_common::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef,
-        ServiceState, SockEntry, SockKey, StateWord, Tuple, map,
+        ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
 };
@@ -362,6 +362,25 @@ impl MapStore for MemStore {
 
     fn sock_revnat(&self) -> Result<Vec<(SockKey, SockEntry)>, StoreError> {
         Ok(self.contents.sock_revnat.iter().map(|(key, entry)| (*key, *entry)).collect())
+    }
+
+    fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError> {
+        Ok(self.contents.sock_revnat.get(key).copied())
+    }
+
+    fn skips(&self) -> Result<Vec<SkipKey>, StoreError> {
+        Ok(self.contents.skips.keys().copied().collect())
+    }
+
+    fn put_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.try_store::<1>(map::SKIPS, "update", |_, contents| contents.put_skip(key))
+    }
+
+    fn delete_skip(&mut self, key: SkipKey) -> Result<(), StoreError> {
+        self.try_store::<1>(map::SKIPS, "delete from", |_, contents| {
+            contents.skips.remove(&key);
+            Ok(())
+        })
     }
 
     fn affinity(&self) -> Result<Vec<(AffinityKey, AffinityEntry)>, StoreError> {

@@ -1,9 +1,12 @@
 //! The end of an apply: what became worse or needless is written last, and what nothing leads to goes to limbo. It
 //! never hands anything out again; that is for `Tables::collect`, after a grace period.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
 
-use lb_common::abi::{Backend, backend_state};
+use lb_common::abi::{Backend, backend_state, proto};
 
 use super::{
     error::Part,
@@ -183,6 +186,9 @@ impl<S: MapStore> Tables<S> {
         for (_, (id, value)) in gone.iter().enumerate().filter(|(at, _)| !failed_at.contains(at)) {
             record.backends.remove(&(value.addr, value.port));
             self.limbo.backends.push(*id);
+            if value.proto == proto::UDP {
+                self.retired_udp.insert(SocketAddr::new(value.addr.into(), value.port.get()));
+            }
             *count += 1;
         }
         failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))

@@ -3,21 +3,24 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    iter::repeat_n,
     net::IpAddr,
 };
 
-use lb_common::abi::{Backend, ServiceState, StateWord, backend_state};
+use lb_common::abi::{Backend, ServiceState, StateWord, backend_state, service_flag};
 
 use super::{
     content::RunContent,
     error::Cause,
     identity::set_identity,
     jobs::{Job, Pending, SetJob},
+    maglev::{MaglevBackend, maglev_table},
     runs::Run,
     shape::RangeEntry,
     store::{MapStore, StoreError, write_each},
     table::{LiveBackend, PortRecord, SetRecord, Tables, full},
     wanted::{CLASSES, WantedEndpoint, WantedPort, WantedSet},
+    weights::repeats,
 };
 
 /// Where a write of a batch belongs.
@@ -239,15 +242,31 @@ impl<S: MapStore> Tables<S> {
             let live = backends.and_then(|backends| backends.get(&port.endpoints[*at].endpoint));
             live.expect("every endpoint of a port that did not fail has an id").id
         };
+        let ids: Vec<u32> = set.selectable.iter().map(|(at, _)| id(at)).collect();
+        let drawn = if set.flags & service_flag::MAGLEV == 0 { random(set) } else { self.maglev(port, set)? };
         let content = RunContent {
-            selectable: set.selectable.iter().map(|(at, weight)| (id(at), *weight)).collect(),
+            selectable: drawn.into_iter().map(|at| ids[at]).collect(),
             idle: set.idle.iter().map(id).collect(),
             draining: set.draining.iter().map(id).collect(),
         };
-        content.to_slots().ok_or_else(|| Cause::TooManySlots {
-            endpoints: set.selectable.len() + set.idle.len() + set.draining.len(),
-            weights: set.selectable.iter().map(|(_, weight)| u64::from(*weight)).sum(),
-        })
+        let endpoints = set.selectable.len() + set.idle.len() + set.draining.len();
+        content.to_slots().ok_or(Cause::TooManySlots { endpoints })
+    }
+
+    /// A Maglev table, as positions in [`WantedSet::selectable`].
+    fn maglev(&self, port: &WantedPort, set: &WantedSet) -> Result<Vec<usize>, Cause> {
+        let backends: Vec<MaglevBackend> = set
+            .selectable
+            .iter()
+            .map(|(at, weight)| {
+                let (addr, port) = port.endpoints[*at].endpoint;
+                MaglevBackend { addr, port, weight: *weight }
+            })
+            .collect();
+        let size = self.maglev_size;
+        let table = maglev_table(size, &backends);
+        let table = table.ok_or(Cause::SmallTable { endpoints: backends.len(), size: size.get() })?;
+        Ok(table.into_iter().map(usize::from).collect())
     }
 
     fn new_set(
@@ -313,6 +332,13 @@ impl<S: MapStore> Tables<S> {
         job.pending = Some(Pending { run, word, state });
         Ok(job)
     }
+}
+
+/// Slots for random choice, as positions in [`WantedSet::selectable`]: each as often as its weight asks.
+fn random(set: &WantedSet) -> Vec<usize> {
+    let weights: Vec<u16> = set.selectable.iter().map(|(_, weight)| *weight).collect();
+    let slots = repeats(&weights).into_iter().enumerate();
+    slots.flat_map(|(at, slots)| repeat_n(at, usize::from(slots))).collect()
 }
 
 /// Whether two states agree in everything but their commit words.

@@ -2,7 +2,7 @@
 
 use lb_common::abi::{
     Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Dev, Flow, RangeKey, ServiceKey,
-    ServiceRef, ServiceState, SockEntry, SockKey, Tuple, map,
+    ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -105,7 +105,7 @@ const fn of<K, V>(name: &'static str, kind: MapKind, flags: u32) -> Shape {
 }
 
 /// All maps, in the order of [`map::ALL`].
-pub const SHAPES: [Shape; 17] = [
+pub const SHAPES: [Shape; 18] = [
     of::<ServiceKey, ServiceRef>(map::SERVICES, MapKind::Hash, 0),
     of::<u32, ServiceState>(map::SVC_STATE, MapKind::Array, MMAPABLE),
     of::<u32, u32>(map::SLOTS, MapKind::Array, MMAPABLE),
@@ -114,6 +114,7 @@ pub const SHAPES: [Shape; 17] = [
     of::<Tuple, Flow>(map::EMBRYOS, MapKind::LruHash, 0),
     of::<Tuple, Flow>(map::FRAGS, MapKind::LruHash, 0),
     of::<SockKey, SockEntry>(map::SOCK_REVNAT, MapKind::LruHash, 0),
+    of::<SkipKey, u32>(map::SKIPS, MapKind::Hash, NO_PREALLOC),
     of::<AffinityKey, AffinityEntry>(map::AFFINITY, MapKind::LruHash, 0),
     of::<RangeEntry, u32>(map::SOURCE_RANGES, MapKind::LpmTrie, NO_PREALLOC),
     of::<Addr, AddrInfo>(map::ADDRS, MapKind::Hash, 0),

@@ -6,7 +6,7 @@ use std::io;
 use lb_common::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, ServiceKey, ServiceRef, ServiceState,
-        SockEntry, SockKey, StateWord, Tuple,
+        SkipKey, SockEntry, SockKey, StateWord, Tuple,
     },
     datapath::FlowTable,
 };
@@ -202,6 +202,26 @@ pub trait MapStore {
     /// # Errors
     /// If the kernel refuses.
     fn sock_revnat(&self) -> Result<Vec<(SockKey, SockEntry)>, StoreError>;
+    /// One entry of it, which may belong to another key (see `SockEntry::is_for`).
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn sock(&self, key: &SockKey) -> Result<Option<SockEntry>, StoreError>;
+    /// Whose sockets are left to the packet path, in no order.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn skips(&self) -> Result<Vec<SkipKey>, StoreError>;
+    /// Leaves one more.
+    ///
+    /// # Errors
+    /// If the map is full or the kernel refuses.
+    fn put_skip(&mut self, key: SkipKey) -> Result<(), StoreError>;
+    /// Leaves one less.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn delete_skip(&mut self, key: SkipKey) -> Result<(), StoreError>;
     /// A snapshot of session affinity.
     ///
     /// # Errors

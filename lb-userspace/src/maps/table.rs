@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -14,6 +15,7 @@ use super::{
     error::Cause,
     identity::{Fnv, Identify},
     ids::Ids,
+    maglev::MaglevSize,
     runs::{Run, Runs},
     shape::RangeEntry,
     store::{MapStore, StoreError, write_each},
@@ -101,6 +103,7 @@ pub struct Tables<S> {
     pub(super) store: S,
     pub(super) hash: Arc<dyn Identify + Send + Sync>,
     pub(super) capacities: Capacities,
+    pub(super) maglev_size: MaglevSize,
     pub(super) frontends: HashMap<ServiceKey, ServiceRef>,
     pub(super) sets: HashMap<u32, SetRecord>,
     pub(super) set_by_identity: HashMap<u64, u32>,
@@ -113,6 +116,8 @@ pub struct Tables<S> {
     pub(super) generations: Vec<u32>,
     pub(super) runs: Runs,
     pub(super) limbo: Limbo,
+    /// UDP endpoints of backends that were let go, until somebody asks.
+    pub(super) retired_udp: HashSet<SocketAddr>,
 }
 
 impl<S: MapStore> Tables<S> {
@@ -124,6 +129,7 @@ impl<S: MapStore> Tables<S> {
             store,
             hash: Arc::new(Fnv),
             capacities,
+            maglev_size: MaglevSize::DEFAULT,
             frontends: HashMap::new(),
             sets: HashMap::new(),
             set_by_identity: HashMap::new(),
@@ -135,6 +141,7 @@ impl<S: MapStore> Tables<S> {
             generations: Vec::new(),
             runs: Runs::new(capacities.slots),
             limbo: Limbo::default(),
+            retired_udp: HashSet::new(),
         }
     }
 
@@ -142,6 +149,14 @@ impl<S: MapStore> Tables<S> {
     #[must_use]
     pub fn with_hash(mut self, hash: impl Identify + Send + Sync + 'static) -> Self {
         self.hash = Arc::new(hash);
+        self
+    }
+
+    /// Maglev tables get this size instead of [`MaglevSize::DEFAULT`]. Tables of another size are rebuilt by the next
+    /// apply of their Service.
+    #[must_use]
+    pub fn with_maglev_size(mut self, size: MaglevSize) -> Self {
+        self.maglev_size = size;
         self
     }
 
@@ -179,6 +194,12 @@ impl<S: MapStore> Tables<S> {
             usage(map::SOURCE_RANGES, ranges, source_ranges),
             usage(map::ADDRS, self.addresses.len(), addrs),
         ]
+    }
+
+    /// The UDP endpoints of backends that were let go since the last call: sockets may still be connected to them.
+    #[must_use]
+    pub fn take_retired_udp(&mut self) -> HashSet<SocketAddr> {
+        std::mem::take(&mut self.retired_udp)
     }
 
     /// Whether [`Tables::collect`] has something to do.

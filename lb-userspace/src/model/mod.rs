@@ -7,6 +7,6 @@ mod objects;
 
 pub use index::{Change, Index};
 pub use objects::{
-    Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Kind, Node, Object, ObjectRef, Policy,
-    Service, ServicePort, ServiceType, SliceFamily,
+    BadAnnotation, Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Kind, Node, Object,
+    ObjectRef, Policy, Service, ServicePort, ServiceType, SliceFamily, Weights,
 };

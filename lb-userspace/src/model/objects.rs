@@ -2,7 +2,7 @@
 //!
 //! Nothing here parses, and nothing here looks at another object.
 
-use std::{cmp::Ordering, fmt, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -197,8 +197,39 @@ pub struct Service {
     pub source_ranges: Vec<IpNet>,
     /// `spec.healthCheckNodePort`.
     pub health_check_node_port: Option<u16>,
-    /// How new connections choose among the backends.
-    pub algorithm: Algorithm,
+    /// How new connections choose among the backends, if an annotation says so.
+    pub algorithm: Option<Algorithm>,
+    /// Weights of its endpoints, by annotation.
+    pub weights: Weights,
+    /// Annotations of ours that say nothing we understand: without effect.
+    pub bad_annotations: Vec<BadAnnotation>,
+}
+
+/// Shares of new connections: 0 for none. An endpoint that is not named has 1.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Weights {
+    /// By endpoint address; comes before the node's.
+    pub addresses: BTreeMap<IpAddr, u16>,
+    /// By the name of the node that an endpoint runs on.
+    pub nodes: BTreeMap<Arc<str>, u16>,
+}
+
+impl Weights {
+    /// The weight of an endpoint.
+    #[must_use]
+    pub fn of(&self, endpoint: &Endpoint) -> u16 {
+        let of_node = || endpoint.node_name.as_ref().and_then(|node| self.nodes.get(node));
+        self.addresses.get(&endpoint.address).or_else(of_node).copied().unwrap_or(1)
+    }
+}
+
+/// An annotation without effect, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BadAnnotation {
+    /// Its whole name.
+    pub name: String,
+    /// What is wrong with it.
+    pub cause: String,
 }
 
 /// One of `spec.ports`.

@@ -1,4 +1,4 @@
-//! Patterns for device names: `*` stands for any characters, `?` for one. Nothing else is special.
+//! Patterns for device names and others: `*` stands for any characters, `?` for one. Nothing else is special.
 
 use std::{fmt, str::FromStr};
 
@@ -45,6 +45,11 @@ impl fmt::Display for Glob {
 }
 
 impl Glob {
+    /// A pattern for names that are no devices': any text is one.
+    pub fn for_names(pattern: impl Into<String>) -> Self {
+        Self { pattern: pattern.into() }
+    }
+
     /// Whether the whole of `name` matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! The node's links, addresses and routes, followed over netlink in the agent's own network namespace, and what
 //! follows from them: which link is a pod link, uplink or overlay, the `devs` table, the node's addresses, other nodes' pod networks.
-//! Only `follower` and `bridge_nf` do I/O, the rest is pure. It never changes a link, address or route, and never
-//! attaches a program (that is `loader`).
+//! Only `follower`, `bridge_nf` and `sock_diag` do I/O, the rest is pure. It never changes a link, address or route, and
+//! never attaches a program (that is `loader`).
 //!
 //! ```text
 //! netlink ─► follower ─► links::Table ─► topology ─► changes for loader (attach, detach) and maps (devs, addrs, pod_nets)
@@ -17,6 +17,7 @@ mod glob;
 mod links;
 mod pod_nets;
 mod routes;
+pub mod sock_diag;
 #[cfg(test)]
 mod test_table;
 mod topology;

@@ -67,6 +67,24 @@ pub enum Diagnostic {
         /// The address.
         address: IpAddr,
     },
+    /// An annotation of ours that is not understood; the Service is served as without it.
+    BadAnnotation {
+        /// The Service.
+        service: ServiceName,
+        /// The annotation's whole name.
+        annotation: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A `healthCheckNodePort` that another Service has as well. The API server gives each out once.
+    HealthPortTaken {
+        /// Who does not get it.
+        loser: ServiceName,
+        /// The port.
+        port: u16,
+        /// Who has it.
+        owner: ServiceName,
+    },
     /// Node ports, but no address of this node to listen on.
     NoNodeAddress {
         /// The first of the Services.
@@ -84,8 +102,10 @@ impl Diagnostic {
     pub fn service(&self) -> &ServiceName {
         match self {
             Self::Taken { loser: service, .. }
+            | Self::HealthPortTaken { loser: service, .. }
             | Self::NotCarried { service, .. }
             | Self::NoClusterIp { service }
+            | Self::BadAnnotation { service, .. }
             | Self::WrongFamily { service, .. }
             | Self::NoNodeAddress { service, .. } => service,
         }
@@ -115,6 +135,14 @@ impl fmt::Display for Diagnostic {
                 f,
                 "service {service}: {kind} {address} is left out: the Service has no cluster IP of that family; see \
                  spec.ipFamilyPolicy"
+            ),
+            Self::BadAnnotation { service, annotation, cause } => {
+                write!(f, "service {service}: annotation {annotation}: {cause}; the Service is served as without it")
+            }
+            Self::HealthPortTaken { loser, port, owner } => write!(
+                f,
+                "service {loser}: healthCheckNodePort {port} answers for service {owner}, which comes first by name; give \
+                 one of the two another"
             ),
             Self::NoNodeAddress { service, others, node } => {
                 let more = if *others > 0 { format!(" and {others} more") } else { String::new() };

@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{
     claims::{Claim, Claimant, Target},
     diagnostic::{Diagnostic, Place},
-    state::{Action, Frontend, FrontendType, HealthCheck, Protocol, Scope},
+    state::{Action, Algorithm, Frontend, FrontendType, HealthCheck, Protocol, Scope},
     topology::{Candidate, Categories, Here},
 };
-use crate::model::{EndpointGroup, Policy, Service, ServicePort, ServiceType};
+use crate::model::{BadAnnotation, EndpointGroup, Policy, Service, ServicePort, ServiceType};
 
 /// Whether the Service has frontends at all: kube-proxy's `ShouldSkipService`, and its selector on the label
 /// `service.kubernetes.io/service-proxy-name`.
@@ -97,6 +97,11 @@ pub(super) fn remarks(service: &Service) -> Vec<Diagnostic> {
     if service.kind == ServiceType::LoadBalancer {
         remarks.extend(lost(FrontendType::LoadBalancer, &service.load_balancer_ips));
     }
+    remarks.extend(service.bad_annotations.iter().map(|BadAnnotation { name, cause }| Diagnostic::BadAnnotation {
+        service: service.name.clone(),
+        annotation: name.clone(),
+        cause: cause.clone(),
+    }));
     for port in service.ports.iter().filter(|p| p.protocol == Protocol::Sctp) {
         remarks.push(Diagnostic::NotCarried {
             service: service.name.clone(),
@@ -117,6 +122,8 @@ pub(super) struct Input<'a> {
     pub(super) here: Here<'a>,
     /// Whether source ranges hold for node ports, too.
     pub(super) node_port_source_ranges: bool,
+    /// For a Service that does not choose its own.
+    pub(super) algorithm: Algorithm,
 }
 
 impl Input<'_> {
@@ -169,7 +176,7 @@ impl Input<'_> {
             port_name: Some(port.name.clone()),
             kind,
             action,
-            algorithm: service.algorithm,
+            algorithm: service.algorithm.unwrap_or(self.algorithm),
             affinity_seconds: service.affinity_seconds,
             source_ranges: if restricted { same_family.copied().collect() } else { Vec::new() },
             has_source_ranges: restricted,
@@ -209,7 +216,8 @@ impl Input<'_> {
         for group in self.groups {
             for target in group.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol) {
                 for endpoint in group.endpoints.iter().filter(|e| e.address.is_ipv4() == v4) {
-                    let candidate = Candidate { endpoint, port: target.port };
+                    let weight = self.service.weights.of(endpoint);
+                    let candidate = Candidate { endpoint, port: target.port, weight };
                     unique
                         .entry(candidate.socket())
                         .and_modify(|known| {
@@ -259,3 +267,7 @@ pub(super) fn taken(claim: &Claim, owner: &Claimant) -> Diagnostic {
         as_kind: owner.kind,
     }
 }
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use super::{
     claims::Claims,
     diagnostic::Diagnostic,
     frontends::{self, Input},
-    state::{Frontend, HealthCheck, ServiceChange, ServiceName, State},
+    state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
     topology::Here,
 };
 use crate::model::{Change, Index, Object, ObjectRef};
@@ -27,6 +27,8 @@ pub struct PlanConfig {
     pub zone: Option<String>,
     /// `--source-ranges-nodeport`: source ranges hold for node ports, too.
     pub node_port_source_ranges: bool,
+    /// `--algorithm`: of Services without the annotation.
+    pub algorithm: Algorithm,
 }
 
 /// One Service's part of the state.
@@ -139,6 +141,14 @@ impl Planner {
     pub fn diagnostics(&mut self) -> Vec<Diagnostic> {
         self.settle();
         let mut all: Vec<_> = self.planned.values().flat_map(|p| p.diagnostics.iter().cloned()).collect();
+        let mut owners: BTreeMap<u16, &ServiceName> = BTreeMap::new();
+        for check in self.planned.values().filter_map(|p| p.health_check.as_ref()) {
+            let owner = *owners.entry(check.port).or_insert(&check.service);
+            if *owner != check.service {
+                let (loser, owner) = (check.service.clone(), owner.clone());
+                all.push(Diagnostic::HealthPortTaken { loser, port: check.port, owner });
+            }
+        }
         if self.node_addresses.is_empty() {
             let mut with_node_ports = self.planned.iter().filter(|(_, p)| p.has_node_ports).map(|(name, _)| name);
             if let Some(service) = with_node_ports.next() {
@@ -223,6 +233,7 @@ impl Planner {
             groups: &groups,
             here: Here { name: &self.config.node_name, zone: self.zone.as_deref() },
             node_port_source_ranges: self.config.node_port_source_ranges,
+            algorithm: self.config.algorithm,
         };
         let mut diagnostics = frontends::remarks(service);
         let mut won = Vec::new();

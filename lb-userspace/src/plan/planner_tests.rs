@@ -3,9 +3,9 @@
 use super::*;
 use crate::model::{
     Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Kind, Node, Policy, Service, ServicePort,
-    ServiceType, SliceFamily,
+    ServiceType, SliceFamily, Weights,
 };
-use crate::plan::state::{Action, Algorithm, FrontendType, Protocol};
+use crate::plan::state::{Action, FrontendType, Protocol};
 
 const SERVICES: u8 = 100;
 
@@ -34,7 +34,9 @@ fn mk_service(n: u8) -> Service {
         affinity_seconds: None,
         source_ranges: Vec::new(),
         health_check_node_port: None,
-        algorithm: Algorithm::Random,
+        algorithm: None,
+        weights: Weights::default(),
+        bad_annotations: Vec::new(),
     }
 }
 

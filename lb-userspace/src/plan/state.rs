@@ -2,10 +2,10 @@
 //!
 //! The field names and their order in JSON are part of the project's outside; scripts rely on them.
 
-use std::{cmp::Ordering, fmt, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Namespace and name of a Service; cheap to clone.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -124,10 +124,11 @@ pub enum Action {
 }
 
 /// How a backend is chosen.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
-    /// Uniformly at random, by weight.
+    /// At random, by weight.
+    #[default]
     Random,
     /// By a consistent hash of the flow.
     Maglev,
@@ -308,6 +309,18 @@ impl Action {
             Self::Forward => "forward",
             Self::Reject => "reject",
             Self::Drop => "drop",
+        }
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "random" => Ok(Self::Random),
+            "maglev" => Ok(Self::Maglev),
+            _ => Err(format!("{text:?} is not an algorithm: random or maglev")),
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Candidate<'a> {
     pub(super) endpoint: &'a Endpoint,
     /// Its port.
     pub(super) port: u16,
+    /// Its share of new connections.
+    pub(super) weight: u16,
 }
 
 impl Candidate<'_> {
@@ -44,7 +46,7 @@ impl Candidate<'_> {
             port: self.port,
             state,
             local: self.is_local(here),
-            weight: 1,
+            weight: self.weight,
             zone: self.endpoint.zone.clone(),
         }
     }
@@ -101,9 +103,9 @@ impl Categories {
         }
     }
 
-    /// This node's ready endpoints.
+    /// This node's ready endpoints that take new connections.
     pub(super) fn local_ready(&self) -> impl Iterator<Item = &Backend> {
-        self.local.backends.iter().filter(|b| b.state == BackendState::Active)
+        self.local.backends.iter().filter(|b| b.state == BackendState::Active && b.weight > 0)
     }
 
     /// The answer for one policy.
@@ -184,4 +186,4 @@ fn names(hints: &[Arc<str>], place: &str) -> bool {
 
 #[cfg(test)]
 #[path = "topology_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -14,7 +14,7 @@ use berrylb::plan::state::{
     State,
 };
 use ipnet::IpNet;
-pub(crate) use suite::{check, dumped, node_addresses, settle};
+pub(crate) use suite::{check, dumped, node_addresses, settle, small};
 
 /// A small generator of numbers: equal seeds give equal clusters.
 #[derive(Clone)]

@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 
 use berrylb::{
-    maps::{MapStore, Tables, dump},
+    maps::{MaglevSize, MapStore, Tables, dump},
     plan::state::{ServiceChange, State},
 };
 
 use lb_common::abi::{Addr, addr_flag, frontend};
 
 use super::Cluster;
+
+/// Tables whose Maglev tables fit into small maps; no test cluster has more endpoints in a set.
+pub(crate) fn small<S: MapStore>(tables: Tables<S>) -> Tables<S> {
+    tables.with_maglev_size(MaglevSize::new(13).expect("a prime"))
+}
 
 pub(crate) fn dumped<S: MapStore>(tables: &Tables<S>) -> State {
     dump(tables.store(), Some(&tables.names()), "node", Vec::new()).expect("the maps can be read")
@@ -64,5 +69,5 @@ pub(crate) fn settle<S: MapStore>(tables: &mut Tables<S>, changes: &[ServiceChan
 }
 
 pub(crate) fn node_addresses<S: MapStore>(tables: &mut Tables<S>, cluster: &Cluster) {
-    while tables.set_link_addresses(&cluster.node_addresses, &[]).is_err() {}
+    while tables.set_link_addresses(&cluster.node_addresses, &[], &[]).is_err() {}
 }

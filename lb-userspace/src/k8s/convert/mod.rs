@@ -3,6 +3,7 @@
 //! The rules are those of the API server's validation, as far as a value has an effect here. One bad value makes the
 //! whole object bad. The API server's defaults are applied for fields that a hand-written file leaves out.
 
+mod annotations;
 mod endpoints;
 mod fields;
 mod node;

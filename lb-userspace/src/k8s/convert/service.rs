@@ -7,12 +7,10 @@ use k8s_openapi::{
 
 use super::{
     super::{FieldPath, Invalid},
+    annotations::Annotations,
     fields,
 };
-use crate::{
-    model::{Created, Policy, Service, ServicePort, ServiceType},
-    plan::state::Algorithm,
-};
+use crate::model::{Created, Policy, Service, ServicePort, ServiceType};
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` if left out: three hours.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -34,6 +32,7 @@ pub fn service(source: &Source) -> Result<Service, Invalid> {
     for (i, family) in families {
         fields::choice(Some(family), [("IPv4", ()), ("IPv6", ())], || at("ipFamilies")().index(i))?;
     }
+    let annotations = Annotations::of(metadata);
     Ok(Service {
         name: fields::namespaced(metadata)?,
         created: Created(metadata.creation_timestamp.as_ref().map(|t| t.0.as_nanosecond())),
@@ -76,7 +75,9 @@ pub fn service(source: &Source) -> Result<Service, Invalid> {
             ranges
         },
         health_check_node_port: fields::optional_port(spec.health_check_node_port, at("healthCheckNodePort"))?,
-        algorithm: Algorithm::Random,
+        algorithm: annotations.algorithm,
+        weights: annotations.weights,
+        bad_annotations: annotations.bad,
     })
 }
 
