@@ -17,6 +17,7 @@ mod malformed;
 mod mem_tables;
 mod packet_spec;
 mod recycling;
+mod sock_affinity;
 mod sock_case;
 pub mod sock_cases;
 mod sum;
