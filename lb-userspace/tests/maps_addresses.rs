@@ -63,7 +63,7 @@ use addr_flag::{CLUSTER_IP, FRONTEND, LOOPBACK, NODE, SOURCE};
 fn an_address_has_the_bits_of_all_who_use_it() {
     let mut tables = tables(64);
     let node = [ip("192.168.1.2"), ip("127.0.0.1")];
-    assert!(tables.set_link_addresses(&node, &[ip("192.168.1.2"), ip("10.244.1.1")]).expect("written"));
+    assert!(tables.set_link_addresses(&node, &[], &[ip("192.168.1.2"), ip("10.244.1.1")]).expect("written"));
     tables
         .apply(&service("a", 80, &[(ClusterIp, "10.96.0.1"), (ExternalIp, "192.168.1.2"), (LoadBalancer, "192.0.2.1")]))
         .expect("applied");
@@ -83,10 +83,10 @@ fn an_address_has_the_bits_of_all_who_use_it() {
     assert_eq!(flags(&tables, "192.168.1.2"), Some(NODE | SOURCE));
     assert_eq!(flags(&tables, "192.0.2.1"), Some(FRONTEND), "another Service has a port there");
     assert_eq!(flags(&tables, "10.96.0.1"), None);
-    assert!(tables.set_link_addresses(&[], &[ip("192.168.1.2")]).expect("written"));
+    assert!(tables.set_link_addresses(&[], &[], &[ip("192.168.1.2")]).expect("written"));
     assert_eq!(flags(&tables, "192.168.1.2"), Some(SOURCE));
     tables.apply(&gone("b")).expect("deleted");
-    tables.set_link_addresses(&[], &[]).expect("written");
+    tables.set_link_addresses(&[], &[], &[]).expect("written");
     assert!(tables.store().contents().addrs.is_empty());
 }
 
@@ -145,7 +145,7 @@ fn an_address_that_cannot_be_let_go_of_is_a_problem_of_its_service_until_it_is()
 #[test]
 fn adoption_repairs_addresses_and_leaves_the_links_part_for_later() {
     let mut first = tables(64);
-    first.set_link_addresses(&[ip("192.168.1.2")], &[ip("10.244.1.1")]).expect("written");
+    first.set_link_addresses(&[ip("192.168.1.2")], &[], &[ip("10.244.1.1")]).expect("written");
     first.apply(&service("a", 80, &[(ClusterIp, "10.96.0.1"), (ExternalIp, "192.168.1.2")])).expect("applied");
     let mut store = first.into_store();
     let contents = store.contents_mut();
@@ -157,18 +157,18 @@ fn adoption_repairs_addresses_and_leaves_the_links_part_for_later() {
     assert_eq!(flags(&tables, "192.168.1.2"), Some(NODE | FRONTEND));
     assert_eq!(flags(&tables, "192.0.2.99"), None);
     assert_eq!(flags(&tables, "10.244.1.1"), Some(SOURCE));
-    assert!(!tables.set_link_addresses(&[ip("192.168.1.2")], &[ip("10.244.1.1")]).expect("nothing to write"));
+    assert!(!tables.set_link_addresses(&[ip("192.168.1.2")], &[], &[ip("10.244.1.1")]).expect("nothing to write"));
 }
 
 #[test]
 fn link_addresses_that_failed_are_told_again() {
     let mut tables = tables(64);
     tables.store_mut().set_faults(Faults::Every(1));
-    assert!(tables.set_link_addresses(&[ip("192.168.1.2")], &[]).is_err());
+    assert!(tables.set_link_addresses(&[ip("192.168.1.2")], &[], &[]).is_err());
     tables.store_mut().set_faults(Faults::None);
     // An apply writes it along the way; that it changed is still to be told.
     tables.apply(&service("a", 80, &[(ClusterIp, "10.96.0.1")])).expect("applied");
-    assert!(tables.set_link_addresses(&[ip("192.168.1.2")], &[]).expect("written"));
-    assert!(!tables.set_link_addresses(&[ip("192.168.1.2")], &[]).expect("nothing to write"));
+    assert!(tables.set_link_addresses(&[ip("192.168.1.2")], &[], &[]).expect("written"));
+    assert!(!tables.set_link_addresses(&[ip("192.168.1.2")], &[], &[]).expect("nothing to write"));
     assert_eq!(flags(&tables, "192.168.1.2"), Some(NODE));
 }

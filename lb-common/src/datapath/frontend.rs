@@ -168,7 +168,8 @@ fn remembered<T: Tables>(tables: &T, key: &AffinityKey, state: &ServiceState, ch
         return false;
     }
     let Some(backend) = tables.backend(entry.backend) else { return false };
-    if backend.generation != entry.backend_generation || !backend.usable(state.word) {
+    // Of weight 0 it takes no new connection.
+    if backend.generation != entry.backend_generation || !backend.usable(state.word) || backend.weight == 0 {
         return false;
     }
     if now != entry.seen {

@@ -129,7 +129,9 @@ fn every_socket_case_holds_while_elements_are_recycled() {
     for seed in 0..if cfg!(miri) { 1 } else { 20 } {
         for mut case in sock_cases::all() {
             // Others' entries, to be met by mistake.
-            case.world.affinity.push(AffinitySpec::new(AffinityKey::netns(99), 6));
+            let stranger = AffinitySpec::new(AffinityKey::netns(99), 6);
+            case.world.affinity.push(stranger);
+            case.affinity.iter_mut().for_each(|after| after.push(stranger));
             let tables = MemTables::with(&case.world.contents(NOW));
             tables.recycle(Some(Recycling { one_in: 2, twice: false, sealed: false, seed }));
             let found = case.run_on(&tables);

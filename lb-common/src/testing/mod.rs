@@ -18,6 +18,7 @@ mod malformed;
 mod mem_tables;
 mod packet_spec;
 mod recycling;
+mod sock_affinity;
 mod sock_case;
 pub mod sock_cases;
 mod sum;

@@ -1,7 +1,7 @@
 //! One socket call and what must come of it. The kernel has no test run for these hooks: they run on the host, and the
 //! lab makes real calls.
 
-use super::{MemTables, World};
+use super::{MemTables, World, world::AffinitySpec};
 use crate::{
     abi::{Addr, Counter, Port, SkipKey, SockEntry, SockKey, proto, sock_kind},
     datapath::sock::{self, Call, Outcome, Policy},
@@ -11,6 +11,9 @@ use crate::{
 pub(super) const COOKIE: u64 = 0x1234_5678_9abc;
 /// Cookie of a pod's network namespace.
 pub(super) const POD_NETNS: u64 = 4711;
+
+/// Tick of the calls, which is that of new [`MemTables`].
+const NOW: u32 = 1_000_000;
 
 /// One entry of `sock_revnat`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,6 +75,8 @@ pub struct SockCase {
     pub outcome: Outcome,
     /// Entries of `sock_revnat` after it; `None`: as before.
     pub socks: Option<Vec<SockSpec>>,
+    /// Entries of `affinity` after it; `None`: as before.
+    pub affinity: Option<Vec<AffinitySpec>>,
     /// Counters that go up, by one each.
     pub counters: Vec<Counter>,
     /// The backend whose connections go up by one.
@@ -101,6 +106,7 @@ impl SockCase {
             cgroups: vec![1],
             outcome: Outcome::Pass,
             socks: None,
+            affinity: None,
             counters: Vec::new(),
             connection: None,
         }
@@ -161,7 +167,7 @@ impl SockCase {
     /// # Errors
     /// What differs from what must be.
     pub fn run(&self) -> Result<(), String> {
-        self.run_on(&MemTables::with(&self.world.contents(1_000_000)))
+        self.run_on(&MemTables::with(&self.world.contents(NOW)))
     }
 
     /// As [`Self::run`], over tables that the caller has filled.
@@ -194,10 +200,15 @@ impl SockCase {
         if connections != wanted {
             wrong.push(format!("connections by backend {connections:?}, not {wanted:?}"));
         }
-        let wanted = MemTables::with(
-            &World { socks: self.socks.clone().unwrap_or_else(|| self.world.socks.clone()), ..self.world.clone() }
-                .contents(0),
-        );
+        let after = World {
+            socks: self.socks.clone().unwrap_or_else(|| self.world.socks.clone()),
+            affinity: self.affinity.clone().unwrap_or_else(|| self.world.affinity.clone()),
+            ..self.world.clone()
+        };
+        let wanted = MemTables::with(&after.contents(NOW));
+        if tables.affinity_entries() != wanted.affinity_entries() {
+            wrong.push(format!("affinity {:?}, not {:?}", tables.affinity_entries(), wanted.affinity_entries()));
+        }
         if tables.sock_entries() != wanted.sock_entries() {
             wrong.push(format!("entries {:?}, not {:?}", tables.sock_entries(), wanted.sock_entries()));
         }

@@ -2,14 +2,14 @@
 //! they show of it.
 
 use super::{
-    ARRAY_LEN, Net, Request, SockCase, SockSpec, World,
+    ARRAY_LEN, Net, Request, SockCase, SockSpec, World, sock_affinity,
     sock_case::{COOKIE, POD_NETNS},
-    world::{AffinitySpec, LOCAL, REMOTE, WEB, WEB_IDENTITY},
+    world::{LOCAL, REMOTE, WEB, WEB_IDENTITY},
 };
 use crate::{
     abi::{
-        Addr, AffinityKey, Counter, Port, ServiceKey, SkipKey, SockKey, action, addr_flag, backend_state, frontend,
-        proto, scope, skip_kind, sock_kind, socket_lb, ticks,
+        Addr, Counter, Port, ServiceKey, SkipKey, SockKey, action, addr_flag, backend_state, frontend, proto, scope,
+        skip_kind, sock_kind, socket_lb,
     },
     datapath::sock::Outcome,
 };
@@ -24,7 +24,7 @@ pub fn all() -> Vec<SockCase> {
         family.extend(places(net));
         family.extend(loopback(net));
         family.extend(stickiness(net));
-        family.extend(affinity(net));
+        family.extend(sock_affinity::cases(net));
         family.extend(reverse(net));
         family.extend(again(net));
         family.extend(opt_out(net));
@@ -36,7 +36,7 @@ pub fn all() -> Vec<SockCase> {
 }
 
 /// A call to `web`'s frontend.
-fn call(name: impl Into<String>, net: Net, request: Request, proto: u8) -> SockCase {
+pub(super) fn call(name: impl Into<String>, net: Net, request: Request, proto: u8) -> SockCase {
     SockCase::new(name.into(), World::web(net, proto), request, net.vip(), 8080, proto)
 }
 
@@ -205,7 +205,7 @@ fn loopback(net: Net) -> Vec<SockCase> {
 }
 
 /// What the socket of the cases remembers of its translation to `backend`.
-fn entries(net: Net, proto: u8, backend: u32) -> [SockSpec; 2] {
+pub(super) fn entries(net: Net, proto: u8, backend: u32) -> [SockSpec; 2] {
     let addr = if backend == LOCAL { net.server() } else { net.remote() };
     let revnat = SockSpec {
         key: SockKey::new(COOKIE, addr, Port::new(80), proto, sock_kind::REVNAT),
@@ -267,25 +267,6 @@ fn stickiness(net: Net) -> Vec<SockCase> {
             .with(state(backend_state::GONE))
             .with(|case| case.world.services[0].action = action::REJECT)
             .refused(Counter::SocketRefused),
-    ]
-}
-
-/// On the socket path the client is its network namespace.
-fn affinity(net: Net) -> Vec<SockCase> {
-    let client = AffinityKey::netns(POD_NETNS);
-    let case = |what: &str, entries: &[AffinitySpec]| {
-        call(format!("affinity: {what}"), net, Request::Connect, proto::TCP).with(|case| {
-            case.world.services[0].affinity_seconds = 600;
-            case.world.affinity = entries.to_vec();
-        })
-    };
-    let was = AffinitySpec::new(client, REMOTE);
-    vec![
-        case("a pod's next connection goes to the same backend", &[was]).translated(REMOTE),
-        case("another pod's is its own", &[AffinitySpec { client: AffinityKey::netns(POD_NETNS + 1), ..was }])
-            .translated(LOCAL),
-        case("it expires", &[AffinitySpec { age: ticks(600) + 1, ..was }]).translated(LOCAL),
-        case("it lasts to the last tick", &[AffinitySpec { age: ticks(600), ..was }]).translated(REMOTE),
     ]
 }
 

@@ -139,6 +139,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_text_with_commas_or_a_list() {
+        let parse = |text: &str| serde_json::from_str::<Listed<CgroupGlob>>(text);
+        let list = parse(r#"["kubepods/*", "mesh"]"#).expect("a list");
+        assert_eq!(list, parse(r#""kubepods/*, mesh""#).expect("text"));
+        assert_eq!(list.0.iter().map(ToString::to_string).collect::<Vec<_>>(), ["kubepods/*", "mesh"]);
+        assert!(parse(r#"["/kubepods"]"#).is_err_and(|error| error.to_string().contains("--cgroup")));
+    }
+
+    #[test]
     fn namespaces_are_names_or_absolute_paths() {
         let name = |text: &str| text.parse::<NetnsName>().map(|name| (name.folder, name.name.to_string()));
         assert_eq!(name("cni-*"), Ok((NETNS_DIR.into(), "cni-*".into())));

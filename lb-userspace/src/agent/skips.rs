@@ -38,6 +38,7 @@ impl Skips {
         };
         let scanner = Scanner::new(rules, cgroup.path())?;
         let found = scanner.scan();
+        tell(found.problems.iter());
         let (sender, changes) = mpsc::unbounded_channel();
         scanner.follow(found.clone(), sender)?;
         Ok(Self { found, changes: Some(changes) })
@@ -53,9 +54,7 @@ impl Skips {
 
     /// Takes over a change, for [`Self::apply`].
     pub(super) fn update(&mut self, found: Found) {
-        for problem in found.problems.difference(&self.found.problems) {
-            tracing::warn!("cannot tell whether its sockets are to be skipped: {problem}");
-        }
+        tell(found.problems.difference(&self.found.problems));
         self.found = found;
     }
 
@@ -79,6 +78,12 @@ impl Skips {
     /// What people call it.
     pub(super) fn names(&self) -> Vec<String> {
         self.found.keys.values().cloned().collect()
+    }
+}
+
+fn tell<'a>(problems: impl Iterator<Item = &'a String>) {
+    for problem in problems {
+        tracing::warn!("cannot tell whether its sockets are to be skipped: {problem}");
     }
 }
 

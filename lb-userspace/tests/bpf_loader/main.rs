@@ -5,5 +5,6 @@ mod attach;
 mod cleanup;
 mod net;
 mod restart;
+mod skips;
 mod support;
 mod tables;

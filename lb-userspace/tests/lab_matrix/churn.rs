@@ -29,7 +29,7 @@ const CLIENTS: [u32; 3] = [3, 3, 2];
 /// Of each client, between two connections. 200 clients make 1,000 connections in a second.
 const PAUSE_MS: u64 = 200;
 /// How long the datapath may take to follow a change here, on a machine that is busy with everything else of this test.
-const FOLLOW_MS: u64 = 2_000;
+const FOLLOW_MS: u64 = 3_000;
 /// First port of the backends, by Service; the first NodePort.
 const TARGETS: u16 = 8000;
 const NODE_PORTS: u16 = 31000;
@@ -58,8 +58,8 @@ impl Cast {
         Self { number, step: 0, endpoints: [Is::Ready; BACKENDS], out: Vec::new() }
     }
 
-    /// The next of the Service's changes: one leaves, is gone, and the one that left three before comes back. At
-    /// least four are ready at any time, and who is out is so for 2.75 seconds.
+    /// The next of the Service's changes: one leaves, is gone, and the one that left four before comes back. At
+    /// least three are ready at any time, and who is out is so for 3.5 seconds.
     fn next(&mut self, now: u64) {
         let (turn, kind) = (self.step / 3, self.step % 3);
         let leaving = turn % BACKENDS;
@@ -70,7 +70,7 @@ impl Cast {
             }
             1 => self.endpoints[leaving] = Is::Gone,
             _ => {
-                let back = (turn + BACKENDS - 3) % BACKENDS;
+                let back = (turn + BACKENDS - 4) % BACKENDS;
                 self.endpoints[back] = Is::Ready;
                 for out in self.out.iter_mut().filter(|out| out.0 == back) {
                     out.2 = out.2.min(now);

@@ -5,8 +5,11 @@
 
 mod cell;
 mod churn;
+mod clash;
+mod flood;
 mod flush;
 mod matrix;
 mod oracle;
 mod oracle_tests;
+mod route;
 mod world;

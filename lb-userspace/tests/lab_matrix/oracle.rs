@@ -232,6 +232,9 @@ pub(crate) const PENDING: &[Pending] = &[
     },
 ];
 
+/// Errors about translated packets do not reach their senders yet: what `route` asks of them waits for that.
+pub(crate) const ICMP_ERRORS_ARE_PENDING: bool = true;
+
 /// What the datapath lacks for this cell.
 pub(crate) fn pending(setup: Setup, cell: &Cell) -> Option<&'static str> {
     PENDING.iter().find(|pending| (pending.needed)(setup, cell)).map(|pending| pending.lacks)

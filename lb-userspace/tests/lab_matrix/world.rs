@@ -27,7 +27,7 @@ const NODE_PORTS: u16 = 30100;
 /// A port of the nodes that nobody listens on.
 const UNUSED_NODE_PORT: u16 = 30999;
 /// Where all backends listen.
-const TARGET_PORT: u16 = 8888;
+pub(crate) const TARGET_PORT: u16 = 8888;
 
 /// An address in both families.
 #[derive(Clone, Copy)]
@@ -157,6 +157,11 @@ impl World {
                 of(Pair { v4: gateway.v4.trunc(), v6: gateway.v6.trunc() }, family)
             }
         }
+    }
+
+    /// Where a backend is.
+    pub(crate) fn backend_address(&self, backend: Backend, family: Family) -> IpAddr {
+        of(self.backend_addresses(backend), family)
     }
 
     fn backend_addresses(&self, backend: Backend) -> Pair {

@@ -1,0 +1,121 @@
+//! A node's own connection to a backend, from the very address and port that a translated connection from outside bears:
+//! whichever came first, both live, and each hears its own answers.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_lab::{
+    Host, LabConfig, Network, Peer,
+    peer::{Open, Ping, Seen, Transport},
+};
+
+use crate::{
+    cell::{Backend, Call, Cell, Client, Family, Mode, NodeId, Policy, Port, Ranges, Target, Variant},
+    oracle::{Expected, expected, pending},
+    world::{TARGET_PORT, World},
+};
+
+/// How often both are used in turn.
+const TURNS: usize = 5;
+/// Source ports of the clients outside; each client has its own.
+const FIRST_PORT: u16 = 20_000;
+
+#[test]
+fn host_gw() {
+    check(LabConfig { rp_filter: 1, ..LabConfig::default() });
+}
+
+#[test]
+fn vxlan() {
+    check(LabConfig { network: Network::Vxlan, ..LabConfig::default() });
+}
+
+fn check(config: LabConfig) {
+    let world = World::new(config, Mode::Sockets);
+    let mut port = FIRST_PORT;
+    let mut report = Vec::new();
+    let mut clashes = 0;
+    for backend in [Backend::PodB, Backend::HostB] {
+        for family in Family::ALL {
+            for call in [Call::Tcp, Call::Connected] {
+                for node_first in [false, true] {
+                    let backends: &[Backend] =
+                        if backend == Backend::PodB { &[Backend::PodB] } else { &[Backend::HostB] };
+                    let service = Variant { backends, policy: Policy::Cluster, ranges: Ranges::None };
+                    let target = Target::NodePort(NodeId::A);
+                    let cell = Cell { client: Client::Outside, target, port: Port::Service, call, family, service };
+                    if pending(world.setup, &cell).is_some() {
+                        continue;
+                    }
+                    clashes += 1;
+                    port += 1;
+                    if let Err(fault) = clash(&world, &cell, backend, port, node_first) {
+                        report.push(format!("{cell}, the node's own connection first: {node_first}: {fault}"));
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("{clashes} clashes");
+    assert!(report.is_empty(), "{} of {clashes}:\n{}", report.len(), report.join("\n"));
+}
+
+/// An open socket and who it talks to.
+struct Talk {
+    peer: Peer,
+    id: u32,
+}
+
+impl Talk {
+    fn open(mut peer: Peer, call: Call, from: SocketAddr, to: SocketAddr) -> Result<Self, String> {
+        let transport = if call == Call::Tcp { Transport::Tcp } else { Transport::Udp };
+        let open = Open { transport, connect: true, from: Some(from), ..Open::tcp(to) };
+        let id = peer.ask(open).unwrap().id.map_err(|failure| format!("{from} to {to}: {failure}"))?;
+        Ok(Self { peer, id })
+    }
+
+    fn ping(&mut self) -> Result<Seen, String> {
+        let exchange = self.peer.ask(Ping::new(self.id)).unwrap();
+        exchange.result.map_err(|failure| format!("{:?} to {:?}: {failure}", exchange.local, exchange.peer))
+    }
+}
+
+fn clash(world: &World, cell: &Cell, backend: Backend, port: u16, node_first: bool) -> Result<(), String> {
+    let any: IpAddr = match cell.family {
+        Family::V4 => [0, 0, 0, 0].into(),
+        Family::V6 => [0; 16].into(),
+    };
+    let outside = |world: &World| {
+        let peer = world.lab.outside().peer().unwrap();
+        Talk::open(peer, cell.call, SocketAddr::new(any, port), world.destination(cell))
+    };
+    let own = |world: &World, from| {
+        let peer = world.node(NodeId::A).peer().unwrap();
+        Talk::open(peer, cell.call, from, SocketAddr::new(world.backend_address(backend, cell.family), TARGET_PORT))
+    };
+    let (mut translated, mut direct, bears) = if node_first {
+        // Ports are kept where nothing is in the way, so this is where the clash will be.
+        let Expected::Answer(seen) = expected(world.setup, cell) else { unreachable!("{cell}") };
+        let bears = SocketAddr::new(world.source(seen[0].1, cell.client, cell.family), port);
+        let mut direct = own(world, bears)?;
+        direct.ping()?;
+        (outside(world)?, direct, bears)
+    } else {
+        let mut translated = outside(world)?;
+        let bears = translated.ping()?.client;
+        (translated, own(world, bears)?, bears)
+    };
+    let (first, own_first) = (translated.ping()?, direct.ping()?);
+    for _ in 0..TURNS {
+        let (seen, own) = (translated.ping()?, direct.ping()?);
+        if seen != (Seen { token: seen.token, ..first.clone() }) || seen.name != backend.name() {
+            return Err(format!("the client's connection changed: {first:?} became {seen:?}"));
+        }
+        if own != (Seen { token: own.token, ..own_first.clone() }) || own.name != backend.name() {
+            return Err(format!("the node's connection changed: {own_first:?} became {own:?}"));
+        }
+        if seen.client == own.client {
+            return Err(format!("one server sees both as {bears}"));
+        }
+    }
+    Ok(())
+}
