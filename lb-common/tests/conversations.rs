@@ -4,6 +4,7 @@
 //! Clients open, use, close and reuse connections through services and past them; backends and services come and go;
 //! time passes; the way through the stack is switched. At all times:
 //! - a packet to a service goes to one of its backends, and a TCP connection stays with its own;
+//! - who is not let in is told so at once;
 //! - no backend sees two living conversations as one;
 //! - a reply reaches the client and port of its conversation, from the address that the client had named; a reply of a
 //!   conversation that is over may also arrive as the backend sent it, but never as part of another one.
@@ -111,9 +112,9 @@ fn much_happens_in_such_a_life() {
         done += cluster.done();
     }
     if !cfg!(miri) {
-        let cluster::Done { translated, replies, moved, bounced, redirected, replaced } = done;
+        let cluster::Done { translated, replies, moved, bounced, redirected, replaced, answered } = done;
         let text = format!("{done:?}");
         assert!(translated > 2000 && replies > 2000 && moved > 20, "{text}");
-        assert!(bounced > 20 && redirected > 100 && replaced > 20, "{text}");
+        assert!(bounced > 20 && redirected > 100 && replaced > 20 && answered > 100, "{text}");
     }
 }

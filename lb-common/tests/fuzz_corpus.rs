@@ -34,12 +34,12 @@ fn damaged_packets_alone_and_in_a_row() {
     for seed in 0..2_000_u64 {
         let mut row = Vec::new();
         for n in 0..8_u8 {
-            let bytes = malformed(seed * 8 + u64::from(n), n % 5 != 4);
-            let mut one = vec![n % 5];
+            let bytes = malformed(seed * 8 + u64::from(n), n != 4 && n != 6);
+            let mut one = vec![n];
             one.extend(&bytes);
             fuzz::one_packet(&one);
             let bytes = &bytes[..bytes.len().min(255)];
-            row.extend([n % 5, n * 16, u8::try_from(bytes.len()).expect("cut")]);
+            row.extend([n, n * 16, u8::try_from(bytes.len()).expect("cut")]);
             row.extend(bytes);
         }
         fuzz::sequence(&row);

@@ -107,6 +107,9 @@ pub(super) fn build<P: HostPacket, T: Tables>(
 /// 3.2.2, RFC 4443 2.4).
 #[inline(always)]
 fn may_hear(parsed: &Parsed) -> bool {
+    if parsed.is_later_fragment() {
+        return false;
+    }
     let src = parsed.tuple.src.words();
     let first = src[if parsed.is_v4() { 3 } else { 0 }].to_be() >> 24;
     let single = if parsed.is_v4() { first != 0 && first != 127 && first < 224 } else { first != 0xff };

@@ -184,17 +184,18 @@ fn turn(flow: &mut Flow, key: &Tuple, mate_key: &Tuple) {
 const PORT_TRIES: u32 = 8;
 
 /// The ports that stand in for a client's own: 32768 to 65535. Replies to a source address of ours are told from other
-/// packets to it by that.
+/// packets to it by that, but for SCTP, whose checksum covers the ports.
 pub(super) const PORT_BASE: u16 = 0x8000;
 
-/// Gives a new flow a source port and enters it in both directions. `flow` is its forward entry but for the port, the
-/// time and the seal.
+/// Gives a new flow a source port and enters it in both directions, in place of one that has its tuple. `flow` is its
+/// forward entry but for the port, the time and the seal.
 ///
 /// # Errors
 /// The counter to drop under, if there is no free port or no room.
 #[inline(always)]
 pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow, spare: &mut Spare) -> Result<(), Counter> {
     let fixed = key.proto == proto::SCTP;
+    supersede(tables, key, spare);
     let mut i = 0;
     while i < PORT_TRIES {
         if take_ports(tables, key, flow, spare) {
@@ -209,6 +210,12 @@ pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow, spare: &
         i += 1;
     }
     Err(Counter::DropNoPort)
+}
+
+/// Forgets the flow of a tuple: an answered one would be found before a new one.
+#[inline(never)]
+fn supersede<T: Tables>(tables: &T, key: &Tuple, spare: &mut Spare) -> bool {
+    find(tables, key, &mut spare.found) && forget(tables, key, &mut spare.found.flow)
 }
 
 /// A port to stand in for a client's own.

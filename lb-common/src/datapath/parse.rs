@@ -92,6 +92,13 @@ impl Parsed {
         self.fragment == FIRST_FRAGMENT
     }
 
+    /// A fragment that carries no transport header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment == LATER_FRAGMENT
+    }
+
     /// IPv4, else IPv6.
     #[inline(always)]
     #[must_use]

@@ -150,8 +150,8 @@ fn later_fragment<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Li
     if !flow::find_fragment(tables, parsed, spare, found) || !link.handles(&found.flow) {
         let flags = tables.addr(&parsed.tuple.dst);
         let ours = flags & (addr_flag::CLUSTER_IP | addr_flag::FRONTEND) != 0 && flags & addr_flag::NODE == 0;
-        let lost = Verdict::Drop(Counter::DropFragment);
-        return Decision::End(if ours && !link.egress { lost } else { Verdict::Pass });
+        let lost = ours && (!link.egress || flags & addr_flag::CLUSTER_IP != 0);
+        return Decision::End(if lost { Verdict::Drop(Counter::DropFragment) } else { Verdict::Pass });
     }
     if let Some(stop) = stopped(packet, s) {
         return stop;
@@ -294,7 +294,7 @@ pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link
         return unclaimed(tables, link, s, flags).pack();
     };
     if s.parsed.opens() {
-        if repeated(tables, s, service.index()) {
+        if repeated(tables, link, s, service.index()) {
             return 0;
         }
     } else if s.parsed.is_tcp() {
@@ -433,11 +433,12 @@ fn choose<T: Tables>(tables: &T, key: &Tuple, found: ServiceRef, flow: &mut Flow
 }
 
 /// An opening packet on a tuple that has a flow. Sent once more, it stays with the backend that may have answered
-/// already; otherwise the flow is over. Whether it stays.
+/// already; otherwise the flow is over, unless it is another place's: then this is a stranger, who is to be let in first.
+/// Whether it stays.
 #[inline(always)]
-fn repeated<T: Tables>(tables: &T, s: &mut Scratch, service: u32) -> bool {
+fn repeated<T: Tables>(tables: &T, link: Link, s: &mut Scratch, service: u32) -> bool {
     let Scratch { parsed, found: old, spare, .. } = s;
-    if !flow::find(tables, &parsed.tuple, old) {
+    if !flow::find(tables, &parsed.tuple, old) || !link.handles(&old.flow) {
         return false;
     }
     if old.flow.role & role::FORWARD != 0

@@ -13,7 +13,7 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, flow_state, mark, role};
+use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, flow_state, mark, proto, role};
 
 /// A packet that comes in by an uplink or overlay.
 #[inline(always)]
@@ -33,8 +33,9 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
         direct(tables, s);
         return Decision::End(Verdict::Pass);
     }
-    // On an address of the node, below the ports of our own replies, only frontends are of interest.
-    let plain = flags & addr_flag::FRONTEND == 0 && s.parsed.tuple.dport.get() < PORT_BASE;
+    // On an address of the node, below the ports of our own replies (SCTP keeps the client's), only frontends are of interest.
+    let ours = s.parsed.tuple.dport.get() >= PORT_BASE || s.parsed.tuple.proto == proto::SCTP;
+    let plain = flags & addr_flag::FRONTEND == 0 && !ours;
     if plain && claimed(tables, link, &s.parsed, flags).is_none() {
         direct(tables, s);
         return Decision::End(Verdict::Pass);
@@ -79,19 +80,22 @@ pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, 
 #[inline(never)]
 fn remapped<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let Scratch { parsed, found, spare, .. } = s;
-    if parsed.opens()
-        && flow::find(tables, &parsed.tuple, found)
-        && found.flow.role & role::HOST != 0
-        && found.flow.state == flow_state::NEW
-    {
-        // The SYN once more.
-        flow::hit(tables, found, parsed, spare, tables.now());
-        return true;
+    if parsed.opens() && flow::find(tables, &parsed.tuple, found) && found.flow.role & role::HOST != 0 {
+        if found.flow.state == flow_state::NEW {
+            // The SYN once more.
+            flow::hit(tables, found, parsed, spare, tables.now());
+            return true;
+        }
+        flow::forget(tables, &parsed.tuple, &mut found.flow);
     }
     if !flow::find_reply(tables, &parsed.tuple, spare, found)
         || found.flow.role & (role::FORWARD | role::HOST) != 0
         || found.flow.oif == 0
     {
+        return false;
+    }
+    if parsed.tuple.proto == proto::SCTP {
+        // Its checksum covers the ports.
         return false;
     }
     let flow = &mut found.flow;
@@ -134,7 +138,7 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
     if flow.to.src.is_unspecified() {
         return Some(Counter::DropNoSource);
     }
-    if flow.to.sport.get() < PORT_BASE {
+    if flow.to.sport.get() < PORT_BASE && flow.to.proto != proto::SCTP {
         flow.to.sport = flow::other_port(tables);
     }
     None

@@ -5,147 +5,12 @@ use std::collections::BTreeMap;
 
 use zerocopy::IntoBytes as _;
 
-use super::{
-    AffinitySpec, DEV_CLIENT, DEV_UPLINK, FlowSpec, L4Sum, MemTables, PacketSpec, Told, VecPacket, World, answer,
-    describe, dissect,
-};
+use super::hook::{Action, Hook, test_run_takes};
+use super::{AffinitySpec, DEV_CLIENT, FlowSpec, L4Sum, MemTables, PacketSpec, Told, World, answer, describe, dissect};
 use crate::{
-    abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple},
-    datapath::{FlowTable, Link, Packet as _, Scratch, Tables as _, Verdict, pod, uplink},
+    abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple, role},
+    datapath::{FlowTable, Scratch, Verdict},
 };
-
-/// Where the packet is met.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Hook {
-    /// From a pod, on the host side of the link with this interface index.
-    PodIngress(u32),
-    /// To a pod.
-    PodEgress,
-    /// From an uplink with a link-layer header.
-    Uplink,
-    /// From an uplink without one.
-    UplinkL3,
-    /// Out of the host's stack by an uplink with a link-layer header.
-    UplinkOut,
-    /// By one without.
-    UplinkL3Out,
-}
-
-impl Hook {
-    /// Bytes of link-layer header.
-    #[must_use]
-    pub const fn l2_len(self) -> usize {
-        match self {
-            Self::PodIngress(_) | Self::PodEgress | Self::Uplink | Self::UplinkOut => 14,
-            Self::UplinkL3 | Self::UplinkL3Out => 0,
-        }
-    }
-
-    /// The device that it is on.
-    #[must_use]
-    pub const fn ifindex(self) -> u32 {
-        match self {
-            Self::PodIngress(ifindex) => ifindex,
-            Self::PodEgress => DEV_CLIENT,
-            Self::Uplink | Self::UplinkL3 | Self::UplinkOut | Self::UplinkL3Out => DEV_UPLINK,
-        }
-    }
-
-    /// The device as the core takes it.
-    #[must_use]
-    pub const fn link(self) -> Link {
-        match self {
-            Self::PodIngress(_) => Link::pod(self.ifindex()),
-            Self::PodEgress => Link::pod(self.ifindex()).out(),
-            Self::Uplink | Self::UplinkL3 => Link::outside(self.ifindex(), self.l2_len() as u16),
-            Self::UplinkOut | Self::UplinkL3Out => Link::outside(self.ifindex(), self.l2_len() as u16).out(),
-        }
-    }
-
-    /// Runs the core as the shell does: it counts drops, and a bounced frame gets its link-layer addresses swapped.
-    #[must_use]
-    pub fn run(self, packet: &mut VecPacket, tables: &MemTables) -> Verdict {
-        let (link, scratch) = (self.link(), &mut Scratch::default());
-        let mut verdict = match self {
-            Self::PodIngress(_) => pod::ingress(packet, tables, link, scratch),
-            Self::PodEgress => pod::egress(packet, tables, link, scratch),
-            Self::Uplink | Self::UplinkL3 => uplink::ingress(packet, tables, link, scratch),
-            Self::UplinkOut | Self::UplinkL3Out => uplink::egress(packet, tables, link, scratch),
-        };
-        if verdict == Verdict::Bounce && self.l2_len() != 0 && !swap_macs(packet) {
-            verdict = Verdict::Drop(Counter::DropInternal);
-        }
-        if let Verdict::Drop(reason) = verdict {
-            tables.count(reason);
-        }
-        verdict
-    }
-}
-
-/// Whether `BPF_PROG_TEST_RUN` makes an skb of these bytes: it refuses those shorter than an Ethernet header and the
-/// fixed part of the IP header that its type announces (net/bpf/test_run.c).
-#[must_use]
-pub fn test_run_takes(bytes: &[u8]) -> bool {
-    match bytes.get(12..14) {
-        Some([0x08, 0x00]) => bytes.len() >= 14 + 20,
-        Some([0x86, 0xdd]) => bytes.len() >= 14 + 40,
-        Some(_) => bytes.len() > 14,
-        None => false,
-    }
-}
-
-fn show(key: &Tuple, flow: &Flow) -> String {
-    let line = |t: &Tuple| format!("{:?} port {:?} > {:?} port {:?}", t.src, t.sport, t.dst, t.dport);
-    let Flow {
-        service,
-        identity,
-        backend,
-        backend_generation,
-        oif,
-        mate_oif,
-        mtu,
-        mate_mtu,
-        role,
-        state,
-        seen,
-        check,
-        ..
-    } = *flow;
-    format!(
-        "protocol {} {} becomes {}; service {service} ({identity:x}), backend {backend} ({backend_generation}), oif {oif} \
-         ({mate_oif}), MTU {mtu} ({mate_mtu}), role {role}, state {state}, seen {seen}, check {check:x}",
-        key.proto,
-        line(key),
-        line(&flow.to)
-    )
-}
-
-fn swap_macs(packet: &mut VecPacket) -> bool {
-    let Ok(macs) = packet.read::<[u8; 12]>(0) else { return false };
-    let swapped: [u8; 12] = core::array::from_fn(|i| macs[(i + 6) % 12]);
-    packet.write(0, &swapped).is_ok()
-}
-
-/// A verdict as a program's return code tells it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Action {
-    /// `TC_ACT_UNSPEC`.
-    Next,
-    /// `TC_ACT_SHOT`.
-    Shot,
-    /// `TC_ACT_REDIRECT`.
-    Redirect,
-}
-
-impl From<Verdict> for Action {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Pass | Verdict::Stack => Self::Next,
-            Verdict::Redirect(_) | Verdict::Bounce => Self::Redirect,
-            Verdict::Drop(_) => Self::Shot,
-        }
-    }
-}
 
 /// What came of a packet.
 #[derive(Clone, Debug)]
@@ -191,6 +56,10 @@ pub struct Case {
     pub flows: Option<Vec<FlowSpec>>,
     /// Affinity entries after; `None`: as before.
     pub affinity: Option<Vec<AffinitySpec>>,
+    /// As many packets as may be were answered in this tick.
+    pub silenced: bool,
+    /// Bytes of payload in each packet that this one stands for; 0: just itself.
+    pub gso_size: u32,
     /// Port 0 in `out` and `flows` stands for any port that the core takes in place of one that is not free.
     pub any_port: bool,
 }
@@ -214,6 +83,8 @@ impl Case {
             connection: None,
             flows: None,
             affinity: None,
+            silenced: false,
+            gso_size: 0,
             any_port: false,
         }
     }
@@ -282,8 +153,22 @@ impl Case {
     #[must_use]
     pub fn opens(mut self, flow: &[FlowSpec; 2]) -> Self {
         self.connection = Some(flow[0].backend);
-        self.out = Some(self.packet.clone().with_tuple(flow[0].to));
-        self.counts(Counter::PacketFlows).flows(flow)
+        self.counts(Counter::PacketFlows).flows(flow).follows(&flow[0])
+    }
+
+    /// The packet leaves translated, in the way that this entry says.
+    #[must_use]
+    pub fn follows(mut self, flow: &FlowSpec) -> Self {
+        let routed = flow.role & role::ROUTED != 0;
+        self.out = Some(self.packet.clone().with(|p| {
+            p.tuple = flow.to;
+            p.ttl -= u8::from(routed);
+        }));
+        self.verdict(match flow.oif {
+            _ if flow.role & role::HAIRPIN != 0 => Verdict::Bounce,
+            0 => Verdict::Stack,
+            oif => Verdict::Redirect(oif),
+        })
     }
 
     /// Changed by hand.
@@ -293,10 +178,11 @@ impl Case {
         self
     }
 
-    /// Whether a test run in the kernel can show it: an skb made there has no partial checksum.
+    /// Whether a test run in the kernel can show it: an skb made there has no partial checksum, and stands for itself
+    /// only.
     #[must_use]
     pub fn runs_in_kernel(&self) -> bool {
-        self.packet.l4_sum != L4Sum::Partial && test_run_takes(&self.packet.build())
+        self.packet.l4_sum != L4Sum::Partial && self.gso_size == 0 && test_run_takes(&self.packet.build())
     }
 
     /// Runs it over tables in memory.
@@ -304,10 +190,20 @@ impl Case {
     /// # Errors
     /// What differs from what must be.
     pub fn run(&self) -> Result<(), String> {
+        self.run_after(&mut Scratch::default())
+    }
+
+    /// As [`Self::run`], in the working memory that an earlier packet left.
+    ///
+    /// # Errors
+    /// What differs from what must be.
+    pub fn run_after(&self, scratch: &mut Scratch) -> Result<(), String> {
         let now = 1_000_000;
         let tables = MemTables::with(&self.world.contents(now));
+        tables.set_may_answer(!self.silenced);
         let mut packet = self.packet.packet();
-        let verdict = self.hook.run(&mut packet, &tables);
+        packet.gso_size = self.gso_size;
+        let verdict = self.hook.run_after(&mut packet, &tables, scratch);
         let observed = Observed {
             verdict: Some(verdict),
             action: verdict.into(),
@@ -429,4 +325,30 @@ impl Case {
         }
         wrong.extend(missing.iter().map(|entry| format!("no affinity entry {entry:?}")));
     }
+}
+
+fn show(key: &Tuple, flow: &Flow) -> String {
+    let line = |t: &Tuple| format!("{:?} port {:?} > {:?} port {:?}", t.src, t.sport, t.dst, t.dport);
+    let Flow {
+        service,
+        identity,
+        backend,
+        backend_generation,
+        oif,
+        mate_oif,
+        mtu,
+        mate_mtu,
+        role,
+        state,
+        seen,
+        check,
+        ..
+    } = *flow;
+    format!(
+        "protocol {} {} becomes {}; service {service} ({identity:x}), backend {backend} ({backend_generation}), oif {oif} \
+         ({mate_oif}), MTU {mtu} ({mate_mtu}), role {role}, state {state}, seen {seen}, check {check:x}",
+        key.proto,
+        line(key),
+        line(&flow.to)
+    )
 }

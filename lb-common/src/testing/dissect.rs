@@ -3,7 +3,10 @@
 
 use core::fmt::Write as _;
 
-use super::{packet_spec::pseudo_header, sum::internet_sum};
+use super::{
+    packet_spec::pseudo_header,
+    sum::{crc32c, internet_sum},
+};
 use crate::abi::{Addr, Port, Tuple, proto};
 
 /// State of a checksum.
@@ -19,7 +22,7 @@ pub enum Sum {
     Bad,
 }
 
-/// What a TCP or UDP packet says.
+/// What a TCP, UDP or SCTP packet says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Dissected {
     /// Addresses, ports and protocol.
@@ -28,8 +31,10 @@ pub struct Dissected {
     pub l3: usize,
     /// Offset of the transport header, in bytes.
     pub l4: usize,
-    /// TCP flags; 0 for UDP.
+    /// TCP flags; 0 for the others.
     pub tcp_flags: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
     /// A first fragment.
     pub fragment: bool,
     /// The IPv4 header's checksum; [`Sum::None`] for IPv6.
@@ -73,7 +78,7 @@ fn dissect_v4(ip: &[u8], l3: usize) -> Result<Dissected, String> {
     }
     let ip_sum = if internet_sum(&ip[..header_len]) == 0xffff { Sum::Good } else { Sum::Bad };
     let addr = |at: usize| Addr::v4([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
-    let ends = (addr(12), addr(16), ip[9]);
+    let ends = (addr(12), addr(16), ip[9], ip[8]);
     transport(ends, &ip[header_len..total], l3, l3 + header_len, fragment & 0x2000 != 0, ip_sum)
 }
 
@@ -101,11 +106,11 @@ fn dissect_v6(ip: &[u8], l3: usize) -> Result<Dissected, String> {
     }
     let addr = |from: usize| Addr::v6(core::array::from_fn(|i| ip[from + i]));
     let body = ip.get(at..end).ok_or("extension headers longer than the packet")?;
-    transport((addr(8), addr(24), next), body, l3, l3 + at, fragment, Sum::None)
+    transport((addr(8), addr(24), next, ip[7]), body, l3, l3 + at, fragment, Sum::None)
 }
 
 fn transport(
-    (src, dst, proto): (Addr, Addr, u8),
+    (src, dst, proto, ttl): (Addr, Addr, u8, u8),
     body: &[u8],
     l3: usize,
     l4: usize,
@@ -115,6 +120,7 @@ fn transport(
     let (header_len, field) = match proto {
         proto::TCP => (20, 16),
         proto::UDP => (8, 6),
+        proto::SCTP => (12, 8),
         _ => return Err(format!("protocol {proto}")),
     };
     if body.len() < header_len {
@@ -125,6 +131,13 @@ fn transport(
     let tcp_flags = if proto == proto::TCP { body[13] } else { 0 };
     if proto == proto::TCP && body[12] >> 4 < 5 {
         return Err(format!("TCP header of {} words", body[12] >> 4));
+    }
+    if proto == proto::SCTP {
+        let found = u32::from_le_bytes([body[8], body[9], body[10], body[11]]);
+        let mut whole = body.to_vec();
+        whole[8..12].fill(0);
+        let l4_sum = if crc32c(&whole) == found { Sum::Good } else { Sum::Bad };
+        return Ok(Dissected { tuple, l3, l4, tcp_flags, ttl, fragment, ip_sum, l4_sum });
     }
     let pseudo = pseudo_header(&tuple, body.len());
     let found = u16::from_be_bytes([body[field], body[field + 1]]);
@@ -138,7 +151,7 @@ fn transport(
     } else {
         Sum::Bad
     };
-    Ok(Dissected { tuple, l3, l4, tcp_flags, fragment, ip_sum, l4_sum })
+    Ok(Dissected { tuple, l3, l4, tcp_flags, ttl, fragment, ip_sum, l4_sum })
 }
 
 /// A packet in words and bytes, for failure messages.
@@ -147,7 +160,11 @@ pub fn describe(bytes: &[u8], l2_len: usize) -> String {
     let mut text = match dissect(bytes, l2_len) {
         Ok(packet) => {
             let t = packet.tuple;
-            let name = if t.proto == proto::TCP { "TCP" } else { "UDP" };
+            let name = match t.proto {
+                proto::TCP => "TCP",
+                proto::UDP => "UDP",
+                _ => "SCTP",
+            };
             let flags: String = "FSRPAUEC"
                 .chars()
                 .enumerate()
@@ -156,11 +173,11 @@ pub fn describe(bytes: &[u8], l2_len: usize) -> String {
                 .collect();
             let fragment = if packet.fragment { " first fragment" } else { "" };
             format!(
-                "{name} {:?} port {:?} > {:?} port {:?} [{flags}]{fragment}, IP sum {:?}, transport sum {:?}",
-                t.src, t.sport, t.dst, t.dport, packet.ip_sum, packet.l4_sum
+                "{name} {:?} port {:?} > {:?} port {:?} [{flags}]{fragment}, TTL {}, IP sum {:?}, transport sum {:?}",
+                t.src, t.sport, t.dst, t.dport, packet.ttl, packet.ip_sum, packet.l4_sum
             )
         }
-        Err(why) => format!("not TCP or UDP: {why}"),
+        Err(why) => format!("not TCP, UDP or SCTP: {why}"),
     };
     for (i, line) in bytes.chunks(16).take(12).enumerate() {
         let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();

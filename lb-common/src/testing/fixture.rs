@@ -10,6 +10,8 @@ use crate::{
 pub const DEV_BRIDGE: u32 = 3;
 /// Interface index of the device that leaves the node.
 pub const DEV_UPLINK: u32 = 4;
+/// Interface index of the device towards the pods of a third node.
+pub const DEV_OVERLAY: u32 = 6;
 /// Interface index of the host side of the client pod's link.
 pub const DEV_CLIENT: u32 = 10;
 /// Interface index of the host side of the local server pod's link.
@@ -75,6 +77,36 @@ impl Net {
         self.addr([10, 244, 2, 0], [0xfd00, 0x10, 0x244, 2, 0, 0, 0, 0])
     }
 
+    /// A pod on a third node, behind the overlay.
+    #[must_use]
+    pub const fn far(self) -> Addr {
+        self.addr([10, 244, 3, 40], [0xfd00, 0x10, 0x244, 3, 0, 0, 0, 0x40])
+    }
+
+    /// The network of that node's pods, a /24 or /64.
+    #[must_use]
+    pub const fn far_pods(self) -> Addr {
+        self.addr([10, 244, 3, 0], [0xfd00, 0x10, 0x244, 3, 0, 0, 0, 0])
+    }
+
+    /// Another node's own address.
+    #[must_use]
+    pub const fn other_node(self) -> Addr {
+        self.addr([192, 168, 0, 12], [0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0x12])
+    }
+
+    /// An address that the node has no route to.
+    #[must_use]
+    pub const fn unreachable(self) -> Addr {
+        self.addr([198, 51, 100, 66], [0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 0x66])
+    }
+
+    /// The node's address towards the overlay.
+    #[must_use]
+    pub const fn overlay(self) -> Addr {
+        self.addr([10, 244, 1, 0], [0xfd00, 0x10, 0x244, 1, 0xffff, 0, 0, 0])
+    }
+
     /// The bridge's own address, the pods' gateway.
     #[must_use]
     pub const fn gateway(self) -> Addr {
@@ -118,28 +150,35 @@ impl Net {
     }
 }
 
-/// The device by which the node forwards: pods of its own behind the bridge, everything else by the uplink; nothing
-/// that is its own, and nothing for a device that it has not got.
+/// Largest packet that the overlay takes.
+pub(super) const OVERLAY_MTU: u16 = 1450;
+
+/// The device by which the node forwards: pods of its own behind the bridge, a third node's by the overlay, everything
+/// else by the uplink; nothing that is its own, and nothing for a device that it has not got.
 #[must_use]
 pub fn route(dst: &Addr, iif: u32) -> Route {
     match oif(dst, iif) {
         0 => Route::default(),
+        DEV_OVERLAY => Route { oif: DEV_OVERLAY, mtu: OVERLAY_MTU.into() },
         oif => Route { oif, mtu: 1500 },
     }
 }
 
 fn oif(dst: &Addr, iif: u32) -> u32 {
-    if ![DEV_BRIDGE, DEV_UPLINK, DEV_CLIENT, DEV_SERVER].contains(&iif) {
+    if ![DEV_BRIDGE, DEV_UPLINK, DEV_OVERLAY, DEV_CLIENT, DEV_SERVER].contains(&iif) {
         return 0;
     }
     for net in Net::BOTH {
-        if *dst == net.node() || *dst == net.gateway() || *dst == net.loopback() {
+        if [net.node(), net.gateway(), net.overlay(), net.loopback(), net.unreachable()].contains(dst) {
             return 0;
         }
-        // The /24 or /64 of this node's pods.
+        // The /24 or /64 of a node's pods.
         let len = if net.v4 { 15 } else { 8 };
         if dst.octets()[..len] == net.gateway().octets()[..len] {
             return DEV_BRIDGE;
+        }
+        if dst.octets()[..len] == net.far_pods().octets()[..len] {
+            return DEV_OVERLAY;
         }
     }
     DEV_UPLINK
@@ -149,6 +188,12 @@ fn oif(dst: &Addr, iif: u32) -> u32 {
 #[must_use]
 pub(super) fn uplink() -> Dev {
     Dev::new(dev_kind::UPLINK, 14, 1500, 0, Net::V4.node(), Net::V6.node())
+}
+
+/// The entry of the overlay in `devs`.
+#[must_use]
+pub(super) fn overlay() -> Dev {
+    Dev::new(dev_kind::OVERLAY, 14, OVERLAY_MTU.into(), 0, Net::V4.overlay(), Net::V6.overlay())
 }
 
 /// The entry of a pod link in `devs`, as the agent writes it.

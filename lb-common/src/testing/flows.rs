@@ -1,8 +1,13 @@
 //! Flow entries of the cases, before and after.
 
-use super::world::{LOCAL, WEB, WEB_IDENTITY};
+use super::{
+    DEV_BRIDGE, DEV_OVERLAY, DEV_UPLINK, Net,
+    fixture::OVERLAY_MTU,
+    packet_spec::FRAGMENT_ID,
+    world::{ELSEWHERE, FAR, HOST, LOCAL, REMOTE, WEB, WEB_IDENTITY},
+};
 use crate::{
-    abi::{Flow, Port, Tuple, flow_state, role},
+    abi::{Addr, Flow, Port, Tuple, flow_state, role},
     datapath::FlowTable,
 };
 
@@ -60,6 +65,17 @@ impl FlowSpec {
         flow
     }
 
+    /// How the later fragments of a datagram are remembered, the first of which was translated by this entry. Built
+    /// packets all have the same identification.
+    #[must_use]
+    pub fn fragments(&self) -> Self {
+        let mut key = self.key;
+        let id = FRAGMENT_ID.to_be_bytes();
+        let bytes = if key.src.is_v4() { [id[2], id[3], 0, 0] } else { id };
+        key.set_fragment(u32::from_ne_bytes(bytes));
+        Self { table: FlowTable::Frags, key, age: 0, ..*self }
+    }
+
     /// A copy with another service source port in place of 0, which stands for "whatever the core took".
     #[must_use]
     pub(super) fn with_port(mut self, port: Port) -> Self {
@@ -67,7 +83,7 @@ impl FlowSpec {
         if self.to.sport == unknown {
             self.to.sport = port;
         }
-        if self.key.dport == unknown {
+        if self.key.dport == unknown && self.table != FlowTable::Frags {
             self.key.dport = port;
         }
         self
@@ -94,6 +110,29 @@ pub fn pair(key: Tuple, to: Tuple) -> [FlowSpec; 2] {
         age: 0,
     };
     [forward, FlowSpec { key: to.reversed(), to: key.reversed(), role: 0, ..forward }]
+}
+
+/// Both entries of a flow that a client outside opened from this port, to a frontend and on to this backend of `web`.
+#[must_use]
+pub fn outside_flow(net: Net, proto: u8, frontend: (Addr, u16), port: u16, backend: u32) -> [FlowSpec; 2] {
+    let (addr, dport) = frontend;
+    let key = Tuple::new(net.outside(), Port::new(port), addr, Port::new(dport), proto);
+    let to = |src, dst| Tuple::new(src, Port::new(port), dst, Port::new(80), proto);
+    let (to, oif, mtu) = match backend {
+        LOCAL => (to(net.outside(), net.server()), DEV_BRIDGE, 1500),
+        REMOTE => (to(net.gateway(), net.remote()), DEV_UPLINK, 1500),
+        FAR => (to(net.gateway(), net.far()), DEV_OVERLAY, OVERLAY_MTU),
+        ELSEWHERE => (to(net.node(), net.other_node()), DEV_UPLINK, 1500),
+        HOST => (to(net.outside(), net.node()), 0, 0),
+        other => panic!("backend {other} cannot be reached from outside"),
+    };
+    let routed = if oif == 0 { 0 } else { role::ROUTED };
+    let [mut forward, mut reply] = pair(key, to).backend(backend).both(|flow| flow.role |= role::OUTSIDE | routed);
+    if oif != 0 {
+        (forward.oif, forward.mate_oif, forward.mtu, forward.mate_mtu) = (oif, DEV_UPLINK, mtu, 1500);
+        (reply.oif, reply.mate_oif, reply.mtu, reply.mate_mtu) = (DEV_UPLINK, oif, 1500, mtu);
+    }
+    [forward, reply]
 }
 
 /// Changes to both entries of a flow.

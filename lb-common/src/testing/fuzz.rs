@@ -1,10 +1,12 @@
 //! What a fuzzer feeds: bytes become a short sequence of packets and clock steps on tables with every kind of service.
 //! The fuzz targets and the replay of their corpus call the same functions, which panic on a violation.
 
-use super::{DEV_CLIENT, DEV_SERVER, Hook, MemTables, VecPacket, World, fixture::route};
+use std::{collections::HashMap, sync::OnceLock};
+
+use super::{Contents, DEV_CLIENT, DEV_SERVER, Hook, MemTables, VecPacket, World, check_answer, fixture::route};
 use crate::{
-    abi::Counter,
-    datapath::{FlowTable, Verdict},
+    abi::{Counter, role},
+    datapath::{FlowTable, Scratch, Verdict},
 };
 
 /// Ticks at which a sequence starts: past every flow's age, far from a wrap.
@@ -16,8 +18,7 @@ const START: u32 = 1_000;
 /// If the core breaks a rule that holds for any packet.
 pub fn one_packet(data: &[u8]) {
     let Some((hook, bytes)) = data.split_first() else { return };
-    let tables = tables();
-    step(&tables, *hook, bytes);
+    step(&tables(), &mut Scratch::default(), *hook, bytes);
 }
 
 /// Packets in a row on the same tables: each is a hook byte, a byte of clock steps, a length byte and that many bytes.
@@ -25,48 +26,86 @@ pub fn one_packet(data: &[u8]) {
 /// # Panics
 /// If the core breaks a rule that holds for any sequence.
 pub fn sequence(data: &[u8]) {
-    let tables = tables();
+    let (tables, mut scratch) = (tables(), Scratch::default());
     let mut now = START;
     let mut rest = data;
     while let [hook, ticks, len, behind @ ..] = rest {
         let (bytes, next) = behind.split_at(behind.len().min(usize::from(*len)));
         now += u32::from(*ticks);
         tables.set_now(now);
-        step(&tables, *hook, bytes);
+        step(&tables, &mut scratch, *hook, bytes);
         rest = next;
     }
 }
 
 fn tables() -> MemTables {
-    let tables = MemTables::with(&World::everything().contents(START));
+    static CONTENTS: OnceLock<Contents> = OnceLock::new();
+    let tables = MemTables::with(CONTENTS.get_or_init(|| World::everything().contents(START)));
     tables.set_now(START);
     tables
 }
 
-const HOOKS: [Hook; 5] =
-    [Hook::PodIngress(DEV_CLIENT), Hook::PodIngress(DEV_SERVER), Hook::PodEgress, Hook::Uplink, Hook::UplinkL3];
+const HOOKS: [Hook; 8] = [
+    Hook::PodIngress(DEV_CLIENT),
+    Hook::PodIngress(DEV_SERVER),
+    Hook::PodEgress,
+    Hook::Uplink,
+    Hook::UplinkL3,
+    Hook::UplinkOut,
+    Hook::UplinkL3Out,
+    Hook::Overlay,
+];
 
-fn step(tables: &MemTables, hook: u8, bytes: &[u8]) {
+fn step(tables: &MemTables, scratch: &mut Scratch, hook: u8, bytes: &[u8]) {
     let hook = HOOKS[usize::from(hook) % HOOKS.len()];
     let before = tables.counters();
     let mut packet = VecPacket::new(bytes.to_vec(), route);
-    let verdict = hook.run(&mut packet, tables);
-    assert_eq!(packet.bytes.len(), bytes.len(), "no hook changes a length");
+    let verdict = hook.run_after(&mut packet, tables, scratch);
+    let counted = |counter: Counter| tables.counter(counter) - before[counter as usize];
+    let answered = counted(Counter::Answered) == 1;
     match verdict {
         Verdict::Pass => assert_eq!(packet.bytes, bytes, "what passes is untouched"),
-        Verdict::Stack | Verdict::Redirect(_) | Verdict::Bounce => {
-            assert!(!matches!(hook, Hook::Uplink | Hook::UplinkL3), "nothing is translated from outside");
+        Verdict::Bounce if answered => {
+            assert!(hook.is_ingress(), "only who sends into the node is answered");
+            check_answer(bytes, &packet.bytes, hook.l2_len())
+                .unwrap_or_else(|wrong| panic!("{wrong}: {:02x?} answers {bytes:02x?}", packet.bytes));
         }
+        Verdict::Bounce => assert!(matches!(hook, Hook::PodIngress(_)), "only a pod is its own backend"),
+        Verdict::Redirect(ifindex) => {
+            assert!(hook.is_ingress() && ifindex != 0, "only what comes in passes the stack by");
+        }
+        Verdict::Stack => {}
         Verdict::Drop(reason) => {
-            let at = reason as usize;
-            assert_eq!(tables.counters()[at], before[at] + 1, "a drop is counted once");
+            assert_eq!(counted(reason), 1, "a drop is counted once");
             assert_ne!(reason, Counter::DropInternal, "tables are consistent and packets writable: {bytes:02x?}");
         }
     }
-    for (table, key, flow) in tables.flow_entries() {
-        assert!(flow.is_for(&key), "an entry is sealed for its key");
-        let mate = flow.to.reversed();
-        let found = tables.flow_entries().into_iter().any(|(other, other_key, _)| other == table && other_key == mate);
-        assert!(found || table == FlowTable::Embryos, "no direction stands alone: {key:?}");
+    assert!(!answered || verdict == Verdict::Bounce, "an answer goes back");
+    if !answered && !matches!(verdict, Verdict::Drop(_)) {
+        assert_eq!(packet.bytes.len(), bytes.len(), "translating changes no length");
+    }
+    if verdict != Verdict::Pass || tables.counters() != before {
+        check_flows(tables);
+    }
+}
+
+/// What holds for the flow tables at any time.
+fn check_flows(tables: &MemTables) {
+    let entries = tables.flow_entries();
+    let by_key: HashMap<_, _> = entries.iter().map(|(table, key, flow)| ((*table, *key), flow)).collect();
+    for (table, key, flow) in &entries {
+        assert!(flow.is_for(key), "an entry is sealed for its key");
+        if *table == FlowTable::Frags {
+            continue;
+        }
+        let Some(mate) = by_key.get(&(*table, flow.to.reversed())) else {
+            assert!(*table == FlowTable::Embryos, "no direction stands alone: {key:?}");
+            continue;
+        };
+        assert_eq!(mate.to, key.reversed(), "each direction undoes the other: {key:?}");
+        assert_eq!((flow.role ^ mate.role, flow.role & role::FORWARD ^ mate.role & role::FORWARD), (role::FORWARD, 1));
+        assert_eq!((flow.oif, flow.mtu), (mate.mate_oif, mate.mate_mtu), "each knows the other's way: {key:?}");
+        assert_eq!((flow.service, flow.identity), (mate.service, mate.identity), "one service: {key:?}");
+        assert_eq!(flow.backend, mate.backend, "one backend: {key:?}");
     }
 }

@@ -1,10 +1,18 @@
 //! Packets that no sender should send: built ones with damage, and noise. A seed makes the same packet everywhere.
 
-use super::{Extension, Fragment, L4Sum, Net, PacketSpec, recycling::Random};
+use super::{
+    Extension, Fragment, L4Sum, Net, PacketSpec, outside_flow,
+    recycling::Random,
+    world::{ELSEWHERE, FAR, HOST, LOCAL, REMOTE},
+};
 use crate::abi::{Addr, Port, Tuple, proto};
 
 /// Bytes that mean something at many places of a header, and so get a packet deeper than noise does.
 const TELLING: [u8; 20] = [0, 1, 2, 4, 6, 8, 14, 17, 20, 40, 43, 44, 58, 60, 0x40, 0x45, 0x4f, 0x60, 0x80, 0xff];
+
+/// Backends that flows from outside lead to in [`World::everything`](super::World::everything), and the clients' ports.
+pub(super) const BACKENDS: [(u32, u16); 5] =
+    [(LOCAL, 50_000), (REMOTE, 50_001), (FAR, 50_002), (ELSEWHERE, 50_003), (HOST, 50_004)];
 
 /// The packet of a seed, behind a link-layer header or not.
 #[must_use]
@@ -34,19 +42,32 @@ fn spec(random: &mut Random, ethernet: bool) -> PacketSpec {
         net.node(),
         net.gateway(),
         net.outside(),
+        net.far(),
+        net.other_node(),
+        net.overlay(),
     ];
-    let ports = [80, 8080, 40_000, 30_080, 0, 65_535];
+    let ports = [80, 8080, 40_000, 30_080, 50_001, 50_003, 0, 65_535];
     let mut end = || (pick(random, &addrs), Port::new(pick(random, &ports)));
     let ((src, sport), (dst, dport)) = (end(), end());
     let proto = pick(random, &[proto::TCP, proto::TCP, proto::UDP, proto::UDP, proto::ICMP, proto::SCTP]);
     // Now and then just what belongs to a flow or opens one.
-    let tuple = match random.below(4) {
+    let tuple = match random.below(8) {
         0 | 1 => net.from_client(proto, net.vip(), 8080),
         2 => net.from_client(proto, net.server(), 80).reversed(),
+        3 | 4 => {
+            let dst = pick(random, &[(net.node(), 30_080), (net.node(), 30_080), (net.other_vip(), 8080)]);
+            let sport = 50_000 + random.below(6) as u16;
+            Tuple::new(net.outside(), Port::new(sport), dst.0, Port::new(dst.1), proto)
+        }
+        5 => {
+            let flow = pick(random, &BACKENDS);
+            outside_flow(net, proto, (net.node(), 30_080), flow.1, flow.0)[1].key
+        }
         _ => Tuple::new(src, sport, dst, dport, proto),
     };
     let mut spec = PacketSpec::new(tuple).flags(random.next() as u8);
     spec.ethernet = ethernet;
+    spec.ttl = pick(random, &[64, 64, 64, 2, 1, 0]);
     spec.payload = vec![random.next() as u8; random.below(64)];
     spec.l4_sum = pick(random, &[L4Sum::Good, L4Sum::Good, L4Sum::Zero]);
     if random.below(4) == 0 {

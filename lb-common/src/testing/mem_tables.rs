@@ -11,6 +11,7 @@ use super::{
     Contents,
     lru::LruMap,
     recycling::{Random, Recycler, Recycling, read},
+    table::Table,
 };
 use crate::{
     abi::{
@@ -22,31 +23,6 @@ use crate::{
 
 /// Elements of every array map; indexes at or above it are not there.
 pub const ARRAY_LEN: u32 = 1024;
-
-/// The tables that the datapath inserts into.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Table {
-    /// `flows`.
-    Flows,
-    /// `embryos`.
-    Embryos,
-    /// `frags`.
-    Frags,
-    /// `sock_revnat`.
-    Socks,
-    /// `affinity`.
-    Affinity,
-}
-
-impl From<FlowTable> for Table {
-    fn from(table: FlowTable) -> Self {
-        match table {
-            FlowTable::Flows => Self::Flows,
-            FlowTable::Embryos => Self::Embryos,
-            FlowTable::Frags => Self::Frags,
-        }
-    }
-}
 
 /// All maps of one agent.
 #[derive(Debug)]

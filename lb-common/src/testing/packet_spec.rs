@@ -1,10 +1,17 @@
 //! Packets built from scratch, lengths and checksums included: what a sender's stack would put on the wire.
 
-use super::{Sums, VecPacket, fixture::route, sum::internet_sum};
+use super::{
+    Sums, VecPacket,
+    fixture::route,
+    sum::{crc32c, internet_sum},
+};
 use crate::abi::{Addr, Port, Tuple, proto};
 
 /// Link-layer addresses of all built frames: destination, then source.
 const MACS: [u8; 12] = [0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x0a];
+
+/// Identification of all fragments; IPv4 has its lower half.
+pub(super) const FRAGMENT_ID: u32 = 0x1234;
 
 /// An IPv6 extension header (RFC 8200 4).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -64,7 +71,11 @@ pub struct PacketSpec {
     pub bounced: bool,
     /// TCP flags as a byte.
     pub tcp_flags: u8,
-    /// Bytes behind the transport header.
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// IPv6 traffic class.
+    pub class: u8,
+    /// Bytes behind the transport header; all that a later fragment carries.
     pub payload: Vec<u8>,
     /// IPv4 options; a multiple of 4 bytes, at most 40.
     pub ip_options: Vec<u8>,
@@ -93,6 +104,8 @@ impl PacketSpec {
             ethernet: true,
             bounced: false,
             tcp_flags: 0x10,
+            ttl: 64,
+            class: 0,
             payload: vec![0xde, 0xad, 0xbe, 0xef],
             ip_options: Vec::new(),
             tcp_options: Vec::new(),
@@ -193,9 +206,9 @@ impl PacketSpec {
         let fragment = self.fragment.map_or(0x4000, |f| f.offset | u16::from(f.more) << 13);
         let mut header = vec![0x40 | (header_len / 4) as u8, 0];
         header.extend(((header_len + transport.len()) as u16).to_be_bytes());
-        header.extend([0x12, 0x34]);
+        header.extend((FRAGMENT_ID as u16).to_be_bytes());
         header.extend(fragment.to_be_bytes());
-        header.extend([64, self.tuple.proto, 0, 0]);
+        header.extend([self.ttl, self.tuple.proto, 0, 0]);
         header.extend(self.tuple.src.v4_octets());
         header.extend(self.tuple.dst.v4_octets());
         header.extend(&self.ip_options);
@@ -224,12 +237,12 @@ impl PacketSpec {
             let field = fragment.offset << 3 | u16::from(fragment.more);
             body.extend([self.tuple.proto, 0]);
             body.extend(field.to_be_bytes());
-            body.extend([0, 0, 0x12, 0x34]);
+            body.extend(FRAGMENT_ID.to_be_bytes());
         }
         body.extend(transport);
-        frame.extend([0x60, 0, 0, 0]);
+        frame.extend([0x60 | self.class >> 4, self.class << 4, 0, 0]);
         frame.extend((body.len() as u16).to_be_bytes());
-        frame.extend([numbers[0], 64]);
+        frame.extend([numbers[0], self.ttl]);
         frame.extend(self.tuple.src.octets());
         frame.extend(self.tuple.dst.octets());
         frame.extend(body);
@@ -237,6 +250,9 @@ impl PacketSpec {
 
     /// Transport header and payload.
     fn transport(&self) -> Vec<u8> {
+        if self.fragment.is_some_and(|fragment| fragment.offset != 0) {
+            return self.payload.clone();
+        }
         let mut bytes = Vec::new();
         let field = match self.tuple.proto {
             proto::TCP => {
@@ -255,6 +271,16 @@ impl PacketSpec {
                 bytes.extend(((8 + self.payload.len()) as u16).to_be_bytes());
                 bytes.extend([0, 0]);
                 6
+            }
+            // A DATA chunk's place is taken by the payload as it is.
+            proto::SCTP => {
+                bytes.extend(self.tuple.sport.octets());
+                bytes.extend(self.tuple.dport.octets());
+                bytes.extend([0x0a, 0x0b, 0x0c, 0x0d, 0, 0, 0, 0]);
+                bytes.extend(&self.payload);
+                let sum = crc32c(&bytes);
+                bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+                return bytes;
             }
             // Echo request with identifier 1, sequence 1.
             proto::ICMP => {

@@ -14,6 +14,14 @@ pub fn internet_sum(bytes: &[u8]) -> u16 {
     sum as u16
 }
 
+/// CRC32c from scratch (RFC 9260 appendix A), bit by bit. In an SCTP header it stands least significant byte first.
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,5 +31,12 @@ mod tests {
         assert_eq!(internet_sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
         assert_eq!(internet_sum(&[0xff]), 0xff00);
         assert_eq!(internet_sum(&[]), 0);
+    }
+
+    /// RFC 3720 appendix B.4.
+    #[test]
+    fn the_examples_of_rfc_3720() {
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 }

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DEV_CLIENT, DEV_SERVER, DEV_UPLINK, FlowSpec, Net, SockSpec,
-    fixture::{pod_link, uplink},
-    flows::{Both as _, pair},
+    DEV_CLIENT, DEV_OVERLAY, DEV_SERVER, DEV_UPLINK, FlowSpec, Net, SockSpec,
+    fixture::{overlay, pod_link, uplink},
 };
 use crate::{
     abi::{
@@ -26,6 +25,14 @@ pub(super) const LOCAL: u32 = 5;
 pub(super) const REMOTE: u32 = 6;
 /// Backend id of `web` that is the client pod itself.
 pub(super) const SELF: u32 = 7;
+/// Backend id of `web` that is the node itself.
+pub(super) const HOST: u32 = 8;
+/// Backend id of `web` that is another node itself.
+pub(super) const ELSEWHERE: u32 = 9;
+/// Backend id of `web` behind the overlay.
+pub(super) const FAR: u32 = 10;
+/// Backend id of `web` that no route leads to.
+pub(super) const LOST: u32 = 11;
 
 /// One backend set with its frontends.
 #[derive(Clone, Debug)]
@@ -103,6 +110,8 @@ pub struct World {
     pub local_path: u32,
     /// [`mark`] bits.
     pub marks: u32,
+    /// Other nodes' pods are reached from this node's pod gateway.
+    pub pod_source: bool,
     /// Ticks until the grace time ends; negative: it ended; `None`: there was none.
     pub grace: Option<i32>,
 }
@@ -135,6 +144,10 @@ impl World {
                 (LOCAL, backend(net.server(), backend_flag::LOCAL)),
                 (REMOTE, backend(net.remote(), 0)),
                 (SELF, backend(net.client(), backend_flag::LOCAL)),
+                (HOST, backend(net.node(), backend_flag::LOCAL)),
+                (ELSEWHERE, backend(net.other_node(), 0)),
+                (FAR, backend(net.far(), 0)),
+                (LOST, backend(net.unreachable(), 0)),
             ],
             flows: Vec::new(),
             affinity: Vec::new(),
@@ -142,12 +155,19 @@ impl World {
             addrs: vec![
                 (net.node(), addr_flag::NODE | addr_flag::SOURCE),
                 (net.gateway(), addr_flag::NODE | addr_flag::SOURCE),
+                (net.overlay(), addr_flag::NODE | addr_flag::SOURCE),
                 (net.loopback(), addr_flag::NODE | addr_flag::LOOPBACK),
             ],
-            pod_nets: vec![(net.remote_pods(), if net.v4 { 24 } else { 64 })],
-            devs: vec![(DEV_CLIENT, pod_link()), (DEV_SERVER, pod_link()), (DEV_UPLINK, uplink())],
+            pod_nets: [net.remote_pods(), net.far_pods()].map(|pods| (pods, if net.v4 { 24 } else { 64 })).to_vec(),
+            devs: vec![
+                (DEV_CLIENT, pod_link()),
+                (DEV_SERVER, pod_link()),
+                (DEV_UPLINK, uplink()),
+                (DEV_OVERLAY, overlay()),
+            ],
             local_path: local_path::STACK,
             marks: mark::HOST_BACKEND | mark::SHARED_SOURCE,
+            pod_source: true,
             grace: None,
         }
     }
@@ -198,40 +218,6 @@ impl World {
         &mut self.backends.iter_mut().find(|(found, _)| *found == id).expect("a backend of this id").1
     }
 
-    /// `web` in both families and both protocols with a node port and flows of each kind: what damaged packets meet.
-    #[must_use]
-    pub fn everything() -> Self {
-        let mut all = Self::tcp(Net::V4);
-        all.services.clear();
-        all.backends.clear();
-        all.addrs.clear();
-        all.pod_nets.clear();
-        let mut index = 1;
-        for net in Net::BOTH {
-            for proto in [proto::TCP, proto::UDP] {
-                let mut world = Self::web(net, proto);
-                let base = 10 * index;
-                world.backends.iter_mut().for_each(|(id, _)| *id += base);
-                let service = &mut world.services[0];
-                service.index = index;
-                service.slots.iter_mut().for_each(|id| *id += base);
-                let node_port = ServiceKey::node_port(net.v4, Port::new(30_080), proto, scope::INTERNAL);
-                service.frontends.push((node_port, frontend::NODE_PORT));
-                let key = net.from_client(proto, net.vip(), 8080);
-                let to = net.from_client(proto, net.server(), 80);
-                all.flows.extend(pair(key, to).answered().both(|flow| {
-                    (flow.service, flow.backend, flow.age) = (index, LOCAL + base, 3);
-                }));
-                all.services.append(&mut world.services);
-                all.backends.append(&mut world.backends);
-                all.addrs.append(&mut world.addrs);
-                all.pod_nets.append(&mut world.pod_nets);
-                index += 1;
-            }
-        }
-        all
-    }
-
     /// The node's addresses and those of the frontends.
     fn all_addrs(&self) -> Vec<(Addr, AddrInfo)> {
         let mut all: BTreeMap<[u8; 16], u32> = BTreeMap::new();
@@ -267,8 +253,8 @@ impl World {
             config: Config {
                 local_path: self.local_path,
                 grace_until: self.grace.map_or(0, |ticks| now.wrapping_add_signed(ticks)),
-                pod_source_v4: Net::V4.gateway(),
-                pod_source_v6: Net::V6.gateway(),
+                pod_source_v4: if self.pod_source { Net::V4.gateway() } else { Addr::UNSPECIFIED },
+                pod_source_v6: if self.pod_source { Net::V6.gateway() } else { Addr::UNSPECIFIED },
             },
             marks: self.marks,
         };

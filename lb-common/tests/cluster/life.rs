@@ -44,6 +44,7 @@ pub(crate) struct Done {
     pub(crate) bounced: u64,
     pub(crate) redirected: u64,
     pub(crate) replaced: u64,
+    pub(crate) answered: u64,
 }
 
 impl AddAssign for Done {
@@ -54,6 +55,7 @@ impl AddAssign for Done {
         self.bounced += other.bounced;
         self.redirected += other.redirected;
         self.replaced += other.replaced;
+        self.answered += other.answered;
     }
 }
 

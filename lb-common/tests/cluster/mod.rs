@@ -9,7 +9,8 @@ use lb_common::{
     abi::{Config, Counter, Port, Tuple, local_path, proto},
     datapath::Verdict,
     testing::{
-        Contents, Dissected, Hook, L4Sum, MemTables, Net, PacketSpec, Recycling, Sum, VecPacket, World, dissect, route,
+        Contents, Dissected, Hook, L4Sum, MemTables, Net, PacketSpec, Recycling, Sum, VecPacket, World, check_answer,
+        dissect, route,
     },
 };
 use life::Conversation;
@@ -175,13 +176,27 @@ impl Cluster {
         number
     }
 
-    /// Runs one hook; gives the packet unless it was dropped.
+    /// Runs one hook; gives the packet unless it was dropped. One that was answered counts as dropped: the answer must
+    /// reach its sender.
     fn meet(&mut self, hook: Hook, bytes: Vec<u8>) -> Result<(Verdict, Option<Vec<u8>>), String> {
-        let before = self.tables.counter(Counter::FlowReplaced);
-        let mut packet = VecPacket::new(bytes, route);
-        let verdict = hook.run(&mut packet, &self.tables);
-        self.done.replaced += self.tables.counter(Counter::FlowReplaced) - before;
-        self.tell(format!("   {hook:?}: {verdict:?}"));
+        let before = self.tables.counters();
+        let mut packet = VecPacket::new(bytes.clone(), route);
+        let mut verdict = hook.run(&mut packet, &self.tables);
+        let up = |counter: Counter| self.tables.counter(counter) - before[counter as usize];
+        let (replaced, answered) = (up(Counter::FlowReplaced), up(Counter::Answered));
+        if answered != 0 {
+            check_answer(&bytes, &packet.bytes, hook.l2_len())?;
+            let reasons: Vec<Counter> = Counter::ALL
+                .iter()
+                .copied()
+                .filter(|counter| counter.name().starts_with("drop_") && up(*counter) == 1)
+                .collect();
+            let [reason] = reasons[..] else { return Err(format!("answered for {reasons:?}")) };
+            verdict = Verdict::Drop(reason);
+        }
+        self.done.replaced += replaced;
+        self.done.answered += answered;
+        self.tell(format!("   {hook:?}: {verdict:?}, answered: {answered}"));
         Ok((verdict, (!matches!(verdict, Verdict::Drop(_))).then_some(packet.bytes)))
     }
 

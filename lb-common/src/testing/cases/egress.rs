@@ -1,12 +1,13 @@
 //! Packets to the client's pod on its link: replies that took the host's stack.
 
-use super::{ACK, FIN, PSH, RST, SYN, local_flow, open::hairpin_flow, remote_flow, reply, seen_by_client, tcp, to_web};
+use super::{
+    ACK, FIN, PSH, RST, SYN, first, later, local_flow, open::hairpin_flow, remote_flow, reply, seen_by_client, tcp,
+    to_web,
+};
 use crate::{
-    abi::{Counter, Port, backend_state, flow_state, proto},
+    abi::{Port, backend_state, flow_state, proto},
     datapath::Verdict,
-    testing::{
-        Case, DEV_BRIDGE, FlowSpec, Fragment, Hook, L4Sum, Net, PacketSpec, World, flows::Both as _, world::LOCAL,
-    },
+    testing::{Case, DEV_BRIDGE, FlowSpec, Hook, L4Sum, Net, PacketSpec, World, flows::Both as _, world::LOCAL},
 };
 
 pub(super) fn cases(net: Net) -> Vec<Case> {
@@ -58,13 +59,11 @@ fn translated(net: Net) -> Vec<Case> {
         case("UDP again", &spoken, reply(net, proto::UDP), &spoken),
         case("UDP without a checksum", &spoken, reply(net, proto::UDP).with(|p| p.l4_sum = L4Sum::Zero), &spoken),
         case(
-            "a first fragment is dropped",
+            "a first fragment is remembered",
             &established,
-            answer(ACK).with(|p| p.fragment = Some(Fragment { offset: 0, more: true })),
-            &established,
-        )
-        .dropped(Counter::DropFragment)
-        .with(|case| case.out = None),
+            answer(ACK).with(first),
+            &[established[0], established[1], established[1].fragments()],
+        ),
     ]
 }
 
@@ -84,10 +83,6 @@ fn passing(net: Net) -> Vec<Case> {
         case("another port of the backend", &established, answer(ACK).with(|p| p.tuple.sport = Port::new(81))),
         case("another port of the client", &established, answer(ACK).with(|p| p.tuple.dport = Port::new(40_001))),
         case("another protocol on the same ports", &established, reply(net, proto::UDP)),
-        case(
-            "a later fragment",
-            &established,
-            answer(ACK).with(|p| p.fragment = Some(Fragment { offset: 1, more: true })),
-        ),
+        case("a later fragment of an unknown datagram", &established, answer(ACK).with(later)),
     ]
 }

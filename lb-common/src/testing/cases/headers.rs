@@ -1,10 +1,10 @@
-//! Headers of all shapes, whole and broken. What cannot be described passes untouched.
+//! Headers of all shapes, whole and broken. What cannot be described passes untouched, but for what a clusterIP gets.
 
-use super::{local_flow, syn, tcp, udp};
+use super::{first, later, local_flow, syn, tcp, udp};
 use crate::{
     abi::{Addr, Counter, proto},
     datapath::Verdict,
-    testing::{Case, Extension, FlowSpec, Fragment, Net, PacketSpec, World, flows::Both as _},
+    testing::{Case, Extension, FlowSpec, Fragment, Net, PacketSpec, Told, World, flows::Both as _},
 };
 
 pub(super) fn cases() -> Vec<Case> {
@@ -79,11 +79,18 @@ fn broken() -> Vec<Case> {
                 "ICMP",
                 ack().with(|p| p.tuple.proto = if net.v4 { proto::ICMP } else { proto::ICMPV6 }),
                 &established,
-            ),
-            case("SCTP", ack().with(|p| p.tuple.proto = proto::SCTP), &established),
+            )
+            .dropped(Counter::DropUnclaimed),
+            case("SCTP", ack().with(|p| p.tuple.proto = proto::SCTP), &established)
+                .with(|case| {
+                    // The service is of TCP; this world's is of the packet's protocol.
+                    case.world = World::tcp(net).flows(&established);
+                })
+                .refused(Counter::DropUnclaimed),
             case("a TCP header of 16 bytes", edit(ack(), l4 + 12, &[0x40]), &established),
             case("a TCP header of 0 bytes", edit(ack(), l4 + 12, &[0]), &established),
-            case("protocol 0 or hop-by-hop where there is none", edit(ack(), proto_at, &[0xff]), &established),
+            case("an unknown protocol", edit(ack(), proto_at, &[0xff]), &established)
+                .answered(Counter::DropUnclaimed, Told::NoProtocol),
             case("an IP packet that ends in its TCP header", edit(ack(), len_at, &len_of(19)), &established),
             case("an IP packet that ends in its UDP header", edit(udp(net), len_at, &len_of(7)), &spoken),
         ]);
@@ -92,36 +99,40 @@ fn broken() -> Vec<Case> {
     let v6 = Net::V6;
     let pass = |what: &str, net, packet: PacketSpec| Case::ingress(format!("headers: {what}"), World::tcp(net), packet);
     let edit = |packet: PacketSpec, at: usize, bytes: &[u8]| packet.with(|p| p.edits.push((at, bytes.to_vec())));
+    let opened = local_flow(v6, proto::TCP);
     cases.extend([
         pass("IPv4 header of 16 bytes", v4, edit(syn(v4), 14, &[0x44])),
         pass("IPv4 header of 0 bytes", v4, edit(syn(v4), 14, &[0x40])),
         pass("IPv4 header longer than the packet", v4, edit(syn(v4), 14, &[0x4f])),
         pass("IPv4 packet shorter than its header", v4, edit(syn(v4), 16, &[0, 19])),
-        pass("five extension headers", v6, syn(v6).with(|p| p.extensions = vec![Extension::Destination(0); 5])),
+        pass("five extension headers", v6, syn(v6).with(|p| p.extensions = vec![Extension::Destination(0); 5]))
+            .dropped(Counter::DropUnclaimed),
+        pass(
+            "five extension headers and enough to quote",
+            v6,
+            tcp(v6, 0x10).with(|p| (p.extensions, p.payload) = (vec![Extension::Destination(0); 5], vec![1; 20])),
+        )
+        .answered(Counter::DropUnclaimed, Told::NoProtocol),
         pass(
             "an extension header longer than the packet",
             v6,
             edit(syn(v6).with(|p| p.extensions = vec![Extension::HopByHop(0)]), 55, &[200]),
         ),
-        pass("no next header", v6, edit(syn(v6), 20, &[59])),
-        pass("an encrypted payload", v6, edit(syn(v6), 20, &[50])),
+        pass("no next header", v6, edit(syn(v6), 20, &[59])).answered(Counter::DropUnclaimed, Told::NoProtocol),
+        pass("an encrypted payload", v6, edit(syn(v6), 20, &[50])).answered(Counter::DropUnclaimed, Told::NoProtocol),
         pass(
-            "a later fragment behind options",
+            "a later fragment behind options, of an unknown datagram",
             v6,
-            syn(v6).with(|p| {
-                p.extensions = vec![Extension::HopByHop(0)];
-                p.fragment = Some(Fragment { offset: 1, more: false });
-            }),
-        ),
+            syn(v6).with(later).with(|p| p.extensions = vec![Extension::HopByHop(0)]),
+        )
+        .dropped(Counter::DropFragment),
         pass(
             "a first fragment is seen behind options",
             v6,
-            syn(v6).with(|p| {
-                p.extensions = vec![Extension::HopByHop(0)];
-                p.fragment = Some(Fragment { offset: 0, more: true });
-            }),
+            syn(v6).with(first).with(|p| p.extensions = vec![Extension::HopByHop(0)]),
         )
-        .dropped(Counter::DropFragment),
+        .opens(&opened)
+        .flows(&[opened[0], opened[1], opened[0].fragments()]),
     ]);
     cases
 }

@@ -12,7 +12,7 @@ mod udp;
 mod uplink;
 
 use super::{
-    Case, FlowSpec, Net, PacketSpec, pair,
+    Case, FlowSpec, Fragment, Net, PacketSpec, pair,
     world::{LOCAL, REMOTE},
 };
 use crate::abi::{Addr, Tuple, proto};
@@ -46,6 +46,16 @@ pub fn all() -> Vec<Case> {
     }
     cases.extend(headers::cases());
     cases
+}
+
+/// Makes a packet the first fragment of its datagram.
+fn first(packet: &mut PacketSpec) {
+    packet.fragment = Some(Fragment { offset: 0, more: true });
+}
+
+/// Makes a packet a later one.
+fn later(packet: &mut PacketSpec) {
+    packet.fragment = Some(Fragment { offset: 3, more: false });
 }
 
 /// From the client to `web`'s clusterIP.

@@ -42,6 +42,7 @@ fn clashes(net: Net) -> Vec<Case> {
         let moves = |what: &str, flow: [FlowSpec; 2]| {
             case(what, world(&flow)).opens(&moved).verdict(Verdict::Stack).with(|case| {
                 case.any_port = true;
+                case.counters.push(Counter::PortCollision);
                 case.flows = Some([moved, flow].concat());
             })
         };

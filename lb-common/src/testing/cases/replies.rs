@@ -1,11 +1,11 @@
 //! Packets of the backend's pod on its link: redirected flows are translated here, others on the client's link.
 
-use super::{ACK, FIN, PSH, RST, SYN, local_flow, open::hairpin_flow, reply, seen_by_client, tcp, to_web, udp};
+use super::{ACK, FIN, PSH, RST, SYN, first, local_flow, open::hairpin_flow, reply, seen_by_client, tcp, to_web, udp};
 use crate::{
-    abi::{Counter, backend_state, flow_state, proto},
+    abi::{backend_state, flow_state, proto},
     datapath::Verdict,
     testing::{
-        Case, DEV_BRIDGE, DEV_CLIENT, DEV_SERVER, FlowSpec, Fragment, Hook, Net, PacketSpec, World, flows::Both as _,
+        Case, DEV_BRIDGE, DEV_CLIENT, DEV_SERVER, FlowSpec, Hook, Net, PacketSpec, World, flows::Both as _,
         world::LOCAL,
     },
 };
@@ -56,13 +56,11 @@ fn redirected(net: Net) -> Vec<Case> {
         case("the backend is gone", &established, answer(ACK), &established)
             .with(|case| case.world.backend(LOCAL).state = backend_state::GONE),
         case(
-            "a fragment is dropped",
+            "a first fragment is remembered",
             &established,
-            answer(ACK).with(|p| p.fragment = Some(Fragment { offset: 0, more: true })),
-            &established,
-        )
-        .dropped(Counter::DropFragment)
-        .with(|case| case.out = None),
+            answer(ACK).with(first),
+            &[established[0], established[1], established[1].fragments()],
+        ),
     ]
 }
 
@@ -79,11 +77,7 @@ fn through_the_stack(net: Net) -> Vec<Case> {
         case("SYN with ACK", world(proto::TCP, &new), answer(SYN | ACK)),
         case("data of an old flow", world(proto::TCP, &new.established().age(9)), answer(ACK)),
         case("UDP", world(proto::UDP, &spoken), reply(net, proto::UDP)),
-        case(
-            "a fragment",
-            world(proto::TCP, &new.established()),
-            answer(ACK).with(|p| p.fragment = Some(Fragment { offset: 0, more: true })),
-        ),
+        case("a fragment", world(proto::TCP, &new.established()), answer(ACK).with(first)),
         case("no flow", world(proto::TCP, &[]), answer(ACK)),
         case("UDP without flow", world(proto::UDP, &[]), reply(net, proto::UDP)),
     ]

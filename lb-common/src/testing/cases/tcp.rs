@@ -1,6 +1,6 @@
 //! TCP packets of the client: openings that are repeated, hits, ends, and packets without a flow.
 
-use super::{ACK, FIN, PSH, RST, SYN, local_flow, remote_flow, syn, tcp, to_backend};
+use super::{ACK, FIN, PSH, RST, SYN, first, local_flow, remote_flow, syn, tcp, to_backend};
 use crate::{
     abi::{Counter, backend_state, flow_state, proto},
     datapath::Verdict,
@@ -120,12 +120,12 @@ fn hits(net: Net) -> Vec<Case> {
             &established,
         ),
         hit("TCP options", world(&established), tcp(net, ACK).with(|p| p.tcp_options = vec![1; 40]), &established),
-        Case::ingress(
-            "TCP hit: a first fragment is dropped",
+        hit(
+            "a first fragment is remembered",
             world(&established),
-            tcp(net, ACK).with(|p| p.fragment = Some(crate::testing::Fragment { offset: 0, more: true })),
-        )
-        .dropped(Counter::DropFragment),
+            tcp(net, ACK).with(first),
+            &[established[0], established[1], established[0].fragments()],
+        ),
         Case::ingress("TCP hit: SYN with ACK is no opening", world(&established), tcp(net, SYN | ACK))
             .verdict(Verdict::Stack)
             .out(tcp(net, SYN | ACK).with_tuple(to_backend(net, proto::TCP, net.server()))),
@@ -137,8 +137,7 @@ fn without_flow(net: Net) -> Vec<Case> {
     let case = |what: &str, flags, grace| {
         Case::ingress(format!("TCP without flow: {what}"), World::tcp(net).with(|w| w.grace = grace), tcp(net, flags))
     };
-    let first = |p: &mut PacketSpec| p.fragment = Some(crate::testing::Fragment { offset: 0, more: true });
-    let later = |p: &mut PacketSpec| p.fragment = Some(crate::testing::Fragment { offset: 3, more: false });
+    let opened = local_flow(net, proto::TCP);
     vec![
         case("ACK", ACK, None).refused(Counter::DropNoFlow),
         case("data", ACK | PSH, None).refused(Counter::DropNoFlow),
@@ -152,14 +151,15 @@ fn without_flow(net: Net) -> Vec<Case> {
             .opens(&local_flow(net, proto::TCP))
             .verdict(Verdict::Stack),
         Case::ingress("TCP without flow: SYN in a first fragment", World::tcp(net), syn(net).with(first))
-            .dropped(Counter::DropFragment),
+            .opens(&opened)
+            .flows(&[opened[0], opened[1], opened[0].fragments()]),
         Case::ingress(
             "TCP without flow: ACK in a first fragment, in the grace time",
             World::tcp(net).with(|w| w.grace = Some(50)),
             tcp(net, ACK).with(first),
-        )
-        .dropped(Counter::DropFragment),
-        Case::ingress("TCP: a later fragment carries no ports and passes", World::tcp(net), tcp(net, ACK).with(later)),
+        ),
+        Case::ingress("TCP without flow: ACK in a first fragment", World::tcp(net), tcp(net, ACK).with(first))
+            .refused(Counter::DropNoFlow),
         Case::ingress("TCP to no frontend: ACK passes", World::tcp(net), tcp(net, ACK).to(net.server(), 80)),
     ]
 }

@@ -1,11 +1,11 @@
 //! UDP packets of the client: a flow is left as soon as its backend would no longer be chosen, or it was silent long.
 
-use super::{local_flow, remote_flow, to_backend, udp};
+use super::{first, local_flow, remote_flow, to_backend, udp};
 use crate::{
-    abi::{Counter, action, backend_state, flow_state, proto, ticks},
+    abi::{action, backend_state, flow_state, proto, ticks},
     datapath::Verdict,
     testing::{
-        Case, DEV_BRIDGE, FlowSpec, Fragment, L4Sum, Net, PacketSpec, World,
+        Case, DEV_BRIDGE, FlowSpec, L4Sum, Net, PacketSpec, World,
         flows::Both as _,
         world::{LOCAL, REMOTE},
     },
@@ -59,17 +59,18 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
             udp(net),
         )
         .flows(&[]),
-        Case::ingress("UDP: a first fragment of a flow is dropped", world(&replied), udp(net).with(first))
-            .dropped(Counter::DropFragment),
-        Case::ingress("UDP: a first fragment opens nothing", World::udp(net), udp(net).with(first))
-            .dropped(Counter::DropFragment),
+        stays_with(
+            "a first fragment is remembered",
+            world(&replied),
+            udp(net).with(first),
+            &[replied[0], replied[1], replied[0].fragments()],
+        ),
+        Case::ingress("UDP: a first fragment opens as any", World::udp(net), udp(net).with(first))
+            .opens(&local)
+            .flows(&[local[0], local[1], local[0].fragments()]),
     ];
     cases.extend(checksums(net, &replied));
     cases
-}
-
-fn first(packet: &mut PacketSpec) {
-    packet.fragment = Some(Fragment { offset: 0, more: true });
 }
 
 fn checksums(net: Net, flow: &[FlowSpec; 2]) -> Vec<Case> {

@@ -1,9 +1,9 @@
-//! Packets from outside: clusterIPs are closed to them, all else passes.
+//! Packets from outside that no frontend is open to: clusterIPs are closed to them, all else passes.
 
-use super::{ACK, RST, SYN, local_flow, to_web};
+use super::{ACK, RST, SYN, first, later, local_flow, to_web};
 use crate::{
     abi::{Counter, Port, ServiceKey, Tuple, action, frontend, proto, scope},
-    testing::{Case, Extension, Fragment, Hook, Net, PacketSpec, World, flows::Both as _},
+    testing::{Case, Extension, Hook, Net, PacketSpec, World, flows::Both as _},
 };
 
 pub(super) fn cases(net: Net) -> Vec<Case> {
@@ -15,10 +15,8 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
             let web = || World::web(net, proto);
             let case = |what: &str, world, packet| Case::new(format!("{place}: {name} {what}"), hook, world, packet);
             let closed = |what: &str, world, packet| case(what, world, packet).dropped(Counter::DropClosed);
-            let open = |w: &mut World| w.services[0].frontends[1].1 = frontend::LOAD_BALANCER;
             let flow = local_flow(net, proto);
-            let first = |p: &mut PacketSpec| p.fragment = Some(Fragment { offset: 0, more: true });
-            let later = |p: &mut PacketSpec| p.fragment = Some(Fragment { offset: 2, more: false });
+            let icmp = if net.v4 { proto::ICMP } else { proto::ICMPV6 };
             cases.extend([
                 closed("to a clusterIP", web(), packet()),
                 closed("to a clusterIP in mid-stream", web(), packet().flags(ACK)),
@@ -30,16 +28,17 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                 ),
                 closed("to a clusterIP, first fragment", web(), packet().with(first)),
                 closed("to a clusterIP, from a pod of another node", web(), packet().from(net.remote(), 1)),
-                case("to another port of a clusterIP", web(), packet().to(net.vip(), 8081)),
+                closed("to another port of a clusterIP", web(), packet().to(net.vip(), 8081)),
+                closed("to a clusterIP by ICMP", web(), packet().with(|p| p.tuple.proto = icmp)),
+                closed("to a clusterIP by another protocol", web(), packet().with(|p| p.tuple.proto = 47)),
                 case("to a pod", web(), packet().to(net.server(), 80)),
                 case("to the node", web(), packet().to(net.node(), 22)),
-                case("to an address that is open to the outside", web().with(open), packet()),
-                case(
+                closed(
                     "to an address that has no frontend for the outside",
                     web().with(|w| w.services[0].frontends.truncate(1)),
                     packet(),
                 ),
-                case("in a later fragment", web(), packet().with(later)),
+                case("to a clusterIP, later fragment", web(), packet().with(later)).dropped(Counter::DropFragment),
                 case(
                     "on a flow's ports",
                     web().flows(&flow.answered()),
@@ -48,8 +47,8 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                     }),
                 )
                 .dropped(Counter::DropClosed),
-                case(
-                    "to a node port, which is another hook's",
+                closed(
+                    "to a closed node port",
                     web().with(|w| {
                         let key = ServiceKey::node_port(net.v4, Port::new(30_080), proto, scope::EXTERNAL);
                         w.services[0].frontends.push((key, frontend::NODE_PORT | frontend::CLOSED));
