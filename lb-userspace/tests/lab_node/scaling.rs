@@ -64,9 +64,14 @@ fn nobody(world: &World, client: Client<'_>, vip: &str, call: Call, path: Path) 
         }
         Path::Packet => {
             let before = world.counter(node, "drop_no_endpoint");
-            let answers = call.ask(client.place(), at(vip), Manner::in_vain());
-            let step = if call == Call::Tcp { Step::Connect } else { Step::Receive };
-            assert_eq!(answers.one().result, Err(Failure::timeout(step)), "{call:?} to {vip}");
+            let answers = call.ask(client.place(), at(vip), Manner::times(1));
+            // TCP is reset. Whoever asks over UDP is told by ICMP, if he is connected: else his kernel has nobody to tell.
+            let told = match call {
+                Call::Tcp => Err(Failure::errno(Step::Connect, Errno::ECONNREFUSED)),
+                Call::Connected => Err(Failure::errno(Step::Receive, Errno::ECONNREFUSED)),
+                Call::Unconnected => Err(Failure::timeout(Step::Receive)),
+            };
+            assert_eq!(answers.one().result, told, "{call:?} to {vip}");
             assert!(world.counter(node, "drop_no_endpoint") > before);
         }
         Path::None => unreachable!("nothing refuses what is not translated"),
