@@ -221,9 +221,9 @@ impl<S: MapStore> Tables<S> {
                 set.ranges.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
             // The node is let in if one of its addresses is, as behind kube-proxy.
             let named = self.node_addrs.iter().filter(|(_, value)| value.flags & node_addr_flag::IMPLIED == 0);
-            let own =
-                named.map(|(own, _)| *own).filter(|own| set.ranges.iter().any(|net| net.contains(&IpAddr::from(*own))));
-            let families: HashSet<bool> = own.map(|own| own.is_v4()).collect();
+            let own = named.map(|(own, _)| IpAddr::from(*own)).chain(self.own_addresses.iter().copied());
+            let own = own.filter(|own| set.ranges.iter().any(|net| net.contains(own)));
+            let families: HashSet<bool> = own.map(|own| own.is_ipv4()).collect();
             wanted_ranges.extend(families.into_iter().map(|v4| RangeEntry::node_itself(made.index, v4)));
             made.stale_ranges = record.ranges.iter().filter(|entry| !wanted_ranges.contains(entry)).copied().collect();
             let before = ranges.len();

@@ -1,6 +1,9 @@
 //! All that follows from the table of links, as one value that can be compared with the one before. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use lb_common::abi::Dev;
 
@@ -20,6 +23,8 @@ pub struct Topology {
     pub devs: BTreeMap<u32, Dev>,
     /// The node's addresses: those given, else those of the uplinks.
     pub node_addresses: Vec<IpAddr>,
+    /// Global addresses of all its links, whatever they are for, sorted.
+    pub local_addresses: Vec<IpAddr>,
     /// Roles by interface index, with the serial of the link, which tells a new device from an old one of that index.
     roles: BTreeMap<u32, (u64, LinkRole)>,
 }
@@ -63,7 +68,9 @@ impl Topology {
             .iter()
             .filter_map(|link| Some((link.ifindex, (table.link(link.ifindex)?.serial, link.role()?))))
             .collect();
-        Self { classified, devs, node_addresses, roles }
+        let global = table.links().flat_map(|link| table.global_addresses(link.ifindex)).map(|address| address.ip);
+        let local_addresses = global.collect::<BTreeSet<_>>().into_iter().collect();
+        Self { classified, devs, node_addresses, local_addresses, roles }
     }
 
     /// Links that programs belong on, in order of index.
