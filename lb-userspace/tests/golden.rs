@@ -22,7 +22,7 @@ use berrylb::{
     k8s,
     model::{Object, ObjectRef},
     plan::{
-        PlanConfig, Planner,
+        Planner,
         state::{Frontend, ServiceName, State},
     },
 };
@@ -60,16 +60,6 @@ fn args(dir: &Path) -> PlanArgs {
         None => w.into(),
     });
     Cli::try_parse_from(words).unwrap().plan
-}
-
-fn config(args: &PlanArgs) -> PlanConfig {
-    PlanConfig {
-        node_name: args.node_name.clone(),
-        node_addresses: (!args.node_address.is_empty()).then(|| args.node_address.clone()),
-        zone: args.zone.clone(),
-        node_port_source_ranges: args.source_ranges_nodeport,
-        algorithm: args.algorithm,
-    }
 }
 
 fn objects(case: &Case) -> BTreeMap<ObjectRef, Object> {
@@ -146,7 +136,7 @@ fn order_and_haste_do_not_matter() {
         let mut orders = vec![objects.clone(), objects.iter().rev().cloned().collect::<Vec<_>>()];
         orders.push(objects.iter().skip(1).step_by(2).chain(objects.iter().step_by(2)).cloned().collect());
         for order in orders {
-            let mut planner = Planner::new(config(&case.args));
+            let mut planner = Planner::new(case.args.config());
             let mut told: BTreeMap<ServiceName, Vec<Frontend>> = BTreeMap::new();
             for object in order {
                 planner.upsert(object);

@@ -196,6 +196,7 @@ fn config() -> impl Strategy<Value = PlanConfig> {
             zone,
             node_port_source_ranges,
             algorithm,
+            ..PlanConfig::default()
         },
     )
 }

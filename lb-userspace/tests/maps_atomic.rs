@@ -74,7 +74,7 @@ impl Epoch {
             let name = f.service.clone().expect("a plan has names");
             let port_name = f.port_name.as_deref().expect("a plan has names").to_owned();
             let port: PortId = (name, port_name, f.protocol.number(), f.address.is_ipv4());
-            let closed = (f.kind, scope::EXTERNAL) == (FrontendType::ClusterIp, key(f).scope);
+            let closed = (f.kind, scope::EXTERNAL, f.action) == (FrontendType::ClusterIp, key(f).scope, Action::Drop);
             let chosen = f.backends.iter().filter(|b| b.weight > 0);
             let mut outcomes: HashSet<Outcome> =
                 chosen.map(|b| Outcome::Backend(b.address.into(), Port::new(b.port))).collect();

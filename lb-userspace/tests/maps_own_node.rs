@@ -65,6 +65,13 @@ fn the_node_is_let_in_while_one_of_its_addresses_is() {
     assert!(tables.set_link_addresses(&[ip("10.0.0.1")], &[ip("192.168.1.11")], &[]).expect("written"));
     tables.apply(&change).expect("applied");
     assert!(own(&tables).is_empty(), "nor does one that nobody named");
+    assert!(tables.set_own_addresses(vec![ip("10.0.0.1"), ip("192.168.1.11")]));
+    tables.apply(&change).expect("applied");
+    assert_eq!(own(&tables), [RangeEntry::node_itself(index, true)], "but one without node ports does");
+    assert!(!tables.set_own_addresses(vec![ip("10.0.0.1"), ip("192.168.1.11")]));
+    assert!(tables.set_own_addresses(Vec::new()));
+    tables.apply(&change).expect("applied");
+    assert!(own(&tables).is_empty());
 
     tables.apply(&ServiceChange { frontends: Vec::new(), ..change }).expect("deleted");
     assert!(tables.store().source_ranges().expect("readable").is_empty());

@@ -14,14 +14,16 @@ use serde::Deserialize;
 
 use super::{
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
-    values::{Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, SocketLb, TableSize, Tc, XdpMode},
+    values::{
+        Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc, XdpMode,
+    },
 };
 
 use crate::{
     loader::TcHook,
     maps::{Capacities, MaglevSize},
     net::Glob,
-    plan::state::Algorithm,
+    plan::{NodePortAddresses, state::Algorithm},
 };
 
 /// Run the node's agent: follow Services and links, keep the datapath as they say.
@@ -47,6 +49,13 @@ pub struct AgentArgs {
     /// Address that node ports listen on; repeatable. Default: those of the Node object, else of the node's links.
     #[arg(long, env = "BERRYLB_NODE_ADDRESS", value_name = "IP", value_delimiter = ',', value_parser = crate::cli::plan::node_address)]
     pub node_address: Option<Vec<IpAddr>>,
+    /// On which of the node's addresses node ports listen: primary (the first of each family), all (every address of
+    /// every link), and ranges, separated by commas. Default: on those of --node-address.
+    #[arg(long, env = "BERRYLB_NODEPORT_ADDRESSES", value_name = "WHICH")]
+    pub nodeport_addresses: Option<PortAddresses>,
+    /// Cluster IPs answer what comes from outside, too. Default: false, such packets are dropped.
+    #[arg(long, env = "BERRYLB_ALLOW_EXTERNAL_CLUSTER_IP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub allow_external_cluster_ip: Option<bool>,
     /// This node's zone. Default: the label of its Node object.
     #[arg(long, env = "BERRYLB_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
@@ -176,6 +185,8 @@ pub struct Settings {
     pub from: Vec<PathBuf>,
     pub node_name: String,
     pub node_address: Option<Vec<IpAddr>>,
+    pub nodeport_addresses: Option<NodePortAddresses>,
+    pub allow_external_cluster_ip: bool,
     pub zone: Option<String>,
     pub localhost_nodeports: bool,
     pub source_ranges_nodeport: bool,
@@ -264,10 +275,10 @@ impl AgentArgs {
             None => Self::default(),
         };
         let merged = or_file!(flags, file, {
-            from, node_name, node_address, zone, localhost_nodeports, source_ranges_nodeport, algorithm,
-            maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays, cluster_cidr, xdp, socket_lb,
-            socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, tc, healthz, metrics, api_socket,
-            log_level, log_format,
+            from, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
+            source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
+            cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, tc,
+            healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
             max_devices,
@@ -326,6 +337,8 @@ impl AgentArgs {
             from,
             node_name: self.node_name.unwrap_or_default(),
             node_address: self.node_address.filter(|given| !given.is_empty()),
+            nodeport_addresses: self.nodeport_addresses.map(|choice| choice.0),
+            allow_external_cluster_ip: self.allow_external_cluster_ip.unwrap_or(false),
             zone: self.zone,
             localhost_nodeports: self.localhost_nodeports.unwrap_or(true),
             source_ranges_nodeport: self.source_ranges_nodeport.unwrap_or(false),

@@ -118,6 +118,8 @@ impl Agent {
             node_addresses: settings.node_address.clone(),
             zone: settings.zone.clone(),
             node_port_source_ranges: settings.source_ranges_nodeport,
+            node_port_addresses: settings.nodeport_addresses.clone(),
+            external_cluster_ips: settings.allow_external_cluster_ip,
             algorithm: settings.algorithm,
         });
         let mut agent = Self {
@@ -212,11 +214,13 @@ impl Agent {
             let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
             self.planner.set_node_addresses(from_links);
         }
+        self.planner.set_local_addresses(self.links.topology().local_addresses.clone());
+        let own_changed = self.tables.set_own_addresses(self.planner.own_addresses());
         let localhost: &[IpAddr] = if self.settings.localhost_nodeports { &LOCALHOST } else { &[] };
         let sources = self.links.topology().sources();
         match self.tables.set_link_addresses(&self.planner.node_addresses(), localhost, &sources) {
-            Ok(false) => {}
-            Ok(true) => self.apply_restricted(),
+            Ok(changed) if changed || own_changed => self.apply_restricted(),
+            Ok(_) => {}
             Err(error) => {
                 tracing::error!("the node's addresses are not all in the datapath: {error}");
                 self.schedule_retry();

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::{
     maps::{MAGLEV_SIZES, MaglevSize},
     net::{Glob, spans_ipv4},
+    plan::NodePortAddresses,
 };
 
 macro_rules! from_text {
@@ -70,6 +71,24 @@ impl FromStr for Cidrs {
 }
 
 impl<'de> Deserialize<'de> for Cidrs {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        list_text(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Which addresses node ports listen on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortAddresses(pub NodePortAddresses);
+
+impl FromStr for PortAddresses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortAddresses {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         list_text(d)?.parse().map_err(serde::de::Error::custom)
     }

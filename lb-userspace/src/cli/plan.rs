@@ -12,7 +12,7 @@ use std::{
 use super::output::{self, OutputArgs};
 use crate::{
     k8s,
-    plan::{PlanConfig, Planner, state::Algorithm},
+    plan::{NodePortAddresses, PlanConfig, Planner, state::Algorithm},
 };
 
 /// Print what the datapath of a node should hold, from Kubernetes objects in files.
@@ -30,6 +30,13 @@ pub struct PlanArgs {
     /// Address that node ports listen on, in place of the Node object's; may be repeated.
     #[arg(long, value_name = "IP", value_parser = node_address)]
     pub node_address: Vec<IpAddr>,
+    /// On which of these node ports listen: primary (the first of each family), all, and ranges, separated by commas.
+    /// Default: all.
+    #[arg(long, value_name = "WHICH")]
+    pub nodeport_addresses: Option<NodePortAddresses>,
+    /// Cluster IPs answer what comes from outside, too.
+    #[arg(long)]
+    pub allow_external_cluster_ip: bool,
     /// The node's zone, in place of its Node object's label.
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,
@@ -42,6 +49,22 @@ pub struct PlanArgs {
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+impl PlanArgs {
+    /// What the flags say to the planner.
+    #[must_use]
+    pub fn config(&self) -> PlanConfig {
+        PlanConfig {
+            node_name: self.node_name.clone(),
+            node_addresses: (!self.node_address.is_empty()).then(|| self.node_address.clone()),
+            node_port_addresses: self.nodeport_addresses.clone(),
+            external_cluster_ips: self.allow_external_cluster_ip,
+            zone: self.zone.clone(),
+            node_port_source_ranges: self.source_ranges_nodeport,
+            algorithm: self.algorithm,
+        }
+    }
 }
 
 /// Parses a value of `--node-address`.
@@ -88,15 +111,8 @@ pub fn run_on(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<bool> {
-    let PlanArgs { from, node_name, node_address, zone, source_ranges_nodeport, algorithm, output } = args;
-    let loaded = k8s::load(from, stdin);
-    let mut planner = Planner::new(PlanConfig {
-        node_name: node_name.clone(),
-        node_addresses: (!node_address.is_empty()).then(|| node_address.clone()),
-        zone: zone.clone(),
-        node_port_source_ranges: *source_ranges_nodeport,
-        algorithm: *algorithm,
-    });
+    let loaded = k8s::load(&args.from, stdin);
+    let mut planner = Planner::new(args.config());
     for message in loaded.messages() {
         writeln!(err, "{message}")?;
     }
@@ -107,7 +123,7 @@ pub fn run_on(
     for diagnostic in planner.diagnostics() {
         writeln!(err, "{diagnostic}")?;
     }
-    output::print_state(&planner.state(), output.output, colour, out)?;
+    output::print_state(&planner.state(), args.output.output, colour, out)?;
     Ok(complete)
 }
 
@@ -147,6 +163,8 @@ mod tests {
         check("--from a --node-address ::", Err("unspecified"));
         check("--from a --node-address ::ffff:0.0.0.0", Err("unspecified"));
         check("--from a --node-address ff02::1", Err("multicast"));
+        check("--from a --nodeport-addresses primary,10.0.0.0/8 --allow-external-cluster-ip", Ok(0));
+        check("--from a --nodeport-addresses eth0", Err("primary"));
         check("--from a --algorithm maglev", Ok(0));
         check("--from a --algorithm ring", Err("random or maglev"));
         check("--from a --node-address raspi001", Err("not an IP address"));

@@ -220,8 +220,9 @@ impl<S: MapStore> Tables<S> {
             let mut wanted_ranges: Vec<RangeEntry> =
                 set.ranges.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
             // The node is let in if one of its addresses is, as behind kube-proxy.
-            let own = self.addresses.own().filter(|own| set.ranges.iter().any(|net| net.contains(&IpAddr::from(*own))));
-            let families: HashSet<bool> = own.map(|own| own.is_v4()).collect();
+            let own = self.addresses.own().map(IpAddr::from).chain(self.own_addresses.iter().copied());
+            let own = own.filter(|own| set.ranges.iter().any(|net| net.contains(own)));
+            let families: HashSet<bool> = own.map(|own| own.is_ipv4()).collect();
             wanted_ranges.extend(families.into_iter().map(|v4| RangeEntry::node_itself(made.index, v4)));
             made.stale_ranges = record.ranges.iter().filter(|entry| !wanted_ranges.contains(entry)).copied().collect();
             let before = ranges.len();

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -110,6 +110,8 @@ pub struct Tables<S> {
     pub(super) ports: HashMap<u64, PortRecord>,
     pub(super) services: HashMap<ServiceName, Vec<u64>>,
     pub(super) addresses: Addresses,
+    /// See [`Tables::set_own_addresses`].
+    pub(super) own_addresses: Vec<IpAddr>,
     pub(super) indexes: Ids,
     pub(super) ids: Ids,
     /// Last generation of each backend id that was ever used.
@@ -136,6 +138,7 @@ impl<S: MapStore> Tables<S> {
             ports: HashMap::new(),
             services: HashMap::new(),
             addresses: Addresses::default(),
+            own_addresses: Vec::new(),
             indexes: Ids::new(capacities.svc_state, []),
             ids: Ids::new(capacities.backends, []),
             generations: Vec::new(),
@@ -200,6 +203,14 @@ impl<S: MapStore> Tables<S> {
     #[must_use]
     pub fn take_retired_udp(&mut self) -> HashSet<SocketAddr> {
         std::mem::take(&mut self.retired_udp)
+    }
+
+    /// Addresses of the node beside those that node ports listen on: with source ranges around one of them, the node
+    /// itself is let in. Gives whether they changed: Services with source ranges are then to be applied again.
+    pub fn set_own_addresses(&mut self, addresses: Vec<IpAddr>) -> bool {
+        let changed = self.own_addresses != addresses;
+        self.own_addresses = addresses;
+        changed
     }
 
     /// Whether [`Tables::collect`] has something to do.

@@ -69,16 +69,15 @@ pub(super) struct WantedPort {
 /// How many classes of frontends there are: discriminators of sets of the same class are this far apart.
 pub(super) const CLASSES: u32 = 6;
 
-/// A class has one answer in every plan: inside traffic to the cluster IP, inside traffic to other addresses, outside
-/// traffic, each by family. The least class of a set gives its discriminator.
+/// A class has one answer in every plan: inside traffic to the cluster IP; what takes any node's endpoints, which is
+/// inside traffic to other addresses and outside traffic to an open cluster IP; outside traffic to other addresses; each
+/// by family. The least class of a set gives its discriminator.
 fn class(f: &Frontend) -> u32 {
     let kind = match (f.kind, f.scope) {
         (FrontendType::ClusterIp, Scope::Internal) => 0,
-        (FrontendType::LoadBalancer | FrontendType::ExternalIp | FrontendType::NodePort, Scope::Internal) => 1,
-        (
-            FrontendType::ClusterIp | FrontendType::LoadBalancer | FrontendType::ExternalIp | FrontendType::NodePort,
-            Scope::External,
-        ) => 2,
+        (FrontendType::LoadBalancer | FrontendType::ExternalIp | FrontendType::NodePort, Scope::Internal)
+        | (FrontendType::ClusterIp, Scope::External) => 1,
+        (FrontendType::LoadBalancer | FrontendType::ExternalIp | FrontendType::NodePort, Scope::External) => 2,
     };
     2 * kind + u32::from(f.address.is_ipv6())
 }

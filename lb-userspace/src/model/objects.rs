@@ -332,7 +332,8 @@ pub struct Endpoint {
 pub struct Node {
     /// Its name.
     pub name: Arc<str>,
-    /// InternalIP and ExternalIP addresses.
+    /// InternalIP addresses, then ExternalIP addresses, as the object orders them. The first of each family is primary
+    /// (`GetNodeHostIPs`, `pkg/util/node/node.go`).
     pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`, if not empty.
     pub zone: Option<Arc<str>>,

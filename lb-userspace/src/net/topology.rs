@@ -29,6 +29,8 @@ pub struct Topology {
     pub pod_sources: (Addr, Addr),
     /// Networks of other nodes' pods.
     pub pod_nets: BTreeSet<IpNet>,
+    /// Global addresses of all its links, whatever they are for, sorted.
+    pub local_addresses: Vec<IpAddr>,
     /// Roles by interface index, with the serial of the link, which tells a new device from an old one of that index.
     roles: BTreeMap<u32, (u64, LinkRole)>,
 }
@@ -77,10 +79,13 @@ impl Topology {
             .iter()
             .filter_map(|link| Some((link.ifindex, (table.link(link.ifindex)?.serial, link.role()?))))
             .collect();
-        Self { classified, devs, node_addresses, pod_sources, pod_nets, roles }
+        let global = table.links().flat_map(|link| table.global_addresses(link.ifindex)).map(|address| address.ip);
+        let local_addresses = global.collect::<BTreeSet<_>>().into_iter().collect();
+        Self { classified, devs, node_addresses, local_addresses, pod_sources, pod_nets, roles }
     }
 
-    /// Addresses that translated packets may bear as source, each once.
+    /// Addresses that translated packets may bear as source, and all others of the node, each once: packets to any of them
+    /// are for the node itself.
     #[must_use]
     pub fn sources(&self) -> Vec<IpAddr> {
         let routed = self.devs.values().filter(|dev| dev.kind != dev_kind::POD);
@@ -89,6 +94,7 @@ impl Topology {
             .chain([self.pod_sources.0, self.pod_sources.1])
             .filter(|addr| !addr.is_unspecified())
             .map(IpAddr::from)
+            .chain(self.local_addresses.iter().copied())
             .collect();
         all.into_iter().collect()
     }

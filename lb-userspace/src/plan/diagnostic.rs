@@ -93,6 +93,8 @@ pub enum Diagnostic {
         others: usize,
         /// This node's name.
         node: String,
+        /// There are addresses, but `--nodeport-addresses` names none of them.
+        chosen: bool,
     },
 }
 
@@ -144,8 +146,15 @@ impl fmt::Display for Diagnostic {
                 "service {loser}: healthCheckNodePort {port} answers for service {owner}, which comes first by name; give \
                  one of the two another"
             ),
-            Self::NoNodeAddress { service, others, node } => {
+            Self::NoNodeAddress { service, others, node, chosen } => {
                 let more = if *others > 0 { format!(" and {others} more") } else { String::new() };
+                if *chosen {
+                    return write!(
+                        f,
+                        "service {service}{more}: node ports are left out: --nodeport-addresses names no address of this \
+                         node"
+                    );
+                }
                 let hint = if node.is_empty() {
                     "give --node-address, or --node-name and that Node object".to_owned()
                 } else {

@@ -122,6 +122,8 @@ pub(super) struct Input<'a> {
     pub(super) here: Here<'a>,
     /// Whether source ranges hold for node ports, too.
     pub(super) node_port_source_ranges: bool,
+    /// Whether cluster IPs are open to the outside.
+    pub(super) external_cluster_ips: bool,
     /// For a Service that does not choose its own.
     pub(super) algorithm: Algorithm,
 }
@@ -156,7 +158,7 @@ impl Input<'_> {
         let service = self.service;
         let chosen = set.by(self.policy(kind, scope));
         let action = match (kind, scope) {
-            (FrontendType::ClusterIp, Scope::External) => Action::Drop,
+            (FrontendType::ClusterIp, Scope::External) if !self.external_cluster_ips => Action::Drop,
             _ if !set.any => Action::Reject,
             _ if chosen.backends.is_empty() => Action::Drop,
             _ => Action::Forward,
@@ -185,11 +187,13 @@ impl Input<'_> {
         }
     }
 
-    /// The internal policy decides only what the cluster IP does, the external one only what comes from outside to the
+    /// The internal policy decides only what the cluster IP does to inside traffic, the external one only what comes from outside to the
     /// other addresses. From inside, those take the short cut to any endpoint.
     fn policy(&self, kind: FrontendType, scope: Scope) -> Policy {
         match (kind, scope) {
-            (FrontendType::ClusterIp, Scope::Internal | Scope::External) => self.service.internal_policy,
+            (FrontendType::ClusterIp, Scope::Internal) => self.service.internal_policy,
+            // Where it is open at all.
+            (FrontendType::ClusterIp, Scope::External) => Policy::Cluster,
             (FrontendType::LoadBalancer | FrontendType::ExternalIp | FrontendType::NodePort, Scope::External) => {
                 self.service.external_policy
             }

@@ -8,8 +8,10 @@ pub mod state;
 mod claims;
 mod diagnostic;
 mod frontends;
+mod node_port_addresses;
 mod planner;
 mod topology;
 
 pub use diagnostic::{Diagnostic, Place};
+pub use node_port_addresses::NodePortAddresses;
 pub use planner::{PlanConfig, Planner};

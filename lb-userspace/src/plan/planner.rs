@@ -11,6 +11,7 @@ use super::{
     claims::Claims,
     diagnostic::Diagnostic,
     frontends::{self, Input},
+    node_port_addresses::NodePortAddresses,
     state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
     topology::Here,
 };
@@ -27,6 +28,10 @@ pub struct PlanConfig {
     pub zone: Option<String>,
     /// `--source-ranges-nodeport`: source ranges hold for node ports, too.
     pub node_port_source_ranges: bool,
+    /// `--nodeport-addresses`; `None`: on all that the node is known by.
+    pub node_port_addresses: Option<NodePortAddresses>,
+    /// `--allow-external-cluster-ip`: cluster IPs answer what comes from outside, too.
+    pub external_cluster_ips: bool,
     /// `--algorithm`: of Services without the annotation.
     pub algorithm: Algorithm,
 }
@@ -47,6 +52,8 @@ pub struct Planner {
     index: Index,
     claims: Claims,
     planned: BTreeMap<ServiceName, Planned>,
+    /// Addresses of the node's links, for ranges of `--nodeport-addresses`.
+    local_addresses: Vec<IpAddr>,
     /// As last used for planning.
     node_addresses: Vec<IpAddr>,
     /// As last used for planning.
@@ -93,13 +100,29 @@ impl Planner {
         self.node_dirty = true;
     }
 
-    /// The addresses that node ports listen on, sorted. Never an unspecified one; loopback only by configuration.
+    /// Replaces the addresses of the node's links, which ranges of `--nodeport-addresses` choose from as well.
+    pub fn set_local_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.node_dirty |= addresses != self.local_addresses;
+        self.local_addresses = addresses;
+    }
+
+    /// The addresses that the node is known by, in order of preference: those given, else those of its Node object.
     #[must_use]
-    pub fn node_addresses(&self) -> Vec<IpAddr> {
-        let mut addresses: Vec<IpAddr> = match (&self.config.node_addresses, self.index.node(&self.config.node_name)) {
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        match (&self.config.node_addresses, self.index.node(&self.config.node_name)) {
             (Some(given), _) => given.clone(),
             (None, Some(node)) => node.addresses.iter().copied().filter(|a| !a.is_loopback()).collect(),
             (None, None) => Vec::new(),
+        }
+    }
+
+    /// The addresses that node ports listen on, sorted. Never an unspecified one; loopback only by configuration.
+    #[must_use]
+    pub fn node_addresses(&self) -> Vec<IpAddr> {
+        let own = self.own_addresses();
+        let mut addresses = match &self.config.node_port_addresses {
+            Some(choice) => choice.choose(&own, &self.local_addresses),
+            None => own,
         };
         addresses.retain(|a| !a.is_unspecified());
         addresses.sort_unstable();
@@ -156,6 +179,7 @@ impl Planner {
                     service: service.clone(),
                     others: with_node_ports.count(),
                     node: self.config.node_name.clone(),
+                    chosen: self.config.node_port_addresses.is_some() && !self.own_addresses().is_empty(),
                 });
             }
         }
@@ -233,6 +257,7 @@ impl Planner {
             groups: &groups,
             here: Here { name: &self.config.node_name, zone: self.zone.as_deref() },
             node_port_source_ranges: self.config.node_port_source_ranges,
+            external_cluster_ips: self.config.external_cluster_ips,
             algorithm: self.config.algorithm,
         };
         let mut diagnostics = frontends::remarks(service);

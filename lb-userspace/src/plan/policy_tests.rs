@@ -57,8 +57,9 @@ fn answer(frontend: &Frontend) -> String {
     }
 }
 
+/// `open`: cluster IPs answer the outside as other addresses do the inside, by policy Cluster.
 #[track_caller]
-fn check(Row { policies, endpoints, cluster_ip, outside, inside }: &Row) {
+fn check(Row { policies, endpoints, cluster_ip, outside, inside }: &Row, open: bool) {
     let service = service(*policies);
     let group = EndpointGroup {
         ports: vec![EndpointPort { name: "".into(), port: 8080, protocol: Protocol::Tcp }],
@@ -69,6 +70,7 @@ fn check(Row { policies, endpoints, cluster_ip, outside, inside }: &Row) {
         groups: &[&group],
         here: Here { name: "n1", zone: Some("a") },
         node_port_source_ranges: false,
+        external_cluster_ips: open,
         algorithm: Algorithm::Random,
     };
     let claims = claims(&service, &["192.0.2.4".parse().expect("an address")]);
@@ -76,6 +78,7 @@ fn check(Row { policies, endpoints, cluster_ip, outside, inside }: &Row) {
     assert_eq!(frontends.len(), 8, "four addresses, two scopes");
     for f in &frontends {
         let expected = match (f.kind, f.scope) {
+            (FrontendType::ClusterIp, Scope::External) if open => inside,
             (FrontendType::ClusterIp, Scope::External) => "drop",
             (FrontendType::ClusterIp, Scope::Internal) => cluster_ip,
             (_, Scope::External) => outside,
@@ -124,6 +127,7 @@ fn every_pair_of_policies_everywhere() {
         row(LL, "1@n1 n:n2, 2@n2 n:n1", "1", "1", "2"),
     ];
     for row in &rows {
-        check(row);
+        check(row, false);
+        check(row, true);
     }
 }

@@ -104,9 +104,9 @@ fn program(bpf: &Ebpf, hook: Hook) -> BorrowedFd<'_> {
     let name = match hook {
         Hook::PodIngress(_) => program::POD_INGRESS,
         Hook::PodEgress => program::POD_EGRESS,
-        Hook::Uplink => program::UPLINK_INGRESS,
+        Hook::Uplink | Hook::Overlay => program::UPLINK_INGRESS,
         Hook::UplinkL3 => program::UPLINK_L3,
-        Hook::UplinkOut => program::UPLINK_EGRESS,
+        Hook::UplinkOut | Hook::OverlayOut => program::UPLINK_EGRESS,
         Hook::UplinkL3Out => program::UPLINK_L3_OUT,
     };
     let program = bpf.program(name).unwrap_or_else(|| panic!("the object has no program {name}"));

@@ -74,6 +74,8 @@ struct Spec {
     load_balancer_ips: Vec<IpAddr>,
     internal_local: bool,
     external_local: bool,
+    /// Cluster IPs answer the outside, too. Never changes, as it is a flag of the agent.
+    open: bool,
     algorithm: Algorithm,
     affinity: Option<u32>,
     source_ranges: Vec<IpNet>,
@@ -206,6 +208,7 @@ fn spec(at: usize, endpoints: u64, rng: &mut Rng) -> Spec {
         load_balancer_ips: Vec::new(),
         internal_local: false,
         external_local: false,
+        open: at % 2 == 1,
         algorithm: Algorithm::Random,
         affinity: None,
         source_ranges: Vec::new(),
@@ -316,7 +319,8 @@ impl Spec {
         scope: Scope,
     ) -> Frontend {
         let local = match (kind, scope) {
-            (FrontendType::ClusterIp, _) => self.internal_local,
+            (FrontendType::ClusterIp, Scope::Internal) => self.internal_local,
+            (FrontendType::ClusterIp, Scope::External) => false,
             (_, Scope::External) => self.external_local,
             (_, Scope::Internal) => false,
         };
@@ -332,7 +336,7 @@ impl Spec {
             backends = std::mem::take(&mut draining);
         }
         let action = match (kind, scope) {
-            (FrontendType::ClusterIp, Scope::External) => Action::Drop,
+            (FrontendType::ClusterIp, Scope::External) if !self.open => Action::Drop,
             _ if family().next().is_none() => Action::Reject,
             _ if backends.is_empty() => Action::Drop,
             _ => Action::Forward,

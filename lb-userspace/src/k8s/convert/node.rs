@@ -16,14 +16,16 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// # Errors
 /// Names the first field that does not validate.
 pub fn node(source: &Source) -> Result<Node, Invalid> {
-    let mut addresses = Vec::new();
+    let (mut addresses, mut external) = (Vec::new(), Vec::new());
     for (i, entry) in source.status.iter().filter_map(|s| s.addresses.as_ref()).flatten().enumerate() {
         // Host names and DNS names are addresses to Kubernetes, but not to a socket.
         if entry.type_ == "InternalIP" || entry.type_ == "ExternalIP" {
             let path = || FieldPath::new(["status", "addresses"]).index(i).key("address");
-            addresses.push(fields::address(&entry.address, path)?);
+            let list = if entry.type_ == "InternalIP" { &mut addresses } else { &mut external };
+            list.push(fields::address(&entry.address, path)?);
         }
     }
+    addresses.append(&mut external);
     let zone = fields::word(&source.metadata.labels, ZONE).filter(|z| !z.is_empty());
     Ok(Node { name: fields::name(&source.metadata)?, addresses, zone: zone.map(Into::into) })
 }
