@@ -1,6 +1,6 @@
 //! The real programs at full rate, on every CPU, while the agent's tables change under them as fast as they can and every
 //! index, id, slot and hash element is reused at once: no packet ever reaches another service's backend. Needs root and
-//! the BPF object. That it can fail, the same datapath shows on the host (`lb-common/tests/recycling.rs`).
+//! the BPF object. That it can fail, the same datapath shows on the host (`lb-common/src/datapath/tests.rs`).
 //!
 //! Each service is its own backend, so that a test run can repeat on the packet it made: a right translation changes
 //! nothing, and one to another service's backend leaves a destination that no later run takes back.
