@@ -5,9 +5,9 @@
 
 use super::{
     checksum::fold,
+    link::Link,
     packet::{ANSWER_WORDS, Fault, HostPacket},
     parse::{Parsed, tcp_flag},
-    path::Link,
     scratch::Scratch,
     tables::Tables,
 };

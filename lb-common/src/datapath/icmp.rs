@@ -5,9 +5,10 @@
 use super::{
     checksum,
     flow::{self, Found},
+    link::Link,
     packet::{Fault, L4Checksum, Packet},
     parse::{Parsed, parse_quoted},
-    path::{Link, way_out},
+    path::way_out,
     rewrite::rewrite_addresses,
     scratch::Scratch,
     tables::Tables,

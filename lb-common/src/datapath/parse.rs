@@ -1,8 +1,9 @@
 //! From bytes to one packet description. No later stage reads a header again.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
-
-use super::packet::{Fault, Packet};
+use super::{
+    headers::{Extension, FragmentHeader, Ipv4, Ipv6, Sctp, Tcp, Udp},
+    packet::{Fault, Packet},
+};
 use crate::abi::{Tuple, proto};
 
 /// TCP flags (RFC 9293 3.1).
@@ -146,82 +147,6 @@ impl From<Fault> for Unparsed {
 
 const ETHERTYPE_IPV4: [u8; 2] = 0x0800u16.to_be_bytes();
 const ETHERTYPE_IPV6: [u8; 2] = 0x86ddu16.to_be_bytes();
-
-// Addresses and ports of all headers are words in memory order: see `Tuple::as_words`.
-
-/// Fixed part of an IPv4 header (RFC 791 3.1).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(4))]
-struct Ipv4 {
-    version_ihl: u8,
-    tos: u8,
-    total_len: [u8; 2],
-    id: [u8; 2],
-    fragment: [u8; 2],
-    ttl: u8,
-    proto: u8,
-    checksum: [u8; 2],
-    src: u32,
-    dst: u32,
-}
-
-/// Fixed IPv6 header (RFC 8200 3).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(4))]
-struct Ipv6 {
-    version_class_flow: [u8; 4],
-    payload_len: [u8; 2],
-    next: u8,
-    hop_limit: u8,
-    src: [u32; 4],
-    dst: [u32; 4],
-}
-
-/// First bytes of an extension header (RFC 8200 4.3).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(4))]
-struct Extension {
-    next: u8,
-    len: u8,
-    rest: [u8; 2],
-}
-
-/// A fragment header (RFC 8200 4.5).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(4))]
-struct FragmentHeader {
-    next: u8,
-    reserved: u8,
-    offset_more: [u8; 2],
-    id: u32,
-}
-
-/// A TCP header up to its flags (RFC 9293 3.1).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(4))]
-struct Tcp {
-    ports: u32,
-    seq_ack: [u8; 8],
-    data_offset: u8,
-    flags: u8,
-    window_checksum_urgent: [u8; 6],
-}
-
-/// A UDP header (RFC 768).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(4))]
-struct Udp {
-    ports: u32,
-    len_checksum: [u8; 4],
-}
-
-/// An SCTP common header (RFC 9260 3.1).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C, align(4))]
-struct Sctp {
-    ports: u32,
-    tag_checksum: [u8; 8],
-}
 
 /// Extension headers that are looked through, at most. RFC 8200 allows each kind once (destination options twice),
 /// and routers and hosts that filter stop at fewer.

@@ -1,9 +1,10 @@
 //! The packet path on pod links: translation of what no socket hook translated, and of its replies.
 
 use super::{
+    link::Link,
     packet::HostPacket,
     parse::parse,
-    path::{self, Known, Link, begin, finish, known, leave, translate, unanswered},
+    path::{self, Known, begin, finish, known, leave, translate, unanswered},
     scratch::Scratch,
     tables::Tables,
     verdict::{Decision, Verdict},

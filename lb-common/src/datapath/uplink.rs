@@ -6,9 +6,10 @@
 
 use super::{
     flow::{self, PORT_BASE},
+    link::Link,
     packet::HostPacket,
     parse::parse,
-    path::{self, Known, Link, begin, claimed, direct, finish, known, leave, translate, unanswered},
+    path::{self, Known, begin, claimed, direct, finish, known, leave, translate, unanswered},
     scratch::Scratch,
     tables::Tables,
     verdict::{Decision, Verdict},

@@ -3,13 +3,7 @@
 //! packet, or cannot be sent at once, goes on untouched to the tc program, which does the whole job.
 
 use super::{
-    flow,
-    packet::Frame,
-    parse::parse,
-    path::{Link, is_stopped},
-    rewrite::rewrite,
-    scratch::Scratch,
-    tables::Tables,
+    flow, link::Link, packet::Frame, parse::parse, path::is_stopped, rewrite::rewrite, scratch::Scratch, tables::Tables,
 };
 use crate::abi::{Counter, role};
 
