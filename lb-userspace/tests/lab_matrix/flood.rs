@@ -235,8 +235,10 @@ fn send_syns(attacker: Attacker, to: SocketAddrV4) {
 
 fn send_datagrams(to: SocketAddrV4) {
     for number in 0..FLOOD {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 1024 + (number % 60_000) as u16)).unwrap();
-        socket.send_to(b"1", to).unwrap();
+        // A port may be that of a client here.
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 1024 + (number % 60_000) as u16)) {
+            socket.send_to(b"1", to).unwrap();
+        }
     }
 }
 

@@ -68,6 +68,9 @@ pub(crate) fn expected(setup: Setup, cell: &Cell) -> Expected {
         // "A port that no frontend claims on a node address passes": the node's own stack says that it is closed.
         return refused(cell.call, false);
     }
+    if cell.port == Port::Unused && cell.target.is_virtual() && cell.target != Target::ClusterIp {
+        return Expected::OutOfReach("left to the node's routes: ports of a Service's address that no Service names");
+    }
     if entry == Entry::Unserved {
         return Expected::OutOfReach("`--socket-lb off`: all packet; the node itself: Services do not work");
     }
@@ -227,8 +230,8 @@ pub(crate) const PENDING: &[Pending] = &[
         },
     },
     Pending {
-        lacks: "answers for unused ports of virtual addresses",
-        needed: |_, cell| cell.port == Port::Unused && cell.target.is_virtual(),
+        lacks: "answers for unused ports of ClusterIPs",
+        needed: |_, cell| cell.port == Port::Unused && cell.target == Target::ClusterIp,
     },
 ];
 

@@ -78,6 +78,17 @@ impl World {
             client_a: pod(NodeId::A, "client-a", 73),
             client_b: pod(NodeId::B, "client-b", 73),
         };
+        for node in lab.nodes() {
+            // Their own stacks answer as often as they are asked.
+            node.netns().set(&[("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")]).unwrap();
+        }
+        // An unused port of an external IP is left to the node's routes. They lead to the router, and a node would tell
+        // the machine outside to send everything for that address there.
+        for setting in
+            ["ipv4/conf/all/accept_redirects", "ipv4/conf/eth0/accept_redirects", "ipv6/conf/eth0/accept_redirects"]
+        {
+            lab.outside().netns().set(&[(setting, "0")]).unwrap();
+        }
         let mut world = Self { agents: Vec::new(), _servers: Vec::new(), pods, variants: variants(), setup, lab };
         for network in [EXTERNAL, BALANCER] {
             let via = world.node(GATEWAY).addresses();
