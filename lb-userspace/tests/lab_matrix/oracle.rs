@@ -238,6 +238,15 @@ pub(crate) const PENDING: &[Pending] = &[
 /// Errors about translated packets do not reach their senders yet: what `route` asks of them waits for that.
 pub(crate) const ICMP_ERRORS_ARE_PENDING: bool = true;
 
+/// A pod that asks itself by packet bears the gateway's address, and the port that it asked from even if the node itself
+/// asks the pod from that port: what `clash` asks of that waits.
+pub(crate) const HAIRPIN_CLASHES_ARE_PENDING: bool = true;
+
+/// Whether what waits is to be asked all the same.
+pub(crate) fn pending_is_asked() -> bool {
+    std::env::var("BERRYLB_MATRIX_PENDING").is_ok_and(|value| value == "1")
+}
+
 /// What the datapath lacks for this cell.
 pub(crate) fn pending(setup: Setup, cell: &Cell) -> Option<&'static str> {
     PENDING.iter().find(|pending| (pending.needed)(setup, cell)).map(|pending| pending.lacks)
