@@ -215,28 +215,18 @@ pub(crate) struct Pending {
 
 /// What the datapath cannot do yet: such cells are asked only with `BERRYLB_MATRIX_PENDING=1`. An entry goes when its
 /// cells pass.
-pub(crate) const PENDING: &[Pending] = &[
-    Pending {
-        lacks: "translation of what comes from outside",
-        needed: |setup, cell| {
-            let passes = cell.port == Port::Unused && !cell.target.is_virtual();
-            matches!(entry(setup, cell), Entry::Uplink(_)) && cell.target != Target::ClusterIp && !passes
-        },
+pub(crate) const PENDING: &[Pending] = &[Pending {
+    // Seen as `host_remapped`: a redirected packet passes the program on its way out, which takes it for the node's own
+    // and gives it another port.
+    lacks: "redirected packets that keep their source port",
+    needed: |setup, cell| match (entry(setup, cell), expected(setup, cell)) {
+        (Entry::Uplink(at), Expected::Answer(backends)) => backends.iter().any(|(backend, _)| backend.node() != at),
+        _ => false,
     },
-    Pending {
-        lacks: "refusal by packet",
-        needed: |setup, cell| {
-            matches!(entry(setup, cell), Entry::PodLink(_)) && expected(setup, cell) == Expected::Refused
-        },
-    },
-    Pending {
-        lacks: "answers for unused ports of ClusterIPs",
-        needed: |_, cell| cell.port == Port::Unused && cell.target == Target::ClusterIp,
-    },
-];
+}];
 
 /// Errors about translated packets do not reach their senders yet: what `route` asks of them waits for that.
-pub(crate) const ICMP_ERRORS_ARE_PENDING: bool = true;
+pub(crate) const ICMP_ERRORS_ARE_PENDING: bool = false;
 
 /// A pod that asks itself by packet bears the gateway's address, and the port that it asked from even if the node itself
 /// asks the pod from that port: what `clash` asks of that waits.
