@@ -151,7 +151,7 @@ proptest! {
         let l2_len = if ethernet { 14 } else { 0 };
         if let Ok(found) = parsed(&VecPacket::unrouted(bytes), l2_len) {
             prop_assert!(found.l3() == l2_len && found.l4() >= l2_len + 20 && found.l4() + 8 <= len);
-            prop_assert!(found.tuple.proto == proto::TCP || found.tuple.proto == proto::UDP);
+            prop_assert!(matches!(found.tuple.proto, proto::TCP | proto::UDP | proto::SCTP));
             prop_assert_eq!(found.tuple.src.is_v4(), found.tuple.dst.is_v4());
         }
     }

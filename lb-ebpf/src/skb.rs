@@ -4,17 +4,20 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup},
     helpers::{
-        bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use lb_common::{
-    abi::{Addr, proto},
+    abi::{Addr, Tuple, proto},
     datapath::{ANSWER_WORDS, Fault, HostPacket, L4Checksum, Link, Packet, Route},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+/// `BPF_F_CURRENT_NETNS`.
+const OWN_NETNS: u64 = u64::MAX;
 /// To another machine's link-layer address (include/uapi/linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
 pub(crate) const AF_INET: u8 = 2;
@@ -170,6 +173,36 @@ impl HostPacket for Skb {
         // SAFETY: the source has `WORDS` words at least.
         let ret = unsafe { bpf_skb_store_bytes(skb, l2_len as u32, words.as_ptr().cast(), 4 * WORDS as u32, 0) };
         if ret == 0 { Ok(()) } else { Err(Fault) }
+    }
+
+    #[inline(always)]
+    fn is_own(&self) -> bool {
+        // SAFETY: a field of the program's own context.
+        unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
+    }
+
+    #[inline(never)]
+    fn has_socket(&self, tuple: &Tuple) -> bool {
+        let [s0, s1, s2, s3, d0, d1, d2, d3, ports, _] = *tuple.as_words();
+        // As the answer would be looked up: its source is our destination.
+        let ports = ports.rotate_left(16);
+        let (v4, v6) = ([d3, s3, ports], [d0, d1, d2, d3, s0, s1, s2, s3, ports]);
+        let (place, len) =
+            if tuple.dst.is_v4() { (v4.as_ptr(), size_of_val(&v4)) } else { (v6.as_ptr(), size_of_val(&v6)) };
+        let (skb, place) = (self.0.skb.skb.cast(), place.cast_mut().cast());
+        // SAFETY: the tuple lies on the stack and is as long as is said; a socket that was found is given back at once.
+        unsafe {
+            let socket = if tuple.proto == proto::TCP {
+                bpf_sk_lookup_tcp(skb, place, len as u32, OWN_NETNS, 0)
+            } else {
+                bpf_sk_lookup_udp(skb, place, len as u32, OWN_NETNS, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
     }
 
     #[inline(always)]

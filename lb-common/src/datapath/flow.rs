@@ -5,6 +5,7 @@
 //! other direction's as well (and puts it back if it is gone), so a one-way stream does not lose its way back.
 
 use super::{
+    packet::HostPacket,
     parse::{Parsed, tcp_flag},
     tables::{FlowTable, Tables},
 };
@@ -193,12 +194,20 @@ pub(super) const PORT_BASE: u16 = 0x8000;
 /// # Errors
 /// The counter to drop under, if there is no free port or no room.
 #[inline(always)]
-pub(super) fn open<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow, spare: &mut Spare) -> Result<(), Counter> {
+pub(super) fn open<P: HostPacket, T: Tables>(
+    packet: &P,
+    tables: &T,
+    key: &Tuple,
+    flow: &mut Flow,
+    spare: &mut Spare,
+) -> Result<(), Counter> {
     let fixed = key.proto == proto::SCTP;
+    // An address of the node stands in for the client's, or it is the node's own connection.
+    let shared = flow.to.src != key.src || flow.role & role::HOST != 0;
     supersede(tables, key, spare);
     let mut i = 0;
     while i < PORT_TRIES {
-        if take_ports(tables, key, flow, spare) {
+        if take_ports(tables, key, flow, spare) && !(shared && packet.has_socket(&flow.to)) {
             flow.seen = tables.now();
             return if insert_both(tables, key, flow, spare) { Ok(()) } else { Err(Counter::DropFlowTable) };
         }

@@ -58,7 +58,7 @@ impl Link {
         let host = flow.role & role::HOST != 0;
         match (flow.role & role::FORWARD != 0, self.egress) {
             (true, false) => !host && self.outside == (flow.role & role::OUTSIDE != 0),
-            (true, true) => host && self.outside,
+            (true, true) => host,
             (false, false) => !stack || host,
             (false, true) => stack && !host,
         }

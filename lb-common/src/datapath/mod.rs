@@ -10,6 +10,7 @@
 
 mod answer;
 pub mod checksum;
+mod clash;
 mod flow;
 mod frontend;
 mod headers;

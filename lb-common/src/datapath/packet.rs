@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::abi::Addr;
+use crate::abi::{Addr, Tuple};
 
 /// The packet could not be read or written there. Reads beyond its end are faults, never panics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,6 +82,12 @@ pub trait HostPacket: Packet {
         l4: usize,
         words: &[u32; ANSWER_WORDS],
     ) -> Result<(), Fault>;
+
+    /// Whether the host itself made it: it came in by no device. What a program redirected has come in by one.
+    fn is_own(&self) -> bool;
+
+    /// Whether a socket of the host sends such packets, or would be given the answer to one.
+    fn has_socket(&self, tuple: &Tuple) -> bool;
 
     /// The way by which the host would forward a packet, had it come in by `iif`, an interface index.
     fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> Route;

@@ -314,7 +314,7 @@ fn open<P: HostPacket, T: Tables>(
     }
     let Scratch { parsed, found: Found { flow, table }, spare, .. } = s;
     *table = super::FlowTable::Embryos;
-    flow::open(tables, &parsed.tuple, flow, spare).map_err(NoChoice::Drop)?;
+    flow::open(packet, tables, &parsed.tuple, flow, spare).map_err(NoChoice::Drop)?;
     tables.count(Counter::PacketFlows);
     tables.count_connection(flow.backend);
     Ok(())

@@ -1,6 +1,7 @@
 //! The packet path on pod links: translation of what no socket hook translated, and of its replies.
 
 use super::{
+    clash,
     link::Link,
     packet::HostPacket,
     parse::parse,
@@ -9,7 +10,7 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Counter, Flow, local_path, role};
+use crate::abi::{Counter, Flow, local_path, mark, role};
 
 /// A packet that a pod sends, on the host side of its link.
 ///
@@ -38,11 +39,15 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     translate(packet, tables, s)
 }
 
-/// A packet towards a pod, on the host side of its link: replies of flows that take the host's stack.
+/// A packet towards a pod, on the host side of its link: replies of flows that take the host's stack, and the node's own
+/// connections to a pod that asked itself from the same port.
 #[inline(always)]
 pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
     match parse(packet, link.l2_len(), &mut s.parsed) {
-        Ok(()) => leave(packet, tables, link, s).unwrap_or(Verdict::Pass),
+        Ok(()) => match leave(packet, tables, link, s) {
+            Some(verdict) => verdict,
+            None => clash::resolve(packet, tables, s),
+        },
         Err(why) => unanswered(path::other(packet, tables, link, s, why)),
     }
 }
@@ -62,6 +67,7 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
         // A pod never answers a packet that bears its own address as source: the gateway stands in, as behind
         // kube-proxy's hairpin masquerade.
         flow.role |= role::HAIRPIN;
+        tables.set_marks(mark::SHARED_SOURCE);
         flow.to.src = dev.source(flow.to.dst.is_v4());
         return flow.to.src.is_unspecified().then_some(Counter::DropNoSource);
     }

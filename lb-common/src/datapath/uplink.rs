@@ -5,6 +5,7 @@
 //! back here. Both are redirected past the host's stack; a backend that is this node itself takes it.
 
 use super::{
+    clash,
     flow::{self, PORT_BASE},
     link::Link,
     packet::HostPacket,
@@ -14,7 +15,7 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, flow_state, mark, proto, role};
+use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, mark, proto, role};
 
 /// A packet that comes in by an uplink or overlay.
 #[inline(always)]
@@ -70,45 +71,7 @@ pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, 
     if let Some(verdict) = leave(packet, tables, link, s) {
         return verdict;
     }
-    if marks & mark::SHARED_SOURCE != 0 && s.parsed.begins() && remapped(tables, s) {
-        return unanswered(translate(packet, tables, s));
-    }
-    Verdict::Pass
-}
-
-/// A connection of the node itself begins on ports whose replies belong to a translated flow: it gets another source
-/// port. Whether that was so, and the flow is now in `found`.
-#[inline(never)]
-fn remapped<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
-    let Scratch { parsed, found, spare, .. } = s;
-    if parsed.opens() && flow::find(tables, &parsed.tuple, found) && found.flow.role & role::HOST != 0 {
-        if found.flow.state == flow_state::NEW {
-            // The SYN once more.
-            flow::hit(tables, found, parsed, spare, tables.now());
-            return true;
-        }
-        flow::forget(tables, &parsed.tuple, &mut found.flow);
-    }
-    if !flow::find_reply(tables, &parsed.tuple, spare, found)
-        || found.flow.role & (role::FORWARD | role::HOST) != 0
-        || found.flow.oif == 0
-    {
-        return false;
-    }
-    if parsed.tuple.proto == proto::SCTP {
-        // Its checksum covers the ports.
-        return false;
-    }
-    let flow = &mut found.flow;
-    *flow = Flow::default();
-    flow.to = parsed.tuple;
-    flow.role = role::HOST;
-    flow.to.sport = flow::other_port(tables);
-    if flow::open(tables, &parsed.tuple, flow, spare).is_err() {
-        return false;
-    }
-    tables.count(Counter::HostRemapped);
-    true
+    clash::resolve(packet, tables, s)
 }
 
 /// How the flow leaves, and what its source becomes; or the counter to drop under.

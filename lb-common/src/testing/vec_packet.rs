@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::{
-    abi::Addr,
+    abi::{Addr, Tuple},
     datapath::{ANSWER_WORDS, Fault, Frame, HostPacket, L4Checksum, Packet, Route},
 };
 
@@ -29,6 +29,10 @@ pub struct VecPacket {
     pub gso_size: u32,
     /// Link-layer destination and source towards everybody; `None`: no neighbour is known.
     pub ends: Option<[u8; 12]>,
+    /// The host itself made it, as a test run in the kernel has it.
+    pub own: bool,
+    /// What sockets of the host send.
+    pub sockets: Vec<Tuple>,
     route: fn(&Addr, u32) -> Route,
 }
 
@@ -36,7 +40,16 @@ impl VecPacket {
     /// A packet with a whole checksum; `route` answers [`Packet::route`] by destination and incoming device.
     #[must_use]
     pub fn new(bytes: Vec<u8>, route: fn(&Addr, u32) -> Route) -> Self {
-        Self { bytes, sums: Sums::Full, read_only: false, gso_size: 0, ends: None, route }
+        Self {
+            bytes,
+            sums: Sums::Full,
+            read_only: false,
+            gso_size: 0,
+            ends: None,
+            own: true,
+            sockets: Vec::new(),
+            route,
+        }
     }
 
     /// One that nothing is routed for.
@@ -116,6 +129,14 @@ impl HostPacket for VecPacket {
         self.sums = Sums::Full;
         self.gso_size = 0;
         Ok(())
+    }
+
+    fn is_own(&self) -> bool {
+        self.own
+    }
+
+    fn has_socket(&self, tuple: &Tuple) -> bool {
+        self.sockets.contains(tuple)
     }
 
     fn route(&self, _src: &Addr, dst: &Addr, iif: u32) -> Route {

@@ -181,6 +181,8 @@ impl Cluster {
     fn meet(&mut self, hook: Hook, bytes: Vec<u8>) -> Result<(Verdict, Option<Vec<u8>>), String> {
         let before = self.tables.counters();
         let mut packet = VecPacket::new(bytes.clone(), route);
+        // Nothing in these lives comes from the node itself.
+        packet.own = false;
         let mut verdict = hook.run(&mut packet, &self.tables);
         let up = |counter: Counter| self.tables.counter(counter) - before[counter as usize];
         let (replaced, answered) = (up(Counter::FlowReplaced), up(Counter::Answered));

@@ -230,7 +230,7 @@ pub(crate) const ICMP_ERRORS_ARE_PENDING: bool = false;
 
 /// A pod that asks itself by packet bears the gateway's address, and the port that it asked from even if the node itself
 /// asks the pod from that port: what `clash` asks of that waits.
-pub(crate) const HAIRPIN_CLASHES_ARE_PENDING: bool = true;
+pub(crate) const HAIRPIN_CLASHES_ARE_PENDING: bool = false;
 
 /// Whether what waits is to be asked all the same.
 pub(crate) fn pending_is_asked() -> bool {
