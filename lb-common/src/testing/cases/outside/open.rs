@@ -127,10 +127,13 @@ fn ways(net: Net) -> Vec<Case> {
     ]
 }
 
+/// What is special about a packet, its protocol, and how it is made so.
+type Shape = (&'static str, u8, fn(&mut PacketSpec));
+
 /// Shapes of packets, translated on a way where the addresses of both ends change.
 fn headers(net: Net) -> Vec<Case> {
     let mut cases = Vec::new();
-    let shapes: [(&str, u8, fn(&mut PacketSpec)); 9] = [
+    let shapes: [Shape; 9] = [
         ("no payload", proto::TCP, |p| p.payload.clear()),
         ("an odd number of bytes", proto::TCP, |p| p.payload = vec![7; 33]),
         ("TCP options", proto::TCP, |p| p.tcp_options = vec![1; 40]),
@@ -141,7 +144,7 @@ fn headers(net: Net) -> Vec<Case> {
         ("a checksum left to the device", proto::TCP, |p| p.l4_sum = L4Sum::Partial),
         ("UDP with a checksum left to the device", proto::UDP, |p| p.l4_sum = L4Sum::Partial),
     ];
-    let of_family: [(&str, u8, fn(&mut PacketSpec)); 3] = if net.v4 {
+    let of_family: [Shape; 3] = if net.v4 {
         [
             ("options", proto::TCP, |p| p.ip_options = vec![1; 8]),
             ("all option words", proto::UDP, |p| p.ip_options = vec![1; 40]),
