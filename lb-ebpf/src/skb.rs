@@ -15,6 +15,9 @@ use lb_common::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+/// Value of `tc_index` on a packet that one of our programs has sent on. Nothing but ancient queueing disciplines looks at
+/// that field, and it stays with the packet until it has left by the next device.
+const SENT_ON: u32 = 0x6b6c;
 /// To another machine's link-layer address (include/uapi/linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
 pub(crate) const AF_INET: u8 = 2;
@@ -37,6 +40,21 @@ impl Skb {
         // SAFETY: fields of the program's own context.
         let (tagged, kind) = unsafe { ((*self.0.skb.skb).vlan_present, (*self.0.skb.skb).pkt_type) };
         tagged != 0 || (link.comes_from_outside() && kind == PACKET_OTHERHOST)
+    }
+
+    /// Whether one of our programs has sent the packet on to the device that it now leaves by. It is as it is to be: taken
+    /// for the node's own, it would be translated once more.
+    #[inline(always)]
+    pub(crate) fn was_sent_on(&self) -> bool {
+        // SAFETY: a field of the program's own context.
+        unsafe { (*self.0.skb.skb).tc_index == SENT_ON }
+    }
+
+    /// Marks the packet, or takes the mark away where it comes in: it may have been another node's on the same kernel.
+    #[inline(always)]
+    pub(crate) fn set_sent_on(&mut self, sent_on: bool) {
+        // SAFETY: a field of the program's own context, which classifiers may write.
+        unsafe { (*self.0.skb.skb).tc_index = if sent_on { SENT_ON } else { 0 } };
     }
 
     /// Makes the headers linear, so that reads need no helper: just as many bytes as plain headers take, as payload in

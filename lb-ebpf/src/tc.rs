@@ -66,6 +66,12 @@ fn run(
     if skb.is_foreign(link) {
         return TC_ACT_UNSPEC;
     }
+    if skb.was_sent_on() {
+        if link.is_egress() {
+            return TC_ACT_UNSPEC;
+        }
+        skb.set_sent_on(false);
+    }
     let Some(scratch) = scratch() else { return drop_packet(&skb, Counter::DropInternal) };
     skb.pull_headers(link.l2_len());
     let verdict = core(&mut skb, link, scratch);
@@ -81,6 +87,7 @@ fn finish(skb: &mut Skb, link: Link, verdict: Verdict) -> i32 {
         Verdict::Bounce => skb.bounce(link.l2_len()),
         Verdict::Drop(reason) => return drop_packet(skb, reason),
     };
+    skb.set_sent_on(true);
     action.unwrap_or_else(|_| drop_packet(skb, Counter::DropInternal))
 }
 

@@ -50,6 +50,13 @@ impl Link {
         self.outside && !self.egress
     }
 
+    /// Packets leave here, behind the host's stack.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_egress(self) -> bool {
+        self.egress
+    }
+
     /// Whether packets of this flow entry are translated here. A flow that takes the host's stack is translated before it
     /// on the way to the backend, and behind it on the way back.
     #[inline(always)]
