@@ -1,7 +1,8 @@
 //! Random lives of a small cluster, against the truth of who talks to whom: every packet carries the number of its
 //! conversation, so that its receiver knows what the datapath may not change.
 //!
-//! Clients open, use, close and reuse connections through services and past them; backends and services come and go;
+//! Clients inside and outside and the node itself open, use, close and reuse connections through services and past them,
+//! from the same few ports; backends in pods and on hosts, here and elsewhere, and services come and go;
 //! time passes; the way through the stack is switched. At all times:
 //! - a packet to a service goes to one of its backends, and a TCP connection stays with its own;
 //! - who is not let in is told so at once;
@@ -23,14 +24,17 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Flags::Rst),
     ];
     let target = prop_oneof![
-        6 => (0..3_u8).prop_map(Target::Service),
-        1 => (0..4_u8).prop_map(Target::Pod),
+        5 => (0..3_u8).prop_map(Target::Service),
+        3 => (0..3_u8).prop_map(Target::NodePort),
+        2 => (0..7_u8).prop_map(Target::Pod),
     ];
     prop_oneof![
-        8 => (0..2_u8, 0..2_u8, target, any::<bool>(), flags.clone())
+        8 => (0..4_u8, 0..2_u8, target, any::<bool>(), flags.clone())
             .prop_map(|(client, port, to, tcp, flags)| Op::Send { client, port, to, tcp, flags }),
+        2 => (0..2_u8, prop_oneof![Just(3_u8), Just(5), Just(5), Just(6)], any::<bool>(), flags.clone())
+            .prop_map(|(port, pod, tcp, flags)| Op::Send { client: 4, port, to: Target::Pod(pod), tcp, flags }),
         6 => (any::<u8>(), flags).prop_map(|(which, flags)| Op::Reply { which, flags }),
-        2 => (0..3_u8, 0..16_u8).prop_map(|(service, backends)| Op::Backends { service, backends }),
+        2 => (0..3_u8, 0..128_u8).prop_map(|(service, backends)| Op::Backends { service, backends }),
         1 => (0..3_u8, any::<bool>()).prop_map(|(service, there)| Op::Frontend { service, there }),
         1 => any::<bool>().prop_map(|redirect| Op::LocalPath { redirect }),
         2 => prop_oneof![Just(1_u32), Just(10), Just(40), Just(70), Just(150)].prop_map(|ticks| Op::Wait { ticks }),
@@ -112,9 +116,21 @@ fn much_happens_in_such_a_life() {
         done += cluster.done();
     }
     if !cfg!(miri) {
-        let cluster::Done { translated, replies, moved, bounced, redirected, replaced, answered } = done;
+        let cluster::Done {
+            translated,
+            replies,
+            moved,
+            bounced,
+            redirected,
+            replaced,
+            answered,
+            masked,
+            own,
+            remapped,
+        } = done;
         let text = format!("{done:?}");
         assert!(translated > 2000 && replies > 2000 && moved > 20, "{text}");
         assert!(bounced > 20 && redirected > 100 && replaced > 20 && answered > 100, "{text}");
+        assert!(masked > 300 && own > 300 && remapped > 20, "{text}");
     }
 }

@@ -25,6 +25,8 @@ pub(crate) const AF_INET6: u8 = 10;
 /// `BPF_FIB_LKUP_RET_SUCCESS` and `…_NO_NEIGH`: there is a route; the neighbour is resolved by the redirect.
 pub(crate) const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGH: i64 = 7;
+/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: there is a route, and the packet is larger than it takes.
+const FIB_FRAG_NEEDED: i64 = 8;
 
 /// An skb on a tc hook.
 pub(crate) struct Skb(pub(crate) TcContext);
@@ -209,9 +211,28 @@ impl HostPacket for Skb {
     fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> Route {
         // SAFETY: plain data; all zero is a valid value of it.
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        let ret = self.look_up(&mut params, src, dst, iif, 1);
+        if !matches!(ret, FIB_SUCCESS | FIB_NO_NEIGH) {
+            return Route::default();
+        }
+        let oif = params.ifindex;
+        // The way's MTU is told of a neighbour that is known, or of a packet that does not fit. Before Linux 5.12 of
+        // neither.
+        if ret == FIB_NO_NEIGH && self.look_up(&mut params, src, dst, iif, u16::MAX) != FIB_FRAG_NEEDED {
+            return Route { oif, mtu: 0 };
+        }
+        // SAFETY: both members are plain 16-bit numbers.
+        let mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
+        Route { oif, mtu: if mtu == 1 { 0 } else { mtu } }
+    }
+}
+
+impl Skb {
+    /// Looks up the way of a packet of this length; the helper's answer, the rest in `params`.
+    #[inline(always)]
+    fn look_up(&self, params: &mut bpf_fib_lookup, src: &Addr, dst: &Addr, iif: u32, len: u16) -> i64 {
         params.ifindex = iif;
-        // Asks for the way's MTU, which then replaces it; kernels before 5.12 leave it.
-        params.__bindgen_anon_1.tot_len = 1;
+        params.__bindgen_anon_1.tot_len = len;
         if dst.is_v4() {
             params.family = AF_INET;
             params.__bindgen_anon_3.ipv4_src = src.words()[3];
@@ -221,13 +242,9 @@ impl HostPacket for Skb {
             params.__bindgen_anon_3.ipv6_src = src.words();
             params.__bindgen_anon_4.ipv6_dst = dst.words();
         }
-        // SAFETY: the parameters are on the stack and as long as is said.
-        let ret = unsafe { bpf_fib_lookup(self.0.as_ptr(), &raw mut params, size_of::<bpf_fib_lookup>() as i32, 0) };
-        if !matches!(ret, FIB_SUCCESS | FIB_NO_NEIGH) {
-            return Route::default();
-        }
-        // SAFETY: both members are plain 16-bit numbers.
-        let mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
-        Route { oif: params.ifindex, mtu: if mtu == 1 { 0 } else { mtu } }
+        // What an earlier look-up has left there is what this one asks for.
+        params.__bindgen_anon_2.flowinfo = 0;
+        // SAFETY: the parameters are as long as is said.
+        unsafe { bpf_fib_lookup(self.0.as_ptr(), params, size_of::<bpf_fib_lookup>() as i32, 0) }
     }
 }

@@ -3,12 +3,13 @@
 
 mod bpf_packets_support;
 
-use bpf_packets_support::{Kernel, netns, tables::now};
+use bpf_packets_support::{Kernel, Run, netns, tables::now};
 use lb_common::{
-    abi::Flow,
+    abi::{Counter, Flow},
+    datapath::Verdict,
     testing::{
         Action, Case, DEV_CLIENT, DEV_SERVER, Hook, MemTables, Observed, VecPacket, World, cases, describe, malformed,
-        route, test_run_takes,
+        route, test_run_answers, test_run_is_foreign, test_run_takes,
     },
 };
 
@@ -20,14 +21,20 @@ fn every_packet_case_holds_in_the_kernel() {
         let wrong: Vec<String> = cases.iter().filter_map(|case| check(&mut kernel, case).err()).collect();
         (cases.len(), wrong)
     });
-    assert!(ran >= 100, "only {ran} cases can run in the kernel");
+    assert!(ran >= 2400, "only {ran} cases can run in the kernel");
     assert!(wrong.is_empty(), "{} of {ran} cases fail:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 fn check(kernel: &mut Kernel, case: &Case) -> Result<(), String> {
     let filled = now();
     kernel.tables.reset(&case.world.contents(filled));
-    let run = kernel.run(case.hook, &case.packet.build());
+    if case.silenced {
+        kernel.tables.silence();
+    }
+    let mut run = kernel.run(case.hook, &case.packet.build());
+    if let Verdict::Redirect(_) = case.verdict {
+        without_added_header(&mut run, case.hook);
+    }
     let observed = Observed {
         verdict: None,
         action: run.action,
@@ -40,14 +47,30 @@ fn check(kernel: &mut Kernel, case: &Case) -> Result<(), String> {
     case.check(&observed, filled, now())
 }
 
+/// A packet without link-layer header that is redirected gets one, for the helper to fill in: it must be empty. The type
+/// in it is what the test run took for one, so nothing is known of that.
+fn without_added_header(run: &mut Run, hook: Hook) {
+    if hook.l2_len() == 0 && run.action == Action::Redirect && run.packet.starts_with(&[0; 12]) {
+        run.packet.drain(..14);
+    }
+}
+
 /// Damaged packets per program.
 const MALFORMED: u64 = 10_000;
 
 /// The kernel and the host core must agree on each of them: verdict, bytes, counters and flows.
 #[test]
 fn malformed_packets_get_the_same_verdict_in_the_kernel() {
-    let hooks =
-        [Hook::PodIngress(DEV_CLIENT), Hook::PodIngress(DEV_SERVER), Hook::PodEgress, Hook::Uplink, Hook::UplinkL3];
+    let hooks = [
+        Hook::PodIngress(DEV_CLIENT),
+        Hook::PodIngress(DEV_SERVER),
+        Hook::PodEgress,
+        Hook::Uplink,
+        Hook::UplinkL3,
+        Hook::UplinkOut,
+        Hook::UplinkL3Out,
+        Hook::Overlay,
+    ];
     let wrong = netns::in_node(move || {
         let mut kernel = Kernel::load();
         hooks.map(|hook| malformed_on(&mut kernel, hook))
@@ -64,15 +87,26 @@ fn malformed_on(kernel: &mut Kernel, hook: Hook) -> Vec<String> {
     while ran < MALFORMED {
         seed += 1;
         let bytes = malformed(seed, hook.l2_len() != 0);
-        if !test_run_takes(&bytes) {
+        if !test_run_takes(&bytes) || test_run_is_foreign(&bytes, hook) {
             continue;
         }
-        ran += 1;
         let tables = MemTables::with(&contents);
         tables.set_now(now());
         let mut packet = VecPacket::new(bytes.clone(), route);
-        let action = Action::from(hook.run(&mut packet, &tables));
-        let run = kernel.run(hook, &bytes);
+        let verdict = hook.run(&mut packet, &tables);
+        let action = Action::from(verdict);
+        if !test_run_answers(hook) && tables.counter(Counter::Answered) != 0 {
+            continue;
+        }
+        if [Counter::PortCollision, Counter::HostRemapped].into_iter().any(|counter| tables.counter(counter) != 0) {
+            // A port at random.
+            continue;
+        }
+        let mut run = kernel.run(hook, &bytes);
+        if let Verdict::Redirect(_) = verdict {
+            without_added_header(&mut run, hook);
+        }
+        ran += 1;
         let mut differs = Vec::new();
         if run.action != action {
             differs.push(format!("the kernel says {:?}, the host {action:?}", run.action));

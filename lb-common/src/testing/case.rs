@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use zerocopy::IntoBytes as _;
 
-use super::hook::{Action, Hook, test_run_takes};
+use super::hook::{Action, Hook, test_run_answers, test_run_is_foreign, test_run_takes};
 use super::{AffinitySpec, DEV_CLIENT, FlowSpec, L4Sum, MemTables, PacketSpec, Told, World, answer, describe, dissect};
 use crate::{
     abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple, role},
@@ -182,7 +182,12 @@ impl Case {
     /// only.
     #[must_use]
     pub fn runs_in_kernel(&self) -> bool {
-        self.packet.l4_sum != L4Sum::Partial && self.gso_size == 0 && test_run_takes(&self.packet.build())
+        let bytes = self.packet.build();
+        self.packet.l4_sum != L4Sum::Partial
+            && self.gso_size == 0
+            && test_run_takes(&bytes)
+            && !test_run_is_foreign(&bytes, self.hook)
+            && (self.told.is_none() || test_run_answers(self.hook))
     }
 
     /// Runs it over tables in memory.

@@ -89,8 +89,11 @@ fn step(tables: &MemTables, scratch: &mut Scratch, hook: u8, bytes: &[u8]) {
     }
 }
 
-/// What holds for the flow tables at any time.
-fn check_flows(tables: &MemTables) {
+/// What holds for the flow tables at any time, as long as nothing was evicted.
+///
+/// # Panics
+/// If it does not hold.
+pub fn check_flows(tables: &MemTables) {
     let entries = tables.flow_entries();
     let by_key: HashMap<_, _> = entries.iter().map(|(table, key, flow)| ((*table, *key), flow)).collect();
     for (table, key, flow) in &entries {

@@ -1,6 +1,6 @@
 //! The places where packets are met, and what a program's return code tells there.
 
-use super::{DEV_CLIENT, DEV_OVERLAY, DEV_UPLINK, MemTables, VecPacket};
+use super::{DEV_CLIENT, DEV_OVERLAY, DEV_UPLINK, MAC, MemTables, VecPacket};
 use crate::{
     abi::Counter,
     datapath::{Link, Packet as _, Scratch, Tables as _, Verdict, pod, uplink},
@@ -114,6 +114,22 @@ fn swap_macs(packet: &mut VecPacket) -> bool {
     let Ok(macs) = packet.read::<[u8; 12]>(0) else { return false };
     let swapped: [u8; 12] = core::array::from_fn(|i| macs[(i + 6) % 12]);
     packet.write(0, &swapped).is_ok()
+}
+
+/// Whether a test run can show an answer: the helpers that make room for one look for the type in a link-layer header,
+/// which a test run takes from the packet's first bytes even where there is none.
+#[must_use]
+pub const fn test_run_answers(hook: Hook) -> bool {
+    hook.l2_len() != 0
+}
+
+/// Whether a test run takes the packet for another machine's, which is left alone on devices that leave the node: its
+/// link-layer destination is neither the device's nor a group's (`eth_type_trans` in net/ethernet/eth.c), whatever it is
+/// that stands there.
+#[must_use]
+pub fn test_run_is_foreign(bytes: &[u8], hook: Hook) -> bool {
+    let comes_in = matches!(hook, Hook::Uplink | Hook::UplinkL3 | Hook::Overlay);
+    comes_in && !bytes.starts_with(&MAC) && bytes.first().is_some_and(|byte| byte & 1 == 0)
 }
 
 /// A verdict as a program's return code tells it.

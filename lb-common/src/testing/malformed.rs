@@ -4,6 +4,7 @@ use super::{
     Extension, Fragment, L4Sum, Net, PacketSpec, outside_flow,
     recycling::Random,
     world::{ELSEWHERE, FAR, HOST, LOCAL, REMOTE},
+    worlds::open_frontend,
 };
 use crate::abi::{Addr, Port, Tuple, proto};
 
@@ -55,13 +56,14 @@ fn spec(random: &mut Random, ethernet: bool) -> PacketSpec {
         0 | 1 => net.from_client(proto, net.vip(), 8080),
         2 => net.from_client(proto, net.server(), 80).reversed(),
         3 | 4 => {
-            let dst = pick(random, &[(net.node(), 30_080), (net.node(), 30_080), (net.other_vip(), 8080)]);
+            let open = open_frontend(net, proto);
+            let dst = pick(random, &[open, open, (net.other_vip(), 8080)]);
             let sport = 50_000 + random.below(6) as u16;
             Tuple::new(net.outside(), Port::new(sport), dst.0, Port::new(dst.1), proto)
         }
         5 => {
             let flow = pick(random, &BACKENDS);
-            outside_flow(net, proto, (net.node(), 30_080), flow.1, flow.0)[1].key
+            outside_flow(net, proto, open_frontend(net, proto), flow.1, flow.0)[1].key
         }
         _ => Tuple::new(src, sport, dst, dport, proto),
     };

@@ -7,8 +7,11 @@ use super::{
 };
 use crate::abi::{Addr, Port, Tuple, proto};
 
-/// Link-layer addresses of all built frames: destination, then source.
-const MACS: [u8; 12] = [0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x0a];
+/// Link-layer destination of all built frames.
+pub const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+
+/// Link-layer source of all built frames.
+const SOURCE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0a];
 
 /// Identification of all fragments; IPv4 has its lower half.
 pub(super) const FRAGMENT_ID: u32 = 0x1234;
@@ -75,6 +78,8 @@ pub struct PacketSpec {
     pub ttl: u8,
     /// IPv6 traffic class.
     pub class: u8,
+    /// ICMP type, code and the word behind the checksum; `None`: an echo request.
+    pub icmp: Option<(u8, u8, u32)>,
     /// Bytes behind the transport header; all that a later fragment carries.
     pub payload: Vec<u8>,
     /// IPv4 options; a multiple of 4 bytes, at most 40.
@@ -106,6 +111,7 @@ impl PacketSpec {
             tcp_flags: 0x10,
             ttl: 64,
             class: 0,
+            icmp: None,
             payload: vec![0xde, 0xad, 0xbe, 0xef],
             ip_options: Vec::new(),
             tcp_options: Vec::new(),
@@ -170,10 +176,9 @@ impl PacketSpec {
     pub fn build(&self) -> Vec<u8> {
         let mut frame = Vec::new();
         if self.ethernet {
-            let (a, b) = MACS.split_at(6);
-            let (dst, src) = if self.bounced { (b, a) } else { (a, b) };
-            frame.extend_from_slice(dst);
-            frame.extend_from_slice(src);
+            let (dst, src) = if self.bounced { (SOURCE_MAC, MAC) } else { (MAC, SOURCE_MAC) };
+            frame.extend(dst);
+            frame.extend(src);
             frame.extend_from_slice(if self.v4() { &[0x08, 0x00] } else { &[0x86, 0xdd] });
         }
         let transport = self.transport();
@@ -282,13 +287,11 @@ impl PacketSpec {
                 bytes[8..12].copy_from_slice(&sum.to_le_bytes());
                 return bytes;
             }
-            // Echo request with identifier 1, sequence 1.
-            proto::ICMP => {
-                bytes.extend([8, 0, 0, 0, 0, 1, 0, 1]);
-                2
-            }
-            proto::ICMPV6 => {
-                bytes.extend([128, 0, 0, 0, 0, 1, 0, 1]);
+            proto::ICMP | proto::ICMPV6 => {
+                let echo = if self.tuple.proto == proto::ICMP { 8 } else { 128 };
+                let (kind, code, rest) = self.icmp.unwrap_or((echo, 0, 0x0001_0001));
+                bytes.extend([kind, code, 0, 0]);
+                bytes.extend(rest.to_be_bytes());
                 2
             }
             _ => {

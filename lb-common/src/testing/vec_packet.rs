@@ -139,8 +139,9 @@ impl HostPacket for VecPacket {
         self.sockets.contains(tuple)
     }
 
-    fn route(&self, _src: &Addr, dst: &Addr, iif: u32) -> Route {
-        (self.route)(dst, iif)
+    fn route(&self, src: &Addr, dst: &Addr, iif: u32) -> Route {
+        // The kernel finds no way for what comes from an IPv6 group's address.
+        if src.as_octets()[0] == 0xff { Route::default() } else { (self.route)(dst, iif) }
     }
 }
 

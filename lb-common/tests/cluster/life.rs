@@ -11,7 +11,7 @@ pub(crate) enum Op {
     Send { client: u8, port: u8, to: Target, tcp: bool, flags: Flags },
     /// A backend answers what it saw last from somebody.
     Reply { which: u8, flags: Flags },
-    /// A service gets this set of the four pods as its backends.
+    /// A service gets this set of pods as its backends.
     Backends { service: u8, backends: u8 },
     /// A service's frontend goes or comes back.
     Frontend { service: u8, there: bool },
@@ -24,6 +24,7 @@ pub(crate) enum Op {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Target {
     Service(u8),
+    NodePort(u8),
     Pod(u8),
 }
 
@@ -45,6 +46,9 @@ pub(crate) struct Done {
     pub(crate) redirected: u64,
     pub(crate) replaced: u64,
     pub(crate) answered: u64,
+    pub(crate) masked: u64,
+    pub(crate) own: u64,
+    pub(crate) remapped: u64,
 }
 
 impl AddAssign for Done {
@@ -56,6 +60,9 @@ impl AddAssign for Done {
         self.redirected += other.redirected;
         self.replaced += other.replaced;
         self.answered += other.answered;
+        self.masked += other.masked;
+        self.own += other.own;
+        self.remapped += other.remapped;
     }
 }
 
@@ -75,6 +82,14 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
+    /// The service that it is with, if with any.
+    pub(crate) const fn service(&self) -> Option<u8> {
+        match self.to {
+            Target::Service(service) | Target::NodePort(service) => Some(service),
+            Target::Pod(_) => None,
+        }
+    }
+
     /// Whether anything of it may still be under way.
     pub(crate) fn lives(&self, now: u32) -> bool {
         let silent = now - self.last;

@@ -6,8 +6,8 @@ mod place;
 use std::{collections::HashMap, fmt::Write as _};
 
 use lb_common::{
-    abi::{Config, Counter, Port, Tuple, local_path, proto},
-    datapath::Verdict,
+    abi::{Counter, Port, Tuple, local_path, proto},
+    datapath::{Scratch, Verdict},
     testing::{
         Contents, Dissected, Hook, L4Sum, MemTables, Net, PacketSpec, Recycling, Sum, VecPacket, World, check_answer,
         dissect, route,
@@ -15,6 +15,7 @@ use lb_common::{
 };
 use life::Conversation;
 pub(crate) use life::{Done, Flags, Op, Target};
+use place::{HOST, NODE_CLIENT};
 
 pub(crate) struct Cluster {
     net: Net,
@@ -26,6 +27,10 @@ pub(crate) struct Cluster {
     conversations: Vec<Conversation>,
     /// What each backend saw: its view of the packet, and the conversation.
     views: Vec<(Tuple, usize)>,
+    /// Working memory, as the programs of a processor share it.
+    scratch: Scratch,
+    /// What became of the last packet.
+    last: Verdict,
     done: Done,
     story: String,
 }
@@ -48,11 +53,13 @@ impl Cluster {
             generations: HashMap::new(),
             conversations: Vec::new(),
             views: Vec::new(),
+            scratch: Scratch::default(),
+            last: Verdict::Pass,
             done: Done::default(),
             story: String::new(),
         };
         // One pod is in two services, so that clients meet it in two ways.
-        for (service, backends) in [(0, 0b0011), (1, 0b0001), (2, 0b1101)] {
+        for (service, backends) in [(0, 0b010_0011), (1, 0b011_0001), (2, 0b110_1101)] {
             cluster.set_backends(service, backends);
             cluster.set_frontend(service, true);
         }
@@ -82,7 +89,7 @@ impl Cluster {
             }
             Op::Reply { .. } => Ok(()),
             Op::Backends { service, backends } => {
-                self.tell(format!("service {service} has backends {backends:04b}"));
+                self.tell(format!("service {service} has backends {backends:07b}"));
                 self.set_backends(service, backends);
                 Ok(())
             }
@@ -94,7 +101,7 @@ impl Cluster {
             Op::LocalPath { redirect } => {
                 let local_path = if redirect { local_path::REDIRECT } else { local_path::STACK };
                 let mut contents = empty();
-                contents.config = Config { local_path, ..Config::default() };
+                contents.config.local_path = local_path;
                 self.tables.fill(&contents);
                 Ok(())
             }
@@ -114,8 +121,7 @@ impl Cluster {
 
     fn send(&mut self, client: u8, port: Port, to: Target, tcp: bool, flags: Flags) -> Result<(), String> {
         let proto = if tcp { proto::TCP } else { proto::UDP };
-        if to == Target::Pod(client) {
-            // A pod reaches its own address without leaving itself.
+        if !self.may_speak(client, to) {
             return Ok(());
         }
         if self.conversations.iter().any(|c| {
@@ -129,24 +135,62 @@ impl Cluster {
         }
         let number = self.conversation(client, port, to, proto, flags);
         let conversation = &self.conversations[number];
-        let begun = conversation.seen.is_some() || (conversation.over && matches!(to, Target::Service(_)));
+        let begun = conversation.seen.is_some() || (conversation.over && conversation.service().is_some());
         if tcp && flags != Flags::Syn && !begun {
             // Its SYN reached nobody, or there was none: the client has nothing to go on with.
             return Ok(());
         }
-        let tuple = Tuple::new(self.pod(client), port, self.target(to), Port::new(PORT), proto);
+        let (addr, dport) = self.target(to);
+        let tuple = Tuple::new(self.client(client), port, addr, dport, proto);
         self.tell(format!("{number}: {flags:?} {tuple:?}"));
-        let link = Self::link(client).expect("clients are on this node");
-        let (verdict, after) = self.meet(Hook::PodIngress(link), packet(tuple, number, flags))?;
-        self.count(verdict);
-        let Some(after) = after else {
+        let Some(delivered) = self.travel(tuple, number, flags)? else {
+            let verdict = self.last;
             self.may_be_dropped(number, verdict)?;
             self.conversations[number].seen = None;
             return Ok(());
         };
-        let delivered = self.arrive(after)?;
         self.check_forward(number, &delivered.tuple, flags)?;
         self.see(number, delivered.tuple)
+    }
+
+    /// Whether such packets come by this node at all.
+    const fn may_speak(&self, client: u8, to: Target) -> bool {
+        match (client, to) {
+            // Sockets of the node are translated at connect.
+            (NODE_CLIENT, Target::Service(_) | Target::NodePort(_)) => false,
+            (NODE_CLIENT, Target::Pod(pod)) => matches!(pod, 3 | 5 | 6),
+            // A pod reaches its own address without leaving itself.
+            (0 | 1, Target::Pod(pod)) => client != pod,
+            // Another node's are reached without us.
+            (_, Target::Pod(pod)) => matches!(pod, 0 | 1 | 2 | HOST),
+            (_, Target::Service(_) | Target::NodePort(_)) => true,
+        }
+    }
+
+    /// A packet's whole way through the node; what arrives, unless it was dropped for the reason in `last`.
+    fn travel(&mut self, tuple: Tuple, number: usize, flags: Flags) -> Result<Option<Dissected>, String> {
+        let mut bytes = packet(tuple, number, flags);
+        self.last = Verdict::Pass;
+        if let Some(hook) = self.way_in(tuple.src) {
+            let (verdict, after) = self.meet(hook, bytes)?;
+            self.last = verdict;
+            self.count(verdict);
+            let Some(after) = after else { return Ok(None) };
+            bytes = after;
+        }
+        // What was sent on past the stack is left alone where it leaves.
+        if matches!(self.last, Verdict::Pass | Verdict::Stack)
+            && let Some(hook) = self.way_out(read(&bytes)?.tuple.dst)
+        {
+            let (verdict, after) = self.meet(hook, bytes)?;
+            self.count(verdict);
+            let Some(after) = after else {
+                self.last = verdict;
+                return Ok(None);
+            };
+            bytes = after;
+        }
+        read(&bytes).map(Some)
     }
 
     /// The conversation that a packet belongs to: TCP begins with a SYN, UDP with any packet.
@@ -181,11 +225,11 @@ impl Cluster {
     fn meet(&mut self, hook: Hook, bytes: Vec<u8>) -> Result<(Verdict, Option<Vec<u8>>), String> {
         let before = self.tables.counters();
         let mut packet = VecPacket::new(bytes.clone(), route);
-        // Nothing in these lives comes from the node itself.
-        packet.own = false;
-        let mut verdict = hook.run(&mut packet, &self.tables);
+        packet.own = dissect(&bytes, hook.l2_len()).is_ok_and(|sent| sent.tuple.src == self.net.node());
+        let mut verdict = hook.run_after(&mut packet, &self.tables, &mut self.scratch);
         let up = |counter: Counter| self.tables.counter(counter) - before[counter as usize];
         let (replaced, answered) = (up(Counter::FlowReplaced), up(Counter::Answered));
+        let remapped = up(Counter::HostRemapped);
         if answered != 0 {
             check_answer(&bytes, &packet.bytes, hook.l2_len())?;
             let reasons: Vec<Counter> = Counter::ALL
@@ -198,17 +242,9 @@ impl Cluster {
         }
         self.done.replaced += replaced;
         self.done.answered += answered;
+        self.done.remapped += remapped;
         self.tell(format!("   {hook:?}: {verdict:?}, answered: {answered}"));
         Ok((verdict, (!matches!(verdict, Verdict::Drop(_))).then_some(packet.bytes)))
-    }
-
-    /// The last link before the receiver, if that is a pod of this node.
-    fn arrive(&mut self, bytes: Vec<u8>) -> Result<Dissected, String> {
-        let sent = read(&bytes)?;
-        let on_this_node = self.pod_of(sent.tuple.dst).is_some_and(|pod| Self::link(pod).is_some());
-        let bytes =
-            if on_this_node { self.meet(Hook::PodEgress, bytes)?.1.ok_or("dropped on the last link")? } else { bytes };
-        read(&bytes)
     }
 
     fn count(&mut self, verdict: Verdict) {
@@ -223,7 +259,7 @@ impl Cluster {
     /// A connection that is established is never dropped, and nothing is without a reason.
     fn may_be_dropped(&self, number: usize, verdict: Verdict) -> Result<(), String> {
         let conversation = &self.conversations[number];
-        let (Target::Service(service), Verdict::Drop(reason)) = (conversation.to, verdict) else {
+        let (Some(service), Verdict::Drop(reason)) = (conversation.service(), verdict) else {
             return Err(format!("{verdict:?} of a packet past all services"));
         };
         let no_backends = self.services[usize::from(service)].0 == 0;
@@ -237,43 +273,49 @@ impl Cluster {
     /// What may have become of a client's packet when it reaches somebody.
     fn check_forward(&mut self, number: usize, view: &Tuple, flags: Flags) -> Result<(), String> {
         let conversation = self.conversations[number];
-        let client = self.pod(conversation.client);
-        match conversation.to {
-            Target::Pod(pod) => {
-                let straight =
-                    Tuple::new(client, conversation.port, self.pod(pod), Port::new(PORT), conversation.proto);
-                if *view != straight {
-                    return Err(format!("a direct packet became {view:?}"));
-                }
+        let client = self.client(conversation.client);
+        let (addr, dport) = self.target(conversation.to);
+        let Some(service) = conversation.service() else {
+            let mut straight = Tuple::new(client, conversation.port, addr, dport, conversation.proto);
+            if conversation.client == NODE_CLIENT {
+                // It may have got another port, where a client's flow has its own.
+                straight.sport = view.sport;
             }
-            Target::Service(service) => {
-                let (backends, there) = self.services[usize::from(service)];
-                if view.dst == self.frontend(service) {
-                    let kept = conversation.proto == proto::TCP && conversation.seen.is_some() && flags != Flags::Syn;
-                    return if there || (kept && !conversation.over) {
-                        Err("a packet to a service passed untranslated".into())
-                    } else {
-                        Ok(())
-                    };
-                }
-                let pod = self.pod_of(view.dst).ok_or_else(|| format!("went to {view:?}, which is no pod"))?;
-                let kept = conversation.seen == Some(*view);
-                if backends >> pod & 1 == 0 && !kept {
-                    return Err(format!("pod {pod} is no backend of service {service} ({backends:04b})"));
-                }
-                let begun = conversation.proto == proto::TCP && flags != Flags::Syn && !conversation.over;
-                if begun && conversation.seen.is_some() && !kept {
-                    return Err(format!("a TCP connection moved from {:?} to {view:?}", conversation.seen));
-                }
-                if conversation.over && conversation.proto == proto::TCP && flags != Flags::Syn {
-                    return Err("TCP that nobody opened was translated".into());
-                }
-                if view.src != client && !(view.src == self.net.gateway() && view.dst == client) {
-                    return Err(format!("the source became {view:?}"));
-                }
-                self.done.moved += u64::from(view.sport != conversation.port);
-            }
+            return if *view == straight { Ok(()) } else { Err(format!("a direct packet became {view:?}")) };
+        };
+        let (backends, there) = self.services[usize::from(service)];
+        if (view.dst, view.dport) == (addr, dport) {
+            // From outside, packets to the node are looked at only where a frontend claims them: with it gone, its
+            // connections are cut.
+            let looked_at = conversation.client < 2 || matches!(conversation.to, Target::Service(_));
+            let goes_on = conversation.proto == proto::TCP && conversation.seen.is_some() && flags != Flags::Syn;
+            let kept = goes_on && looked_at;
+            return if there || (kept && !conversation.over) {
+                Err("a packet to a service passed untranslated".into())
+            } else {
+                Ok(())
+            };
         }
+        let pod = self.pod_of(view.dst).ok_or_else(|| format!("went to {view:?}, which is no pod"))?;
+        let kept = conversation.seen == Some(*view);
+        if backends >> pod & 1 == 0 && !kept {
+            return Err(format!("pod {pod} is no backend of service {service} ({backends:07b})"));
+        }
+        let begun = conversation.proto == proto::TCP && flags != Flags::Syn && !conversation.over;
+        if begun && conversation.seen.is_some() && !kept {
+            return Err(format!("a TCP connection moved from {:?} to {view:?}", conversation.seen));
+        }
+        if conversation.over && conversation.proto == proto::TCP && flags != Flags::Syn {
+            return Err("TCP that nobody opened was translated".into());
+        }
+        let mask = self.mask(conversation.client, pod);
+        let hairpin = (view.dst == client).then(|| self.net.gateway());
+        let source = mask.or(hairpin).unwrap_or(client);
+        if view.src != source {
+            return Err(format!("the source became {view:?}, not {source:?}"));
+        }
+        self.done.masked += u64::from(mask.is_some());
+        self.done.moved += u64::from(view.sport != conversation.port);
         Ok(())
     }
 
@@ -284,14 +326,25 @@ impl Cluster {
             self.conversations[number].seen = None;
             return Ok(());
         }
-        let opened_direct = matches!(self.conversations[number].to, Target::Pod(_));
+        if self.pod_of(view.dst) == Some(HOST) && view.dport.get() != PORT {
+            // The service is gone, and the node itself has nobody there.
+            self.conversations[number].seen = None;
+            return Ok(());
+        }
+        let opened_direct = self.conversations[number].service().is_none();
+        let by_node = self.conversations[number].client == NODE_CLIENT;
+        self.done.own += u64::from(by_node);
         for (i, other) in self.conversations.iter_mut().enumerate() {
             if i == number || other.seen != Some(view) || !other.lives(now) {
                 continue;
             }
             // The datapath knows nothing of direct connections but their beginnings, so a translated one may take the
             // ports of a direct one, and a new direct one takes those of a translated one.
-            if opened_direct || matches!(other.to, Target::Pod(_)) {
+            // But the node's own gets another port where it would meet a client's.
+            if by_node && other.service().is_some() {
+                return Err(format!("the node's own conversation {number} is taken for {i}: {view:?}"));
+            }
+            if opened_direct || other.service().is_none() {
                 other.over = true;
             } else {
                 return Err(format!("a backend sees conversations {i} and {number} alike: {view:?}"));
@@ -313,20 +366,11 @@ impl Cluster {
         let flags = if flags == Flags::Syn { Flags::Ack } else { flags };
         let tuple = view.reversed();
         self.tell(format!("{number}: reply {flags:?} {tuple:?}"));
-        let mut bytes = packet(tuple, number, flags);
-        let pod = self.pod_of(tuple.src).expect("views are of pods");
-        if let Some(link) = Self::link(pod) {
-            let (verdict, after) = self.meet(Hook::PodIngress(link), bytes)?;
-            self.count(verdict);
-            bytes = after.ok_or("a reply was dropped")?;
-        } else {
-            bytes = self.meet(Hook::Uplink, bytes)?.1.ok_or("a reply was dropped on its way in")?;
-        }
-        let arrived = self.arrive(bytes)?;
+        let arrived = self.travel(tuple, number, flags)?.ok_or("a reply was dropped")?;
         let current = conversation.seen == Some(view) && !conversation.over;
-        let client = self.pod(conversation.client);
-        let wanted =
-            Tuple::new(self.target(conversation.to), Port::new(PORT), client, conversation.port, conversation.proto);
+        let (addr, port) = self.target(conversation.to);
+        let client = self.client(conversation.client);
+        let wanted = Tuple::new(addr, port, client, conversation.port, conversation.proto);
         if arrived.tuple == wanted {
             self.done.replies += 1;
         } else if current && conversation.lives(self.now) {

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use lb_common::testing::{DEV_BRIDGE, DEV_CLIENT, DEV_SERVER, DEV_UPLINK};
+use lb_common::testing::{DEV_BRIDGE, DEV_CLIENT, DEV_OVERLAY, DEV_SERVER, DEV_UPLINK, MAC};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `work` in a new namespace, with the cases' devices up and forwarding on.
@@ -27,19 +27,24 @@ fn devices() {
         // /proc/sys/net shows the namespace of the thread that opens it.
         fs::write(format!("/proc/sys/{file}"), "1").unwrap_or_else(|error| panic!("sysctl {file}: {error}"));
     }
+    let mac = MAC.map(|byte| format!("{byte:02x}")).join(":");
     ip(&format!(
         "link set lo up
          link add cni0 index {DEV_BRIDGE} type bridge
-         link add up0 index {DEV_UPLINK} type veth peer name up0p index 5
+         link add up0 index {DEV_UPLINK} address {mac} type veth peer name up0p index 5
          link add client index {DEV_CLIENT} type veth peer name clientp index 11
          link add server index {DEV_SERVER} type veth peer name serverp index 13
+         link add far0 index {DEV_OVERLAY} address {mac} mtu 1450 type vxlan id 1 dstport 4789 local 192.168.0.11
          link set client master cni0
          link set server master cni0
          address add 10.244.1.1/24 dev cni0
          address add fd00:10:244:1::1/64 dev cni0 nodad
          address add 192.168.0.11/24 dev up0
          address add fd00:192:168::11/64 dev up0 nodad
+         address add 10.244.1.0/32 dev far0
+         address add fd00:10:244:1:ffff::/128 dev far0 nodad
          link set cni0 up
+         link set far0 up
          link set up0 up
          link set up0p up
          link set client up
@@ -48,6 +53,10 @@ fn devices() {
          link set serverp up
          route add default via 192.168.0.1 dev up0
          route add default via fd00:192:168::1 dev up0
+         route add 10.244.3.0/24 dev far0
+         route add fd00:10:244:3::/64 dev far0
+         route add unreachable 198.51.100.66
+         route add unreachable 2001:db8:dead::66
         "
     ));
 }

@@ -49,6 +49,7 @@ pub(crate) struct KernelTables {
     answers: PerCpuArray<MapData, Plain<Answers>>,
     devs: Hash<u32, Dev>,
     config: Array<MapData, Plain<Config>>,
+    marks: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     connections: PerCpuArray<MapData, Plain<BackendCounter>>,
     /// Indexes of the three arrays that hold something.
@@ -99,6 +100,7 @@ impl KernelTables {
             answers: take(bpf, "answers"),
             devs: take(bpf, map::DEVS),
             config: take(bpf, map::CONFIG),
+            marks: take(bpf, map::MARKS),
             counters: take(bpf, map::COUNTERS),
             connections: take(bpf, map::SVC_COUNTERS),
             written: Default::default(),
@@ -141,8 +143,9 @@ impl KernelTables {
 
     /// Adds everything but the flows; what is beyond an array's end cannot be written and is not there.
     pub(crate) fn fill(&mut self, contents: &Contents) {
-        let Contents { services, states, slots, backends, affinity, ranges, addrs, pod_nets, devs, config, .. } =
-            contents;
+        let Contents {
+            services, states, slots, backends, affinity, ranges, addrs, pod_nets, devs, config, marks, ..
+        } = contents;
         fill(&mut self.services, services);
         fill(&mut self.affinity, affinity);
         fill(&mut self.addrs, addrs);
@@ -167,6 +170,7 @@ impl KernelTables {
             self.written[2].push(*id);
         }
         self.config.set(0, Plain(*config), 0).expect("config");
+        self.marks.set(0, marks, 0).expect("marks");
     }
 
     /// Sets all counters to zero.
@@ -183,6 +187,13 @@ impl KernelTables {
             let zero = PerCpuValues::try_from(zero).expect("a value for each processor");
             self.connections.set(index, zero, 0).expect("svc_counters");
         }
+    }
+
+    /// As if every processor had answered so many packets in the present tick that it answers no more.
+    pub(crate) fn silence(&mut self) {
+        let cpus = nr_cpus().expect("the number of processors");
+        let full = vec![Plain(Answers { tick: now(), sent: u32::MAX / 2 }); cpus];
+        self.answers.set(0, PerCpuValues::try_from(full).expect("a value for each processor"), 0).expect("answers");
     }
 
     /// All counters by index.

@@ -13,6 +13,7 @@ mod health_checks;
 mod links;
 mod local_path;
 mod localhost;
+mod masked;
 mod node_addresses;
 mod process;
 mod restart;

@@ -5,6 +5,7 @@ mod affinity;
 mod egress;
 mod headers;
 mod open;
+mod outside;
 mod ports;
 mod replies;
 mod tcp;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Case> {
         family.extend(egress::cases(net));
         family.extend(ports::cases(net));
         family.extend(uplink::cases(net));
+        family.extend(outside::cases(net));
         for mut case in family {
             case.name = format!("{} [{}]", case.name, net.name());
             cases.push(case);
