@@ -196,6 +196,10 @@ pub(super) fn leave<P: HostPacket, T: Tables>(
     if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) || !link.handles(&found.flow) {
         return None;
     }
+    if found.flow.role & role::HOST != 0 && !packet.is_own() {
+        // A packet of the flow that has these ports, redirected to here.
+        return None;
+    }
     flow::hit(tables, found, parsed, spare, tables.now());
     Some(unanswered(translate(packet, tables, s)))
 }

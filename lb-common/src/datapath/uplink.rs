@@ -65,7 +65,7 @@ pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, 
         return Verdict::Drop(Counter::DropUnclaimed);
     }
     let marks = tables.marks();
-    if marks == 0 || tables.addr(&s.parsed.tuple.src) & addr_flag::LINKS == 0 {
+    if marks == 0 || !packet.is_own() || tables.addr(&s.parsed.tuple.src) & addr_flag::LINKS == 0 {
         return Verdict::Pass;
     }
     if let Some(verdict) = leave(packet, tables, link, s) {
