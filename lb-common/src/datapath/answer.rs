@@ -68,9 +68,6 @@ pub(super) fn build<P: HostPacket, T: Tables>(
     what: What,
 ) -> bool {
     let Scratch { parsed, found, answer, .. } = s;
-    if !may_hear(parsed) {
-        return false;
-    }
     if parsed.is_tcp() && matches!(what, What::Refused) {
         return reset(packet, link, parsed, answer).is_ok();
     }
@@ -106,7 +103,7 @@ pub(super) fn build<P: HostPacket, T: Tables>(
 /// Whether an answer may be sent at all: never to a reset or a later fragment, nor to what is no single machine (RFC 1122
 /// 3.2.2, RFC 4443 2.4).
 #[inline(always)]
-fn may_hear(parsed: &Parsed) -> bool {
+pub(super) fn may_hear(parsed: &Parsed) -> bool {
     if parsed.is_later_fragment() {
         return false;
     }

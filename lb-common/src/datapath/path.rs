@@ -30,6 +30,9 @@ pub(super) fn finish<P: HostPacket, T: Tables>(
     match decision {
         Decision::End(verdict) => verdict,
         Decision::Answer(what, reason) => {
+            if !answer::may_hear(&s.parsed) {
+                return Verdict::Drop(reason);
+            }
             if !tables.may_answer() {
                 tables.count(Counter::AnswerLimited);
                 return Verdict::Drop(reason);
