@@ -193,7 +193,7 @@ pub(super) const PORT_BASE: u16 = 0x8000;
 ///
 /// # Errors
 /// The counter to drop under, if there is no free port or no room.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn open<P: HostPacket, T: Tables>(
     packet: &P,
     tables: &T,
