@@ -37,7 +37,7 @@ pub struct VecPacket {
 }
 
 impl VecPacket {
-    /// A packet with a whole checksum; `route` answers [`Packet::route`] by destination and incoming device.
+    /// A packet with a whole checksum; `route` answers [`HostPacket::route`] by destination and incoming device.
     #[must_use]
     pub fn new(bytes: Vec<u8>, route: fn(&Addr, u32) -> Route) -> Self {
         Self {
