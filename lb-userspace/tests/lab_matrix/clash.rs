@@ -10,7 +10,7 @@ use lb_lab::{
 
 use crate::{
     cell::{Backend, Call, Cell, Client, Family, Mode, NodeId, Policy, Port, Ranges, Target, Variant},
-    oracle::{Expected, HAIRPIN_CLASHES_ARE_PENDING, expected, pending, pending_is_asked},
+    oracle::{Expected, expected},
     world::{TARGET_PORT, World},
 };
 
@@ -48,10 +48,6 @@ fn check(config: LabConfig) {
                 for node_first in [false, true] {
                     let service = Variant { backends, policy: Policy::Cluster, ranges: Ranges::None };
                     let cell = Cell { client, target, port: Port::Service, call, family, service };
-                    let hairpin = client == Client::BackendA && HAIRPIN_CLASHES_ARE_PENDING;
-                    if (hairpin || pending(world.setup, &cell).is_some()) && !pending_is_asked() {
-                        continue;
-                    }
                     clashes += 1;
                     port += 1;
                     if let Err(fault) = clash(&world, &cell, backends[0], port, node_first) {

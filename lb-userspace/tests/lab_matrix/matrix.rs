@@ -1,7 +1,6 @@
 //! Asks every cell of a lab at once and compares with the oracle. Failures come as one table.
 //!
-//! `BERRYLB_MATRIX_PENDING=1` asks the cells that the datapath is not ready for, too; `BERRYLB_MATRIX_ONLY=TEXT` only
-//! those cells whose line holds the text.
+//! `BERRYLB_MATRIX_ONLY=TEXT` asks only those cells whose line holds the text.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +16,7 @@ use nix::errno::Errno;
 
 use crate::{
     cell::{Call, Cell, Client, Mode, Target, cells},
-    oracle::{Expected, HAIRPIN_CLASHES_ARE_PENDING, expected, pending, pending_is_asked},
+    oracle::{Expected, expected},
     world::World,
 };
 
@@ -88,30 +87,12 @@ struct Spread {
 
 fn check(config: LabConfig, mode: Mode) {
     let world = World::new(config, mode);
-    let all = pending_is_asked();
     let only = env::var("BERRYLB_MATRIX_ONLY").unwrap_or_default();
-    let mut left_out: BTreeMap<&str, u32> = BTreeMap::new();
     let mut asked = cells();
     asked.retain(|cell| cell.to_string().contains(&only));
-    if !all {
-        asked.retain(|cell| match pending(world.setup, cell) {
-            Some(name) => {
-                *left_out.entry(name).or_default() += 1;
-                false
-            }
-            None => true,
-        });
-    }
     assert!(!asked.is_empty(), "no cell is left to ask");
 
-    // While a pod that asks itself may get a port of the node's own connections, it does so when those are done.
-    asked.sort_by_key(|cell| HAIRPIN_CLASHES_ARE_PENDING && cell.client == Client::BackendA);
-    let (others, itself) = asked.split_at(asked.partition_point(|cell| cell.client != Client::BackendA));
-    let mut answers: Vec<Answers> = if HAIRPIN_CLASHES_ARE_PENDING {
-        [others, itself].into_iter().flat_map(|cells| ask(&world, cells)).collect()
-    } else {
-        ask(&world, &asked)
-    };
+    let mut answers: Vec<Answers> = ask(&world, &asked);
     let late: Vec<usize> = (0..asked.len()).filter(|index| is_late(&asked[*index], &answers[*index])).collect();
     let again = ask(&world, &late.iter().map(|index| asked[*index]).collect::<Vec<_>>());
     for (index, again) in late.into_iter().zip(again) {
@@ -131,7 +112,7 @@ fn check(config: LabConfig, mode: Mode) {
             spread.did.extend(answers.names().into_keys());
         }
     }
-    let mut report = table(&wrong, asked.len(), &left_out);
+    let mut report = table(&wrong, asked.len());
     for ((client, target), Spread { must, did }) in &spread {
         if must != did {
             let _infallible = writeln!(report, "{client:?} → {target:?}: only {did:?} of {must:?} ever answered");
@@ -254,18 +235,16 @@ fn describe(world: &World, cell: &Cell, expected: &Expected) -> String {
     }
 }
 
-fn table(wrong: &[Wrong], asked: usize, left_out: &BTreeMap<&str, u32>) -> String {
+fn table(wrong: &[Wrong], asked: usize) -> String {
     let mut text = String::new();
     if wrong.is_empty() {
         return text;
     }
-    let left_out: Vec<_> = left_out.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let cell = |wrong: &Wrong| wrong.cell.to_string();
     let width = wrong.iter().map(|wrong| cell(wrong).chars().count()).max().unwrap_or(0);
     for row in wrong {
         let _infallible = writeln!(text, "{:width$} │ {} │ {}", cell(row), row.expected, row.got);
     }
-    let _infallible =
-        writeln!(text, "{} of {asked} cells are wrong (cell, expected, got); not asked: {left_out:?}", wrong.len());
+    let _infallible = writeln!(text, "{} of {asked} cells are wrong (cell, expected, got)", wrong.len());
     text
 }

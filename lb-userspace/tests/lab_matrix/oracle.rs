@@ -5,7 +5,7 @@
 
 use lb_lab::Network;
 
-use crate::cell::{Backend, Call, Cell, Client, Family, Mode, NodeId, Policy, Port, Ranges, Setup, Target, Variant};
+use crate::cell::{Backend, Call, Cell, Client, Mode, NodeId, Policy, Port, Ranges, Setup, Target, Variant};
 
 /// What must come of a cell.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -203,51 +203,4 @@ fn host_source(setup: Setup, own: NodeId, backend: Backend) -> Source {
         (true, true, _) => Source::Gateway(own),
         (true, false, Network::Vxlan) => Source::Overlay(own),
     }
-}
-
-/// Cells that wait for something.
-pub(crate) struct Pending {
-    /// What the datapath cannot do yet.
-    pub(crate) lacks: &'static str,
-    /// Whether a cell needs it.
-    pub(crate) needed: fn(Setup, &Cell) -> bool,
-}
-
-/// What the datapath cannot do yet: such cells are asked only with `BERRYLB_MATRIX_PENDING=1`. An entry goes when its
-/// cells pass.
-pub(crate) const PENDING: &[Pending] = &[Pending {
-    // Seen as `host_remapped`: a redirected packet passes the program on its way out, which takes it for the node's own
-    // and gives it another port.
-    lacks: "redirected packets that keep their source port",
-    needed: |setup, cell| match (entry(setup, cell), expected(setup, cell)) {
-        (Entry::Uplink(at), Expected::Answer(backends)) => backends.iter().any(|(backend, _)| backend.node() != at),
-        _ => false,
-    },
-}];
-
-/// Errors about translated packets do not reach their senders yet: what `route` asks of them waits for that.
-pub(crate) const ICMP_ERRORS_ARE_PENDING: bool = false;
-
-/// A pod that asks itself by packet bears the gateway's address, and the port that it asked from even if the node itself
-/// asks the pod from that port: what `clash` asks of that waits.
-pub(crate) const HAIRPIN_CLASHES_ARE_PENDING: bool = false;
-
-/// Whether what waits is to be asked all the same.
-pub(crate) fn pending_is_asked() -> bool {
-    std::env::var("BERRYLB_MATRIX_PENDING").is_ok_and(|value| value == "1")
-}
-
-/// What the datapath lacks for this cell.
-pub(crate) fn pending(setup: Setup, cell: &Cell) -> Option<&'static str> {
-    PENDING.iter().find(|pending| (pending.needed)(setup, cell)).map(|pending| pending.lacks)
-}
-
-/// Whether connections from outside wait for something.
-pub(crate) fn from_outside_is_pending() -> bool {
-    let setup = Setup { network: Network::HostGw, masquerade: true, mode: Mode::Sockets };
-    let service = Variant { backends: &[Backend::PodA], policy: Policy::Cluster, ranges: Ranges::None };
-    let target = Target::NodePort(NodeId::A);
-    let cell =
-        Cell { client: Client::Outside, target, port: Port::Service, call: Call::Tcp, family: Family::V4, service };
-    pending(setup, &cell).is_some()
 }
