@@ -52,11 +52,12 @@ pub(crate) const RUSTFMT: Package = package("rustfmt-web", "cargo-fmt");
 pub(crate) const BPF_CLIPPY: Package = package("rust-web-clippy", "/usr/bin/clippy-driver");
 
 /// Servers, clients and network tools of the lab and the demo.
-pub(crate) const LAB: [Package; 11] = [
+pub(crate) const LAB: [Package; 12] = [
     package("bpftool", "bpftool"),
     package("conntrack", "conntrack"),
     package("curl", "curl"),
     package("dnsmasq-base", "dnsmasq"),
+    package("ethtool", "ethtool"),
     package("iproute2", "ip"),
     package("iptables", "iptables"),
     package("knot-dnsutils", "kdig"),

@@ -55,6 +55,7 @@ impl Agent {
             names: self.tables.names(),
             health_checks,
             skipped: self.skips.names(),
+            links: self.links.names(),
             failed: {
                 let services = self.failed.values().map(|(_, reason)| reason);
                 services.chain(self.health_checks.failures()).cloned().collect()

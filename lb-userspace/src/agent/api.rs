@@ -29,6 +29,34 @@ pub struct ApiHealthCheck {
     pub local_endpoints: usize,
 }
 
+/// A link that carries programs.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiLink {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// `pod`, `uplink` or `overlay`.
+    pub kind: String,
+    /// Why it is that.
+    pub reason: String,
+    /// Whether the tc programs are attached.
+    pub attached: bool,
+    /// XDP beside them.
+    pub xdp: ApiXdp,
+}
+
+/// XDP on a link.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiXdp {
+    /// `native`, `generic` or `off`.
+    pub mode: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// What the agent answers.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +76,9 @@ pub struct ApiAnswer {
     /// Cgroups and network namespaces whose sockets are left to the packet path.
     #[serde(default)]
     pub skipped: Vec<String>,
+    /// Links that carry programs.
+    #[serde(default)]
+    pub links: Vec<ApiLink>,
 }
 
 /// How long an agent may take to answer.

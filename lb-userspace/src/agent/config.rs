@@ -14,15 +14,13 @@ use serde::Deserialize;
 
 use super::{
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
-    values::{
-        Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc, XdpMode,
-    },
+    values::{Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc},
 };
 
 use crate::{
     loader::TcHook,
     maps::{Capacities, MaglevSize},
-    net::Glob,
+    net::{Glob, XdpMode},
     plan::{NodePortAddresses, state::Algorithm},
 };
 
@@ -90,7 +88,8 @@ pub struct AgentArgs {
     /// Networks of all pods. Default: found by the routes to other nodes' pods.
     #[arg(long, env = "BERRYLB_CLUSTER_CIDR", value_name = "CIDR,…")]
     pub cluster_cidr: Option<Cidrs>,
-    /// XDP on uplinks: auto, native, generic or off. Default: auto.
+    /// XDP on uplinks, beside tc: auto (in the drivers of hardware that take it), native (virtual devices as well),
+    /// generic (in the stack) or off. Default: auto.
     #[arg(long, env = "BERRYLB_XDP", value_name = "MODE")]
     pub xdp: Option<XdpMode>,
     /// What is translated in sockets: tcp,udp or tcp or off; the rest of the pods' traffic takes the packet path, the
@@ -198,6 +197,7 @@ pub struct Settings {
     pub uplinks: Option<Vec<Glob>>,
     pub overlays: Option<Vec<Glob>>,
     pub cluster_cidr: Vec<IpNet>,
+    pub xdp: XdpMode,
     /// [`socket_lb`] bits.
     pub socket_lb: u8,
     /// `--socket-lb-skip-cgroups` and `--socket-lb-skip-netns`.
@@ -250,9 +250,6 @@ pub enum SettingsError {
     /// A setting goes beyond what the datapath can do.
     #[error("{0}")]
     OutOfReach(String),
-    /// A setting asks for what this version has not.
-    #[error("{0}")]
-    Unsupported(&'static str),
 }
 
 macro_rules! or_file {
@@ -310,11 +307,6 @@ impl AgentArgs {
             pod_nets: self.max_pod_networks.unwrap_or(defaults.pod_nets),
             devs: self.max_devices.unwrap_or(defaults.devs),
         };
-        if matches!(self.xdp, Some(XdpMode::Native | XdpMode::Generic)) {
-            return Err(SettingsError::Unsupported(
-                "--xdp native and generic: this version has no XDP programs; use --xdp auto or off, and tc serves the uplinks",
-            ));
-        }
         let from = self.from.unwrap_or_default();
         if from.is_empty() {
             return Err(SettingsError::Missing(
@@ -350,6 +342,7 @@ impl AgentArgs {
             uplinks: self.uplinks.map(|globs| globs.0),
             overlays: self.overlays.map(|globs| globs.0),
             cluster_cidr: self.cluster_cidr.map(|cidrs| cidrs.0).unwrap_or_default(),
+            xdp: self.xdp.unwrap_or_default(),
             socket_lb: self.socket_lb.unwrap_or(SocketLb(socket_lb::TCP | socket_lb::UDP)).0,
             skip_rules,
             packet_path: self.packet_path != Some(OnOff::Off),

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use ipnet::IpNet;
 use lb_common::abi::{Config, Dev, local_path};
 
-use super::{config::Settings, values::LocalPath};
+use super::{api::ApiLink, config::Settings, values::LocalPath, xdp::XdpLinks};
 use crate::{
     loader::{Datapath, Error as LoadError},
     maps::{MapStore, PodNet, StoreError},
-    net::{BridgeNetfilter, ClassifyOptions, LinkKind, LinkRole, Patterns, Topology},
+    net::{BridgeNetfilter, ClassifyOptions, LinkKind, LinkRole, Patterns, Topology, XdpMode},
 };
 
 /// The links as they were brought to the kernel, and what could not be.
@@ -24,6 +24,7 @@ pub(super) struct Links {
     tables_incomplete: bool,
     /// Link kinds that carry programs at all.
     packet_path: bool,
+    xdp: XdpLinks,
 }
 
 /// How links are told apart, from the settings.
@@ -36,13 +37,14 @@ pub(super) fn classify_options(settings: &Settings) -> ClassifyOptions {
         },
         node_addresses: settings.node_address.clone().unwrap_or_default(),
         cluster_cidrs: settings.cluster_cidr.clone(),
+        xdp: settings.xdp,
     }
 }
 
 impl Links {
     /// With `deferred` programs are attached from [`Self::attach_deferred`] on.
-    pub(super) fn new(packet_path: bool, deferred: bool) -> Self {
-        Self { packet_path, deferred, ..Self::default() }
+    pub(super) fn new(packet_path: bool, deferred: bool, xdp: XdpMode) -> Self {
+        Self { packet_path, deferred, xdp: XdpLinks::new(xdp), ..Self::default() }
     }
 
     pub(super) const fn topology(&self) -> &Topology {
@@ -78,6 +80,7 @@ impl Links {
         }
         for ifindex in &changes.detach {
             self.failed.remove(ifindex);
+            self.xdp.forget(*ifindex);
             detach(*ifindex, datapath);
         }
         for ifindex in &changes.remove_devs {
@@ -146,6 +149,30 @@ impl Links {
         }
     }
 
+    /// Tries XDP again where it was refused: another version's program may have been in its place.
+    pub(super) fn retry_xdp(&mut self, datapath: &mut Datapath) {
+        for role in self.topology.roles() {
+            if self.xdp.is_refused(role.ifindex) {
+                self.xdp.settle(role, datapath);
+            }
+        }
+    }
+
+    /// The links that carry programs, for people.
+    pub(super) fn names(&self) -> Vec<ApiLink> {
+        let wanted = self.topology.roles().filter(|role| self.wants(role));
+        wanted
+            .map(|role| ApiLink {
+                name: role.name.clone(),
+                ifindex: role.ifindex,
+                kind: role.kind.as_str().to_owned(),
+                reason: role.reason.clone(),
+                attached: !self.failed.contains_key(&role.ifindex),
+                xdp: self.xdp.of(role),
+            })
+            .collect()
+    }
+
     fn attach_failed(&mut self, datapath: &mut Datapath) {
         for role in std::mem::take(&mut self.failed).into_values() {
             self.attach(&role, datapath);
@@ -161,7 +188,10 @@ impl Links {
             return;
         }
         match datapath.attach_link(role) {
-            Ok(()) => tracing::debug!("attached to {role:?}"),
+            Ok(()) => {
+                tracing::debug!("attached to {role:?}");
+                self.xdp.settle(role, datapath);
+            }
             // Gone again before we came: its removal follows.
             Err(error) if LoadError::is_device_gone(&error) => {}
             Err(error) => {

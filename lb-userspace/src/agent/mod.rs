@@ -25,11 +25,10 @@ mod state;
 mod status;
 mod values;
 mod watch;
+mod xdp;
 
-pub use api::{ApiAnswer, ApiHealthCheck, ask};
+pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiXdp, ask};
 pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, SettingsError};
 pub use run::run;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
-pub use values::{
-    DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc, XdpMode,
-};
+pub use values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc};

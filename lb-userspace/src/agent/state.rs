@@ -125,7 +125,7 @@ impl Agent {
         let mut agent = Self {
             classify: links::classify_options(&settings),
             table: Table::default(),
-            links: Links::new(settings.packet_path, takes_over),
+            links: Links::new(settings.packet_path, takes_over, settings.xdp),
             settings,
             datapath,
             tables,
@@ -299,6 +299,7 @@ impl Agent {
             let (links, maps) = (retired.links.len(), retired.maps.len());
             tracing::info!("took over from another version: {links} links detached, {maps} maps removed");
             tracing::debug!("{retired}");
+            self.links.retry_xdp(&mut self.datapath);
         }
         if self.links.has_failures() {
             self.schedule_retry();

@@ -201,17 +201,6 @@ macro_rules! choices {
 }
 
 choices! {
-    /// XDP on uplinks.
-    XdpMode {
-        /// Where the driver has native XDP and it gains something: today nowhere, tc does the work.
-        Auto,
-        /// In the driver.
-        Native,
-        /// In the stack.
-        Generic,
-        /// Never.
-        Off,
-    }
     /// A switch.
     OnOff {
         /// On.

@@ -5,6 +5,7 @@ mod cleanup;
 mod counters;
 mod dump;
 mod flows;
+mod links;
 mod live;
 pub mod output;
 pub mod plan;
@@ -42,6 +43,9 @@ enum Command {
     /// The flows of the packet path.
     #[command(subcommand)]
     Flow(flows::FlowCommand),
+    /// The devices that the datapath serves now.
+    #[command(subcommand)]
+    Link(links::LinkCommand),
     Counters(counters::CountersArgs),
     Cleanup(cleanup::CleanupArgs),
     /// Print the completion script of a shell.
@@ -62,6 +66,7 @@ pub fn run() -> ExitCode {
         Command::Service(command) => finish("service", services::run(&command)),
         Command::Backend(command) => finish("backend", services::run_backend(&command)),
         Command::Flow(command) => finish("flow", flows::run(&command)),
+        Command::Link(command) => finish("link", links::run(&command)),
         Command::Counters(args) => finish("counters", counters::run(&args)),
         Command::Cleanup(args) => finish("cleanup", cleanup::run(&args)),
         Command::Completion { shell } => {

@@ -10,18 +10,15 @@ use std::{
     path::Path,
 };
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{
     error::{Error, Result},
+    rtnl::Rtnl,
     tc::Direction,
 };
 
@@ -35,7 +32,7 @@ const PREFIX: &str = "berrylb";
 /// Our filters on devices of this network namespace.
 #[derive(Debug)]
 pub(super) struct Clsact {
-    socket: Socket,
+    rtnl: Rtnl,
     owner: String,
 }
 
@@ -50,11 +47,7 @@ pub(super) struct Filter {
 impl Clsact {
     /// For the agent whose `--bpffs` folder is `root`, in the network namespace of this thread.
     pub(super) fn open(root: &Path) -> Result<Self> {
-        let socket = Socket::new(NETLINK_ROUTE)
-            .and_then(|mut socket| socket.bind_auto().map(|_| socket))
-            .map_err(Error::kernel("open a netlink socket"))?;
-        let owner = root.to_string_lossy().into_owned();
-        Ok(Self { socket, owner })
+        Ok(Self { rtnl: Rtnl::open()?, owner: root.to_string_lossy().into_owned() })
     }
 
     /// Attaches `program`, or replaces what an earlier run attached, so that no packet misses it.
@@ -90,7 +83,8 @@ impl Clsact {
                 TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
             ]),
         ];
-        self.request(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
+        self.rtnl
+            .request(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
             .map_err(Error::kernel(what))
             .map(drop)
     }
@@ -145,7 +139,7 @@ impl Clsact {
     fn dump(&self, ifindex: u32, direction: Direction) -> Result<Vec<(String, u32)>> {
         let what = format!("list the clsact filters on the {direction} of device {ifindex}");
         let query = header(ifindex, direction.parent(), TcHandle::UNSPEC);
-        let answers = match self.request(RouteNetlinkMessage::GetTrafficFilter(query), NLM_F_DUMP) {
+        let answers = match self.rtnl.request(RouteNetlinkMessage::GetTrafficFilter(query), NLM_F_DUMP) {
             Ok(answers) => answers,
             // No such device, or no clsact qdisc on it: no filters.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => {
@@ -159,7 +153,7 @@ impl Clsact {
     fn remove(&self, ifindex: u32, direction: Direction) -> Result<()> {
         let mut filter = header(ifindex, direction.parent(), HANDLE.into());
         filter.attributes = vec![TcAttribute::Kind("bpf".to_owned())];
-        match self.request(RouteNetlinkMessage::DelTrafficFilter(filter), NLM_F_ACK) {
+        match self.rtnl.request(RouteNetlinkMessage::DelTrafficFilter(filter), NLM_F_ACK) {
             Ok(_) => Ok(()),
             Err(error) if is_gone(&error) => Ok(()),
             Err(error) => Err(Error::kernel(format!("remove the clsact filter of device {ifindex}"))(error)),
@@ -170,7 +164,7 @@ impl Clsact {
         let mut qdisc = TcMessage::default();
         qdisc.header = qdisc_header(ifindex);
         qdisc.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
-        match self.request(RouteNetlinkMessage::NewQueueDiscipline(qdisc), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+        match self.rtnl.request(RouteNetlinkMessage::NewQueueDiscipline(qdisc), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
             Ok(_) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             Err(error) => Err(Error::kernel(format!("add a clsact qdisc to device {ifindex}"))(error)),
@@ -181,7 +175,7 @@ impl Clsact {
     fn remove_qdisc_if_empty(&self, ifindex: u32) -> Result<()> {
         for direction in Direction::ALL {
             let query = header(ifindex, direction.parent(), TcHandle::UNSPEC);
-            match self.request(RouteNetlinkMessage::GetTrafficFilter(query), NLM_F_DUMP) {
+            match self.rtnl.request(RouteNetlinkMessage::GetTrafficFilter(query), NLM_F_DUMP) {
                 Ok(answers) if answers.is_empty() => {}
                 Ok(_) => return Ok(()),
                 Err(error) if is_gone(&error) => return Ok(()),
@@ -190,45 +184,10 @@ impl Clsact {
         }
         let mut qdisc = TcMessage::default();
         qdisc.header = qdisc_header(ifindex);
-        match self.request(RouteNetlinkMessage::DelQueueDiscipline(qdisc), NLM_F_ACK) {
+        match self.rtnl.request(RouteNetlinkMessage::DelQueueDiscipline(qdisc), NLM_F_ACK) {
             Ok(_) => Ok(()),
             Err(error) if is_gone(&error) => Ok(()),
             Err(error) => Err(Error::kernel(format!("remove the clsact qdisc of device {ifindex}"))(error)),
-        }
-    }
-
-    /// One request and its answers. Requests go one after the other, so the sequence number may stay the same.
-    fn request(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = 1;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-
-        let mut answers = Vec::new();
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-                let length = (answer.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                match answer.payload {
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::Error(error) => {
-                        return match error.code {
-                            None => Ok(answers),
-                            Some(_) => Err(error.to_io()),
-                        };
-                    }
-                    NetlinkPayload::InnerMessage(message) => answers.push(message),
-                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
-                    _ => return Err(io::Error::other("a netlink answer of an unknown kind")),
-                }
-            }
         }
     }
 }

@@ -185,10 +185,17 @@ impl Datapath {
         let loaded = match self.ebpf.program_mut(name) {
             Some(Program::SchedClassifier(program)) => program.load(),
             Some(Program::CgroupSockAddr(program)) => program.load(),
+            Some(Program::Xdp(program)) => program.load(),
             Some(_) => return Err(refused("the object holds it as another kind of program".to_owned())),
             None => return Err(refused("the object does not hold it".to_owned())),
         };
         loaded.map_err(|error| refused(chain(&error)))
+    }
+
+    /// Loads a program that not every node needs, unless it is loaded.
+    pub(super) fn load_once(&mut self, name: &str) -> Result<()> {
+        let loaded = self.ebpf.program(name).is_some_and(|program| program.fd().is_ok());
+        if loaded { Ok(()) } else { self.load_program(name) }
     }
 
     /// Takes over what an earlier run left: finds the devices that still carry our programs and removes links whose

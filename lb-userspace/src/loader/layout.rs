@@ -4,6 +4,7 @@
 //! <bpffs>/v2/<map>
 //! <bpffs>/v2/links/<socket program>
 //! <bpffs>/v2/links/<tc program>-<ifindex>
+//! <bpffs>/v2/links/uplink_xdp-<ifindex>
 //! ```
 //! A bpffs refuses names with a dot, so links are named by interface index and not by a name such as `eth0.5`.
 
@@ -29,6 +30,11 @@ pub enum LinkPin {
     Tc {
         /// One of [`program::TC`].
         program: &'static str,
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// The XDP program on a device.
+    Xdp {
         /// Interface index.
         ifindex: u32,
     },
@@ -85,7 +91,7 @@ impl LinkPin {
     pub fn file_name(self) -> String {
         match self {
             Self::Socket(program) => program.to_owned(),
-            Self::Tc { program, ifindex } => format!("{program}-{ifindex}"),
+            Self::Tc { ifindex, .. } | Self::Xdp { ifindex } => format!("{}-{ifindex}", self.program()),
         }
     }
 
@@ -96,15 +102,19 @@ impl LinkPin {
             return Some(Self::Socket(program));
         }
         let (program, ifindex) = name.rsplit_once('-')?;
+        let ifindex = ifindex.parse().ok().filter(|index| *index > 0)?;
+        if program == program::UPLINK_XDP {
+            return Some(Self::Xdp { ifindex });
+        }
         let program = program::TC.into_iter().find(|known| *known == program)?;
-        Some(Self::Tc { program, ifindex: ifindex.parse().ok().filter(|index| *index > 0)? })
+        Some(Self::Tc { program, ifindex })
     }
 
-    /// Interface index of a tc link's device.
+    /// Interface index of a tc or XDP link's device.
     #[must_use]
     pub const fn ifindex(self) -> Option<u32> {
         match self {
-            Self::Tc { ifindex, .. } => Some(ifindex),
+            Self::Tc { ifindex, .. } | Self::Xdp { ifindex } => Some(ifindex),
             Self::Socket(_) => None,
         }
     }
@@ -114,6 +124,7 @@ impl LinkPin {
     pub const fn program(self) -> &'static str {
         match self {
             Self::Socket(program) | Self::Tc { program, .. } => program,
+            Self::Xdp { .. } => program::UPLINK_XDP,
         }
     }
 }
@@ -127,7 +138,8 @@ mod tests {
         let pins = program::SOCKET
             .map(LinkPin::Socket)
             .into_iter()
-            .chain(program::TC.map(|program| LinkPin::Tc { program, ifindex: 4_000_000_000 }));
+            .chain(program::TC.map(|program| LinkPin::Tc { program, ifindex: 4_000_000_000 }))
+            .chain([LinkPin::Xdp { ifindex: 7 }]);
         for pin in pins {
             assert_eq!(LinkPin::parse(&pin.file_name()), Some(pin));
             assert!(!pin.file_name().contains('.'));

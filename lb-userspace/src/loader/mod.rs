@@ -18,11 +18,13 @@ mod logs;
 pub mod object;
 mod pins;
 mod probe;
+mod rtnl;
 mod sockets;
 mod stats;
 mod sys;
 mod tables;
 mod tc;
+mod xdp;
 
 pub use self::{
     cleanup::{Removed, cleanup},

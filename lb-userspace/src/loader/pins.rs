@@ -16,6 +16,7 @@ use super::{
     sockets, sys,
     sys::{LinkInfo, Place, Target},
     tc::Direction,
+    xdp,
 };
 
 /// A program where it runs.
@@ -138,6 +139,7 @@ pub(super) fn stale(pin: LinkPin, info: &LinkInfo, cgroup: Option<&Cgroup>) -> R
             let here = attached_here(ifindex, hook)?.contains(&info.id);
             Ok((!here).then(|| format!("device {ifindex} of this network namespace is another one")))
         }
+        (LinkPin::Xdp { ifindex }, Place::Xdp { ifindex: found }) => xdp::stale(ifindex, found, info),
         (_, place) => Ok(Some(format!("it is a link of another kind ({place:?})"))),
     }
 }

@@ -56,7 +56,7 @@ impl Datapath {
     pub fn program_stats(&self) -> Result<Vec<ProgramStats>> {
         let mut stats = Vec::new();
         for (name, program) in self.ebpf().programs() {
-            // Not loaded: a socket program that --socket-lb does not ask for.
+            // Not loaded: a socket program that --socket-lb does not ask for, or XDP that no device wants.
             if program.fd().is_err() {
                 continue;
             }

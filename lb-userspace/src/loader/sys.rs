@@ -42,6 +42,11 @@ pub(super) enum Place {
         /// `bpf_attach_type`.
         attach_type: u32,
     },
+    /// XDP on a device of the namespace that the link was made in; 0 once the device is gone.
+    Xdp {
+        /// Interface index.
+        ifindex: u32,
+    },
     /// A kind of link that we never make.
     Other {
         /// `bpf_link_type`.
@@ -98,7 +103,8 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
 }
 
-/// `BPF_LINK_CREATE` (Linux 5.7 for cgroups, 6.6 for tcx). `flags` of a tcx link order it among its neighbours.
+/// `BPF_LINK_CREATE` (Linux 5.7 for cgroups, 5.9 for XDP, 6.6 for tcx). `flags` of a tcx link order it among its
+/// neighbours, those of an XDP link say whether it is the driver's or the stack's.
 pub(super) fn link_create(
     program: BorrowedFd<'_>,
     target: Target<'_>,
@@ -143,6 +149,8 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
             Place::Cgroup { id: at.cgroup.cgroup_id, attach_type: at.cgroup.attach_type }
         } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
             Place::Tcx { ifindex: at.tcx.ifindex, attach_type: at.tcx.attach_type }
+        } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+            Place::Xdp { ifindex: at.xdp.ifindex }
         } else {
             Place::Other { link_type: info.type_ }
         }
@@ -280,4 +288,36 @@ pub(super) fn update_batch_of_one(map: BorrowedFd<'_>) -> io::Result<()> {
     attr.batch.count = 1;
     attr.batch.map_fd = raw(map);
     bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// Whether a device of this thread's network namespace merges what it receives (GRO): `ETHTOOL_GGRO` of ethtool(8).
+pub(super) fn merges_received(name: &str) -> io::Result<bool> {
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    const ETHTOOL_GGRO: u32 = 0x2b;
+    #[repr(C)]
+    struct EthtoolValue {
+        cmd: u32,
+        data: u32,
+    }
+    let mut value = EthtoolValue { cmd: ETHTOOL_GGRO, data: 0 };
+    // SAFETY: plain integers, characters and pointers; the ioctl looks at the name and the pointer only.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: both structures live until the call returns, and are what it asks for.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(value.data != 0)
 }

@@ -130,6 +130,7 @@ impl Datapath {
     /// # Errors
     /// Names the link and what the kernel answered.
     pub fn detach_link(&mut self, ifindex: u32) -> Result<()> {
+        pins::discard(&self.layout().link(LinkPin::Xdp { ifindex }))?;
         // What redirects sits on ingress and goes first: whatever translates back stays until nothing is translated any more.
         let (ingress, egress): (Vec<_>, Vec<_>) =
             program::TC.into_iter().partition(|program| Direction::of(program) == Direction::Ingress);
@@ -207,10 +208,18 @@ pub(super) fn filters(clsact: &Clsact, ifindex: u32) -> Result<Vec<Attachment>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::XdpPlan;
 
     #[test]
     fn a_role_chooses_programs_by_kind_and_header() {
-        let role = |kind, l2_len| LinkRole { ifindex: 2, name: "x".into(), kind, l2_len, reason: String::new() };
+        let role = |kind, l2_len| LinkRole {
+            ifindex: 2,
+            name: "x".into(),
+            kind,
+            l2_len,
+            reason: String::new(),
+            xdp: XdpPlan::Driver,
+        };
         assert_eq!(programs(&role(LinkKind::Pod, 14)), [program::POD_EGRESS, program::POD_INGRESS]);
         for kind in [LinkKind::Uplink, LinkKind::Overlay] {
             assert_eq!(programs(&role(kind, 14)), [program::UPLINK_EGRESS, program::UPLINK_INGRESS]);

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use super::{
     glob::Glob,
     links::{Layer, Link, Table},
+    xdp::{XdpMode, XdpPlan},
 };
 use ipnet::IpNet;
 
@@ -57,6 +58,18 @@ pub enum LinkKind {
     Overlay,
 }
 
+impl LinkKind {
+    /// For people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Uplink => "uplink",
+            Self::Overlay => "overlay",
+        }
+    }
+}
+
 /// A link that programs are attached to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LinkRole {
@@ -70,6 +83,8 @@ pub struct LinkRole {
     pub l2_len: u8,
     /// Why.
     pub reason: String,
+    /// XDP beside the tc programs.
+    pub xdp: XdpPlan,
 }
 
 /// One link and the decision about it.
@@ -85,19 +100,22 @@ pub struct Classified {
     pub l2_len: u8,
     /// Why.
     pub reason: String,
+    /// XDP beside the tc programs.
+    pub xdp: XdpPlan,
 }
 
 impl Classified {
     /// The role, if it has one.
     #[must_use]
     pub fn role(&self) -> Option<LinkRole> {
-        let Self { ifindex, name, kind, l2_len, reason } = self;
+        let Self { ifindex, name, kind, l2_len, reason, xdp } = self;
         Some(LinkRole {
             ifindex: *ifindex,
             name: name.clone(),
             kind: (*kind)?,
             l2_len: *l2_len,
             reason: reason.clone(),
+            xdp: xdp.clone(),
         })
     }
 }
@@ -122,6 +140,8 @@ pub struct ClassifyOptions {
     pub node_addresses: Vec<IpAddr>,
     /// `--cluster-cidr`: the networks of all pods; empty: found by their routes.
     pub cluster_cidrs: Vec<IpNet>,
+    /// `--xdp`.
+    pub xdp: XdpMode,
 }
 
 /// Decides about every link, in order of index.
@@ -133,7 +153,8 @@ pub fn classify(table: &Table, options: &ClassifyOptions) -> Vec<Classified> {
         .map(|link| {
             let (kind, reason) = view.decide(link);
             let l2_len = if link.layer == Layer::None { 0 } else { 14 };
-            Classified { ifindex: link.ifindex, name: link.name.clone(), kind, l2_len, reason }
+            let xdp = XdpPlan::new(link, kind, options.xdp);
+            Classified { ifindex: link.ifindex, name: link.name.clone(), kind, l2_len, reason, xdp }
         })
         .collect()
 }

@@ -21,6 +21,7 @@ pub mod sock_diag;
 #[cfg(test)]
 mod test_table;
 mod topology;
+mod xdp;
 
 pub use self::{
     addresses::node_addresses,
@@ -33,4 +34,5 @@ pub use self::{
     pod_nets::{pod_nets, spans_ipv4},
     routes::Route,
     topology::{Topology, TopologyChanges},
+    xdp::{XdpMode, XdpPlan},
 };

@@ -112,7 +112,7 @@ impl Topology {
             // A new name or reason alone changes no program.
             !resynced
                 && self.roles.get(index).is_some_and(|(serial, old)| {
-                    (*serial, old.kind, old.l2_len) == (role.0, role.1.kind, role.1.l2_len)
+                    (*serial, old.kind, old.l2_len, &old.xdp) == (role.0, role.1.kind, role.1.l2_len, &role.1.xdp)
                 })
         };
         TopologyChanges {

@@ -8,3 +8,4 @@ mod restart;
 mod skips;
 mod support;
 mod tables;
+mod xdp;

@@ -15,7 +15,7 @@ use std::{
 
 use berrylb::{
     loader::{Attachment, Datapath, DatapathOptions, Error, LinkPin, host::Cgroup, object},
-    net::{LinkKind, LinkRole},
+    net::{LinkKind, LinkRole, XdpPlan},
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -138,7 +138,8 @@ pub(crate) fn try_load(options: &DatapathOptions) -> Result<Datapath, Error> {
 
 /// A role on an Ethernet device.
 pub(crate) fn role(ifindex: u32, kind: LinkKind) -> LinkRole {
-    LinkRole { ifindex, name: format!("index {ifindex}"), kind, l2_len: 14, reason: "a test".to_owned() }
+    let xdp = XdpPlan::Not("a test without XDP".to_owned());
+    LinkRole { ifindex, name: format!("index {ifindex}"), kind, l2_len: 14, reason: "a test".to_owned(), xdp }
 }
 
 /// A tc program's place.

@@ -25,3 +25,4 @@ mod sockets;
 mod stale;
 mod story;
 mod world;
+mod xdp;
