@@ -71,9 +71,6 @@ fn host_gw_strict_with_invalid_drop_by_packet() {
     check(config, Mode::Packets);
 }
 
-/// Cells of one lab that may fail once.
-const LOST_CELLS: usize = 2;
-
 /// A cell that did not do what it must.
 struct Wrong {
     cell: Cell,
@@ -114,17 +111,6 @@ fn check(config: LabConfig, mode: Mode) {
             spread.must.extend(backends.iter().map(|(backend, _)| backend.name().to_owned()));
             spread.did.extend(answers.names().into_keys());
         }
-    }
-    // Thousands of sockets of few clients use up ports so fast that one question in tens of thousands meets what is left of
-    // another: a lost datagram is repeated by whoever needs it. A cell that fails twice, or more than a few, are faults.
-    if wrong.len() <= LOST_CELLS {
-        let again = ask(&world, &wrong.iter().map(|wrong| wrong.cell).collect::<Vec<_>>());
-        wrong = wrong
-            .into_iter()
-            .zip(again)
-            .filter(|(first, answers)| stays_wrong(&world, first, answers))
-            .map(|w| w.0)
-            .collect();
     }
     let mut report = table(&wrong, asked.len());
     for ((client, target), Spread { must, did }) in &spread {
@@ -194,13 +180,6 @@ fn is_late(cell: &Cell, answers: &Answers) -> bool {
     let timeout = |failure: &Failure| failure.cause == Cause::Timeout;
     let came = |exchange: &Exchange| !exchange.result.as_ref().is_err_and(timeout);
     cell.call != Call::Bulk && answers.0.iter().any(|exchange| came(exchange) && exchange.micros >= LOST_MICROS)
-}
-
-/// Whether a cell that was wrong is so once more; told in either case.
-fn stays_wrong(world: &World, first: &Wrong, answers: &Answers) -> bool {
-    let again = judge(world, &first.cell, &expected(world.setup, &first.cell), answers);
-    eprintln!("{} │ {} │ first {}, then {again:?}", first.cell, first.expected, first.got);
-    again.is_some()
 }
 
 /// What is wrong with the answers, if anything is.
