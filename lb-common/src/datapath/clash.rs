@@ -2,7 +2,8 @@
 //! port towards the same backend, and its answers can belong to one of them only.
 //!
 //! A flow takes no port that a socket of the node has. The other way round, a connection of the node that begins on ports
-//! of a flow gets another source port as it leaves, and its replies are turned back. Neither notices.
+//! of a flow gets another source port as it leaves, and its replies are turned back. What the node masquerades for
+//! others has no socket, and is not looked for.
 
 use super::{
     flow,
