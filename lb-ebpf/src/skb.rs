@@ -18,6 +18,9 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// `BPF_F_CURRENT_NETNS`.
 const OWN_NETNS: u64 = u64::MAX;
+/// `tc_index` of what our programs redirect: it stays with the packet up to the egress hook of the device that it leaves
+/// by, unless another program on its way ends a chain. Only the dsmark and tcindex of before Linux 6.3 look at it.
+const REDIRECTED: u32 = 0xbe77;
 /// To another machine's link-layer address (include/uapi/linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
 pub(crate) const AF_INET: u8 = 2;
@@ -57,6 +60,22 @@ impl Skb {
         if ((self.0.data_end() - self.0.data()) as u32) < wanted {
             // SAFETY: the context is the program's own. On failure the reads fault, and the packet passes.
             unsafe { bpf_skb_pull_data(self.0.skb.skb, wanted) };
+        }
+    }
+
+    /// The mark of what is about to be redirected.
+    #[inline(always)]
+    pub(crate) fn mark_redirected(&mut self) {
+        // SAFETY: a field of the program's own context.
+        unsafe { (*self.0.skb.skb).tc_index = REDIRECTED };
+    }
+
+    /// A packet comes in: a mark that it bears is of programs on its earlier way, in another namespace of this machine.
+    #[inline(always)]
+    pub(crate) fn arrive(&mut self) {
+        if self.is_redirected() {
+            // SAFETY: a field of the program's own context.
+            unsafe { (*self.0.skb.skb).tc_index = 0 };
         }
     }
 
@@ -178,9 +197,9 @@ impl HostPacket for Skb {
     }
 
     #[inline(always)]
-    fn is_own(&self) -> bool {
+    fn is_redirected(&self) -> bool {
         // SAFETY: a field of the program's own context.
-        unsafe { (*self.0.skb.skb).ingress_ifindex == 0 }
+        unsafe { (*self.0.skb.skb).tc_index == REDIRECTED }
     }
 
     #[inline(never)]

@@ -66,6 +66,9 @@ fn run(
     if skb.is_foreign(link) {
         return TC_ACT_UNSPEC;
     }
+    if !link.is_egress() {
+        skb.arrive();
+    }
     let Some(scratch) = scratch() else { return drop_packet(&skb, Counter::DropInternal) };
     skb.pull_headers(link.l2_len());
     let verdict = core(&mut skb, link, scratch);
@@ -77,8 +80,14 @@ fn run(
 fn finish(skb: &mut Skb, link: Link, verdict: Verdict) -> i32 {
     let action = match verdict {
         Verdict::Pass | Verdict::Stack => return TC_ACT_UNSPEC,
-        Verdict::Redirect(ifindex) => skb.redirect_neigh(ifindex, link.l2_len()),
-        Verdict::Bounce => skb.bounce(link.l2_len()),
+        Verdict::Redirect(ifindex) => {
+            skb.mark_redirected();
+            skb.redirect_neigh(ifindex, link.l2_len())
+        }
+        Verdict::Bounce => {
+            skb.mark_redirected();
+            skb.bounce(link.l2_len())
+        }
         Verdict::Drop(reason) => return drop_packet(skb, reason),
     };
     action.unwrap_or_else(|_| drop_packet(skb, Counter::DropInternal))

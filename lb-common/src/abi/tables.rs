@@ -50,6 +50,8 @@ pub mod mark {
     pub const HOST_BACKEND: u32 = 1;
     /// A flow was opened with a source address that the node itself uses: its ports may clash.
     pub const SHARED_SOURCE: u32 = 1 << 1;
+    /// A connection with an address of the node was given another port: it goes on with that.
+    pub const REMAPPED: u32 = 1 << 2;
 }
 
 /// Value of `answers`, per CPU: how many refusals this processor has sent in its current tick.

@@ -43,6 +43,13 @@ impl Link {
         self.l2_len as usize
     }
 
+    /// Packets leave by here.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_egress(self) -> bool {
+        self.egress
+    }
+
     /// Packets come in here from outside the node.
     #[inline(always)]
     #[must_use]

@@ -83,8 +83,8 @@ pub trait HostPacket: Packet {
         words: &[u32; ANSWER_WORDS],
     ) -> Result<(), Fault>;
 
-    /// Whether the host itself made it: it came in by no device. What a program redirected has come in by one.
-    fn is_own(&self) -> bool;
+    /// Whether one of our programs sent it here, past the stack: it is as it is to be.
+    fn is_redirected(&self) -> bool;
 
     /// Whether a socket of the host sends such packets, or would be given the answer to one.
     fn has_socket(&self, tuple: &Tuple) -> bool;

@@ -199,10 +199,6 @@ pub(super) fn leave<P: HostPacket, T: Tables>(
     if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) || !link.handles(&found.flow) {
         return None;
     }
-    if found.flow.role & role::HOST != 0 && !packet.is_own() {
-        // A packet of the flow that has these ports, redirected to here.
-        return None;
-    }
     flow::hit(tables, found, parsed, spare, tables.now());
     Some(unanswered(translate(packet, tables, s)))
 }
@@ -241,9 +237,12 @@ pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link
         if service.bits() & crate::abi::frontend::CLOSED != 0 {
             return Decision::End(Verdict::Drop(Counter::DropClosed)).pack();
         }
-        let grace = tables.now() < tables.grace_until();
-        let pass = Decision::End(Verdict::Pass);
-        return if grace { pass } else { Decision::Answer(What::Refused, Counter::DropNoFlow) }.pack();
+        // At an address of the node this may be the answer to a connection that it masquerades for a pod: netfilter takes
+        // any port for those, a node port's as well. The node's stack knows, and resets what it does not know.
+        let pass = flags & addr_flag::LINKS != 0 || tables.now() < tables.grace_until();
+        let decision =
+            if pass { Decision::End(Verdict::Pass) } else { Decision::Answer(What::Refused, Counter::DropNoFlow) };
+        return decision.pack();
     }
     match open(packet, tables, service, link, s) {
         Ok(()) => 0,

@@ -43,10 +43,17 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
 /// connections to a pod that asked itself from the same port.
 #[inline(always)]
 pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+    if packet.is_redirected() {
+        return Verdict::Pass;
+    }
     match parse(packet, link.l2_len(), &mut s.parsed) {
         Ok(()) => match leave(packet, tables, link, s) {
             Some(verdict) => verdict,
-            None => clash::resolve(packet, tables, s),
+            None if s.parsed.begins() && tables.marks() & mark::SHARED_SOURCE != 0 => {
+                let flags = tables.addr(&s.parsed.tuple.src);
+                clash::resolve(packet, tables, s, flags)
+            }
+            None => Verdict::Pass,
         },
         Err(why) => unanswered(path::other(packet, tables, link, s, why)),
     }

@@ -54,24 +54,32 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     translate(packet, tables, s)
 }
 
-/// A packet that leaves the host's stack by an uplink or overlay: replies of backends that are this node itself, and the
-/// node's own connections where a translated flow has their ports. What goes to a clusterIP has lost its way.
+/// A packet that leaves the host's stack by an uplink or overlay: replies of backends that are this node itself, and
+/// connections with the node's address whose replies would be taken for somebody else's. What goes to a clusterIP has lost
+/// its way.
 #[inline(always)]
 pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
+    if packet.is_redirected() {
+        return Verdict::Pass;
+    }
     if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
         return unanswered(path::other(packet, tables, link, s, why));
     }
     if s.parsed.begins() && tables.addr(&s.parsed.tuple.dst) & addr_flag::CLUSTER_IP != 0 {
         return Verdict::Drop(Counter::DropUnclaimed);
     }
-    let marks = tables.marks();
-    if marks == 0 || !packet.is_own() || tables.addr(&s.parsed.tuple.src) & addr_flag::LINKS == 0 {
+    let flows = tables.marks() != 0;
+    if !flows && !clash::may_have_node_port(&s.parsed) {
         return Verdict::Pass;
     }
-    if let Some(verdict) = leave(packet, tables, link, s) {
+    let flags = tables.addr(&s.parsed.tuple.src);
+    if flags & addr_flag::LINKS == 0 {
+        return Verdict::Pass;
+    }
+    if flows && let Some(verdict) = leave(packet, tables, link, s) {
         return verdict;
     }
-    clash::resolve(packet, tables, s)
+    clash::resolve(packet, tables, s, flags)
 }
 
 /// How the flow leaves, and what its source becomes; or the counter to drop under.

@@ -185,6 +185,7 @@ impl Case {
         let bytes = self.packet.build();
         self.packet.l4_sum != L4Sum::Partial
             && self.gso_size == 0
+            && !self.packet.redirected
             && test_run_takes(&bytes)
             && !test_run_is_foreign(&bytes, self.hook)
             && (self.told.is_none() || test_run_answers(self.hook))

@@ -70,6 +70,8 @@ pub struct PacketSpec {
     pub tuple: Tuple,
     /// Without a link-layer header if false.
     pub ethernet: bool,
+    /// One of our programs sent it here, which a test run in the kernel cannot show.
+    pub redirected: bool,
     /// Link-layer source and destination swapped.
     pub bounced: bool,
     /// TCP flags as a byte.
@@ -107,6 +109,7 @@ impl PacketSpec {
         Self {
             tuple,
             ethernet: true,
+            redirected: false,
             bounced: false,
             tcp_flags: 0x10,
             ttl: 64,
@@ -201,6 +204,7 @@ impl PacketSpec {
     #[must_use]
     pub fn packet(&self) -> VecPacket {
         let mut packet = VecPacket::new(self.build(), route);
+        packet.redirected = self.redirected;
         packet.sums = if self.l4_sum == L4Sum::Partial { Sums::Partial } else { Sums::Full };
         packet
     }

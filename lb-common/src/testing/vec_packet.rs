@@ -29,8 +29,8 @@ pub struct VecPacket {
     pub gso_size: u32,
     /// Link-layer destination and source towards everybody; `None`: no neighbour is known.
     pub ends: Option<[u8; 12]>,
-    /// The host itself made it, as a test run in the kernel has it.
-    pub own: bool,
+    /// One of our programs sent it here.
+    pub redirected: bool,
     /// What sockets of the host send.
     pub sockets: Vec<Tuple>,
     route: fn(&Addr, u32) -> Route,
@@ -46,7 +46,7 @@ impl VecPacket {
             read_only: false,
             gso_size: 0,
             ends: None,
-            own: true,
+            redirected: false,
             sockets: Vec::new(),
             route,
         }
@@ -131,8 +131,8 @@ impl HostPacket for VecPacket {
         Ok(())
     }
 
-    fn is_own(&self) -> bool {
-        self.own
+    fn is_redirected(&self) -> bool {
+        self.redirected
     }
 
     fn has_socket(&self, tuple: &Tuple) -> bool {

@@ -225,7 +225,6 @@ impl Cluster {
     fn meet(&mut self, hook: Hook, bytes: Vec<u8>) -> Result<(Verdict, Option<Vec<u8>>), String> {
         let before = self.tables.counters();
         let mut packet = VecPacket::new(bytes.clone(), route);
-        packet.own = dissect(&bytes, hook.l2_len()).is_ok_and(|sent| sent.tuple.src == self.net.node());
         let mut verdict = hook.run_after(&mut packet, &self.tables, &mut self.scratch);
         let up = |counter: Counter| self.tables.counter(counter) - before[counter as usize];
         let (replaced, answered) = (up(Counter::FlowReplaced), up(Counter::Answered));
@@ -290,7 +289,10 @@ impl Cluster {
             let looked_at = conversation.client < 2 || matches!(conversation.to, Target::Service(_));
             let goes_on = conversation.proto == proto::TCP && conversation.seen.is_some() && flags != Flags::Syn;
             let kept = goes_on && looked_at;
-            return if there || (kept && !conversation.over) {
+            // TCP that nobody opened is left to the node's stack, to which it may be an answer.
+            let stack = conversation.over && flags != Flags::Syn && conversation.proto == proto::TCP;
+            let to_node = matches!(conversation.to, Target::NodePort(_));
+            return if (there && !(stack && to_node)) || (kept && !conversation.over) {
                 Err("a packet to a service passed untranslated".into())
             } else {
                 Ok(())

@@ -8,6 +8,7 @@ mod churn;
 mod clash;
 mod flood;
 mod flush;
+mod masquerade;
 mod matrix;
 mod oracle;
 mod oracle_tests;

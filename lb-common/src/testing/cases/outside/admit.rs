@@ -109,7 +109,8 @@ fn not_ours(net: Net, proto: u8) -> Vec<Case> {
 fn without_flow(net: Net) -> Vec<Case> {
     let case = |what: &str, flags| {
         let world = world(net, proto::TCP, LOCAL);
-        Case::new(format!("from outside without flow: {what}"), Hook::Uplink, world, data(net, proto::TCP).flags(flags))
+        let packet = from_client_to(net, proto::TCP, net.other_vip(), 8080).flags(flags);
+        Case::new(format!("from outside without flow: {what}"), Hook::Uplink, world, packet)
     };
     let icmp = if net.v4 { proto::ICMP } else { proto::ICMPV6 };
     let to_node = |proto| from_client_to(net, proto, net.node(), 0);

@@ -5,6 +5,7 @@ mod fragments;
 mod icmp;
 mod known;
 mod leaving;
+mod masqueraded;
 mod open;
 mod ports;
 mod replies;
@@ -50,6 +51,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
     cases.extend(fragments::cases(net));
     cases.extend(icmp::cases(net));
     cases.extend(leaving::cases(net));
+    cases.extend(masqueraded::cases(net));
     cases.extend(sctp::cases(net));
     cases
 }

@@ -48,7 +48,7 @@ fn from_outside(net: Net) -> Vec<Case> {
         let world = |flow: &[FlowSpec]| world(net, proto::TCP, LOCAL).flows(flow);
         cases.extend([
             case(&format!("SYN, flow {state}"), world(&flow), tcp(SYN)).opens(&taken_over(net, proto::TCP)),
-            case(&format!("ACK, flow {state}"), world(&flow), tcp(ACK)).refused(Counter::DropNoFlow),
+            case(&format!("ACK, flow {state}: the stack's to refuse"), world(&flow), tcp(ACK)),
             case(&format!("SYN that is not let in, flow {state}"), world(&flow), tcp(SYN))
                 .with(|case| {
                     case.world.services[0].frontends.iter_mut().for_each(|(_, bits)| *bits |= frontend::RANGES);
@@ -94,7 +94,6 @@ fn from_a_pod(net: Net) -> Vec<Case> {
     let established = flow(net, proto::TCP, REMOTE).established();
     let ack = at(Hook::PodEgress, established[0].key).flags(ACK);
     let world = world(net, proto::TCP, REMOTE).flows(&established);
-    cases
-        .push(Case::ingress("from a pod with an outside client's ports: ACK", world, ack).refused(Counter::DropNoFlow));
+    cases.push(Case::ingress("from a pod with an outside client's ports: ACK, the stack's to refuse", world, ack));
     cases
 }
