@@ -227,12 +227,13 @@ fn wire_len<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
 }
 
 /// A packet that belongs to no flow it may stay in: the packed decision, or 0 if it is to be translated by the flow that
-/// is now in `found`. `flags` is what `addrs` says of its destination.
+/// is now in `found`.
 #[inline(never)]
-pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch, flags: u32) -> u64 {
-    let Some(service) = claimed(tables, link, &s.parsed, flags) else {
-        return unclaimed(tables, link, s, flags).pack();
-    };
+pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch) -> u64 {
+    if !claimed(tables, link, s) {
+        return unclaimed(tables, link, s).pack();
+    }
+    let service = s.claim;
     if s.parsed.opens() {
         if repeated(tables, link, s, service.index()) {
             return 0;
@@ -252,19 +253,25 @@ pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link
     }
 }
 
-/// The frontend that claims the packet's destination.
-#[inline(always)]
-pub(super) fn claimed<T: Tables>(tables: &T, link: Link, parsed: &Parsed, flags: u32) -> Option<ServiceRef> {
+/// Whether a frontend claims the packet's destination: which one is in `claim` then.
+///
+/// Not inlined, and with its result in memory: there are many ways through it, and the verifier would walk all that follows
+/// once for each.
+#[inline(never)]
+pub(super) fn claimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
+    let Scratch { parsed, flags, claim, .. } = s;
     let Tuple { dst, dport, proto, .. } = parsed.tuple;
     let traffic = Traffic { dst, dport, proto, scope: link.scope(), host: false, v4: parsed.is_v4() };
-    frontend::find(tables, &traffic, flags)
+    let Some(found) = frontend::find(tables, &traffic, *flags) else { return false };
+    *claim = found;
+    true
 }
 
 /// A packet to no frontend. All of a clusterIP is ours; anything else passes, and if it starts a connection on the ports
 /// of a translated one to the same backend, the translated one is over: its replies could not be told apart.
 #[inline(always)]
-fn unclaimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch, flags: u32) -> Decision {
-    if flags & addr_flag::CLUSTER_IP != 0 {
+fn unclaimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Decision {
+    if s.flags & addr_flag::CLUSTER_IP != 0 {
         return if link.outside {
             Decision::End(Verdict::Drop(Counter::DropClosed))
         } else {

@@ -29,16 +29,9 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
         return path::other(packet, tables, link, s, why);
     }
-    let flags = tables.addr(&s.parsed.tuple.dst);
-    if flags == 0 {
-        // To a pod, or somebody else's: the usual case, so nothing more is looked up but where a connection begins.
-        direct(tables, s);
-        return Decision::End(Verdict::Pass);
-    }
-    // On an address of the node, below the ports of our own replies (SCTP keeps the client's), only frontends are of interest.
-    let ours = s.parsed.tuple.dport.get() >= PORT_BASE || s.parsed.tuple.proto == proto::SCTP;
-    let plain = flags & addr_flag::FRONTEND == 0 && !ours;
-    if plain && claimed(tables, link, &s.parsed, flags).is_none() {
+    s.flags = tables.addr(&s.parsed.tuple.dst);
+    // No flag: to a pod, or somebody else's. The usual case, so nothing more is looked up but where a connection begins.
+    if s.flags == 0 || !concerns(tables, link, s) {
         direct(tables, s);
         return Decision::End(Verdict::Pass);
     }
@@ -46,12 +39,21 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
         Known::Leave(verdict) => return Decision::End(verdict),
         Known::Stay => {}
         Known::Not => {
-            if let Some(decision) = Decision::unpack(begin(packet, tables, link, s, flags)) {
+            if let Some(decision) = Decision::unpack(begin(packet, tables, link, s)) {
                 return decision;
             }
         }
     }
     translate(packet, tables, s)
+}
+
+/// Whether a packet to an address that `addrs` knows may be for a frontend or one of our flows. Of those to an address that
+/// has no frontends but NodePorts most are the node's own, and are not looked for among the flows.
+#[inline(never)]
+fn concerns<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
+    // Our own replies come to higher ports, but for SCTP, which keeps the client's.
+    let ours = s.parsed.tuple.dport.get() >= PORT_BASE || s.parsed.tuple.proto == proto::SCTP;
+    s.flags & addr_flag::FRONTEND != 0 || ours || claimed(tables, link, s)
 }
 
 /// A packet that leaves the host's stack by an uplink or overlay: replies of backends that are this node itself, and the
