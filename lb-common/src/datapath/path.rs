@@ -239,8 +239,8 @@ pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link
             return 0;
         }
     } else if s.parsed.is_tcp() {
-        if service.bits() & crate::abi::frontend::CLOSED != 0 {
-            return Decision::End(Verdict::Drop(Counter::DropClosed)).pack();
+        if let Some(reason) = frontend::shut_out(tables, service, s.parsed.tuple.src) {
+            return Decision::End(Verdict::Drop(reason)).pack();
         }
         let grace = tables.now() < tables.grace_until();
         let pass = Decision::End(Verdict::Pass);
