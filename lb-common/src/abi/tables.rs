@@ -50,6 +50,18 @@ pub mod mark {
     pub const HOST_BACKEND: u32 = 1;
     /// A flow was opened with a source address that the node itself uses: its ports may clash.
     pub const SHARED_SOURCE: u32 = 1 << 1;
+
+    /// Ports of one mark of [`node_port`], as a shift: 2048 of them, of which Kubernetes' default range (30000 to 32767)
+    /// touches two and what usually listens on nodes others.
+    const PORTS_SHIFT: u32 = 11;
+
+    /// A flow was opened to a node port among these: it may outlive the frontend. There is none for ports from 32768 on, as
+    /// packets to those are looked for among the flows anyway.
+    #[inline(always)]
+    #[must_use]
+    pub const fn node_port(port: u16) -> u32 {
+        if port < 0x8000 { 1 << (16 + (port >> PORTS_SHIFT)) } else { 0 }
+    }
 }
 
 /// Value of `answers`, per CPU: how many refusals this processor has sent in its current tick.

@@ -16,7 +16,10 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Counter, Flow, ServiceRef, Tuple, addr_flag, flow_state, flow_tuple_hash, proto, role};
+use crate::abi::{
+    Counter, Flow, ServiceRef, Tuple, addr_flag, flow_state, flow_tuple_hash, frontend as frontend_type, mark, proto,
+    role,
+};
 
 /// The end of every way: what was decided, done.
 #[inline(always)]
@@ -278,8 +281,22 @@ fn unclaimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Decision {
             Decision::Answer(What::Refused, Counter::DropUnclaimed)
         };
     }
+    if s.parsed.opens() {
+        superseded(tables, link, s);
+    }
     direct(tables, s);
     Decision::End(Verdict::Pass)
+}
+
+/// A connection begins past us on the ports of one that a frontend, which is gone by now, had taken: the old one is over, or
+/// the new one's packets would go on in it. Whether it was so.
+#[inline(never)]
+fn superseded<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
+    let Scratch { parsed, found, .. } = s;
+    flow::find(tables, &parsed.tuple, found)
+        && link.handles(&found.flow)
+        && found.flow.role & role::FORWARD != 0
+        && flow::forget(tables, &parsed.tuple, &mut found.flow)
 }
 
 /// A packet that goes past us to a place where it could be taken for part of a translated flow. Whether it was so.
@@ -329,6 +346,9 @@ fn open<P: HostPacket, T: Tables>(
     let Scratch { parsed, found: Found { flow, table }, spare, .. } = s;
     *table = super::FlowTable::Embryos;
     flow::open(packet, tables, &parsed.tuple, flow, spare).map_err(NoChoice::Drop)?;
+    if link.outside && service.bits() & frontend_type::TYPE_MASK == frontend_type::NODE_PORT {
+        tables.set_marks(mark::node_port(parsed.tuple.dport.get()));
+    }
     tables.count(Counter::PacketFlows);
     tables.count_connection(flow.backend);
     Ok(())

@@ -15,7 +15,7 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, mark, proto, role};
+use crate::abi::{Addr, Counter, Flow, Tuple, addr_flag, dev_kind, mark, proto, role};
 
 /// A packet that comes in by an uplink or overlay.
 #[inline(always)]
@@ -51,9 +51,13 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
 /// has no frontends but NodePorts most are the node's own, and are not looked for among the flows.
 #[inline(never)]
 fn concerns<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
+    let Tuple { dport, proto, .. } = s.parsed.tuple;
     // Our own replies come to higher ports, but for SCTP, which keeps the client's.
-    let ours = s.parsed.tuple.dport.get() >= PORT_BASE || s.parsed.tuple.proto == proto::SCTP;
-    s.flags & addr_flag::FRONTEND != 0 || ours || claimed(tables, link, s)
+    if s.flags & addr_flag::FRONTEND != 0 || dport.get() >= PORT_BASE || proto == proto::SCTP {
+        return true;
+    }
+    // TCP to a node port goes on when that is deleted; what begins on such a flow's ports ends it.
+    (proto == proto::TCP && tables.marks() & mark::node_port(dport.get()) != 0) || claimed(tables, link, s)
 }
 
 /// A packet that leaves the host's stack by an uplink or overlay: replies of backends that are this node itself, and the
