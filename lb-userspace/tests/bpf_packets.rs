@@ -55,6 +55,34 @@ fn without_added_header(run: &mut Run, hook: Hook) {
     }
 }
 
+/// Instructions that the verifier may walk through for a program, by the start of its name: what it takes on Linux 6.18
+/// and some more, as kernels differ. A kernel refuses a program beyond a million, and all of it is time at each start.
+const VERIFIED: [(&str, u32); 9] = [
+    ("pod_ingress", 60_000),
+    ("pod_egress", 50_000),
+    ("uplink_ingress", 60_000),
+    ("uplink_l3", 60_000),
+    ("uplink_egress", 50_000),
+    ("uplink_xdp", 10_000),
+    ("connect", 10_000),
+    ("sendmsg", 10_000),
+    ("", 1000),
+];
+
+#[test]
+fn no_program_costs_the_verifier_more_than_it_may() {
+    let counts = netns::in_node(|| Kernel::load().verified());
+    let mut wrong = Vec::new();
+    for (name, count) in &counts {
+        let bound = VERIFIED.iter().find(|(start, _)| name.starts_with(start)).map_or(0, |(_, bound)| *bound);
+        eprintln!("{name}: {count} of {bound}");
+        if *count > bound {
+            wrong.push(format!("{name} takes {count} verified instructions, more than {bound}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// Damaged packets per program.
 const MALFORMED: u64 = 10_000;
 

@@ -52,6 +52,20 @@ pub mod mark {
     pub const SHARED_SOURCE: u32 = 1 << 1;
     /// A connection with an address of the node was given another port: it goes on with that.
     pub const REMAPPED: u32 = 1 << 2;
+    /// What is looked for where packets leave the node.
+    pub const LEAVING: u32 = HOST_BACKEND | SHARED_SOURCE | REMAPPED;
+
+    /// Ports of one mark of [`node_port`], as a shift: 2048 of them, of which Kubernetes' default range (30000 to 32767)
+    /// touches two and what usually listens on nodes others.
+    const PORTS_SHIFT: u32 = 11;
+
+    /// A flow was opened to a node port among these: it may outlive the frontend. There is none for ports from 32768 on, as
+    /// packets to those are looked for among the flows anyway.
+    #[inline(always)]
+    #[must_use]
+    pub const fn node_port(port: u16) -> u32 {
+        if port < 0x8000 { 1 << (16 + (port >> PORTS_SHIFT)) } else { 0 }
+    }
 }
 
 /// Value of `answers`, per CPU: how many refusals this processor has sent in its current tick.

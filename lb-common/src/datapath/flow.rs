@@ -201,18 +201,16 @@ pub(super) fn open<P: HostPacket, T: Tables>(
     flow: &mut Flow,
     spare: &mut Spare,
 ) -> Result<(), Counter> {
-    let fixed = key.proto == proto::SCTP;
-    // An address of the node stands in for the client's, or it is the node's own connection.
-    let shared = flow.to.src != key.src || flow.role & role::HOST != 0;
     supersede(tables, key, spare);
     let mut i = 0;
     while i < PORT_TRIES {
-        if take_ports(tables, key, flow, spare) && !(shared && packet.has_socket(&flow.to)) {
+        if take_ports(packet, tables, key, flow, spare) {
             flow.seen = tables.now();
             return if insert_both(tables, key, flow, spare) { Ok(()) } else { Err(Counter::DropFlowTable) };
         }
         tables.count(Counter::PortCollision);
-        if fixed {
+        if key.proto == proto::SCTP {
+            // Its checksum covers the ports.
             break;
         }
         flow.to.sport = other_port(tables);
@@ -245,10 +243,18 @@ fn insert_both<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow, spare: &mut 
         && tables.insert_flow(FlowTable::Embryos, key, flow)
 }
 
-/// Whether replies of the new flow `flow` may belong to it: nobody else's live flow has them. What is left of a dead one
-/// goes, as it would be found before the new one.
+/// Whether replies of the new flow `flow` may belong to it: nobody else's live flow has them, nor a socket of the node where
+/// an address of the node stands in for the client's, or it is the node's own connection.
 #[inline(never)]
-fn take_ports<T: Tables>(tables: &T, key: &Tuple, flow: &Flow, spare: &mut Spare) -> bool {
+fn take_ports<P: HostPacket, T: Tables>(packet: &P, tables: &T, key: &Tuple, flow: &Flow, spare: &mut Spare) -> bool {
+    let shared = flow.to.src != key.src || flow.role & role::HOST != 0;
+    are_free(tables, key, flow, spare) && !(shared && packet.has_socket(&flow.to))
+}
+
+/// Whether nobody else's live flow has the replies of the new flow `flow`. What is left of a dead one goes, as it would be
+/// found before the new one.
+#[inline(never)]
+fn are_free<T: Tables>(tables: &T, key: &Tuple, flow: &Flow, spare: &mut Spare) -> bool {
     spare.key.set_reverse_of(&flow.to);
     let Spare { key: reply_key, found: other } = spare;
     if !find(tables, reply_key, other) {

@@ -80,14 +80,23 @@ pub(super) enum NoChoice {
     Drop(Counter),
 }
 
+/// Why the frontend is not for this source, whatever it sends and whatever the service's state.
+#[inline(always)]
+pub(super) fn shut_out<T: Tables>(tables: &T, found: ServiceRef, source: Addr) -> Option<Counter> {
+    if found.bits() & frontend::CLOSED != 0 {
+        Some(Counter::DropClosed)
+    } else if found.bits() & frontend::RANGES != 0 && !tables.in_ranges(found.index(), source) {
+        Some(Counter::DropSourceRange)
+    } else {
+        None
+    }
+}
+
 /// The checks that come before selection: closed, source ranges, action. Gives the state to select from.
 #[inline(always)]
 pub(super) fn admit<T: Tables>(tables: &T, found: ServiceRef, source: Addr) -> Result<ServiceState, NoChoice> {
-    if found.bits() & frontend::CLOSED != 0 {
-        return Err(NoChoice::Drop(Counter::DropClosed));
-    }
-    if found.bits() & frontend::RANGES != 0 && !tables.in_ranges(found.index(), source) {
-        return Err(NoChoice::Drop(Counter::DropSourceRange));
+    if let Some(reason) = shut_out(tables, found, source) {
+        return Err(NoChoice::Drop(reason));
     }
     let Some(state) = tables.state(found.index()) else {
         return Err(NoChoice::Drop(Counter::DropInternal));

@@ -16,7 +16,10 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Counter, Flow, ServiceRef, Tuple, addr_flag, flow_state, flow_tuple_hash, proto, role};
+use crate::abi::{
+    Counter, Flow, ServiceRef, Tuple, addr_flag, flow_state, flow_tuple_hash, frontend as frontend_type, mark, proto,
+    role,
+};
 
 /// The end of every way: what was decided, done.
 #[inline(always)]
@@ -223,25 +226,29 @@ fn wire_len<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
 }
 
 /// A packet that belongs to no flow it may stay in: the packed decision, or 0 if it is to be translated by the flow that
-/// is now in `found`. `flags` is what `addrs` says of its destination.
+/// is now in `found`.
 #[inline(never)]
-pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch, flags: u32) -> u64 {
-    let Some(service) = claimed(tables, link, &s.parsed, flags) else {
-        return unclaimed(tables, link, s, flags).pack();
-    };
+pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch) -> u64 {
+    if !claimed(tables, link, s) {
+        return unclaimed(tables, link, s).pack();
+    }
+    let service = s.claim;
     if s.parsed.opens() {
         if repeated(tables, link, s, service.index()) {
             return 0;
         }
     } else if s.parsed.is_tcp() {
-        if service.bits() & crate::abi::frontend::CLOSED != 0 {
-            return Decision::End(Verdict::Drop(Counter::DropClosed)).pack();
-        }
         // At an address of the node this may be the answer to a connection that it masquerades for a pod: netfilter takes
         // any port for those, a node port's as well. The node's stack knows, and resets what it does not know.
-        let pass = flags & addr_flag::LINKS != 0 || tables.now() < tables.grace_until();
-        let decision =
-            if pass { Decision::End(Verdict::Pass) } else { Decision::Answer(What::Refused, Counter::DropNoFlow) };
+        let decision = if s.flags & addr_flag::LINKS != 0 {
+            Decision::End(Verdict::Pass)
+        } else if let Some(reason) = frontend::shut_out(tables, service, s.parsed.tuple.src) {
+            Decision::End(Verdict::Drop(reason))
+        } else if tables.now() < tables.grace_until() {
+            Decision::End(Verdict::Pass)
+        } else {
+            Decision::Answer(What::Refused, Counter::DropNoFlow)
+        };
         return decision.pack();
     }
     match open(packet, tables, service, link, s) {
@@ -251,27 +258,47 @@ pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link
     }
 }
 
-/// The frontend that claims the packet's destination.
-#[inline(always)]
-pub(super) fn claimed<T: Tables>(tables: &T, link: Link, parsed: &Parsed, flags: u32) -> Option<ServiceRef> {
+/// Whether a frontend claims the packet's destination: which one is in `claim` then.
+///
+/// Not inlined, and with its result in memory: there are many ways through it, and the verifier would walk all that follows
+/// once for each.
+#[inline(never)]
+pub(super) fn claimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
+    let Scratch { parsed, flags, claim, .. } = s;
     let Tuple { dst, dport, proto, .. } = parsed.tuple;
     let traffic = Traffic { dst, dport, proto, scope: link.scope(), host: false, v4: parsed.is_v4() };
-    frontend::find(tables, &traffic, flags)
+    let Some(found) = frontend::find(tables, &traffic, *flags) else { return false };
+    *claim = found;
+    true
 }
 
 /// A packet to no frontend. All of a clusterIP is ours; anything else passes, and if it starts a connection on the ports
 /// of a translated one to the same backend, the translated one is over: its replies could not be told apart.
 #[inline(always)]
-fn unclaimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch, flags: u32) -> Decision {
-    if flags & addr_flag::CLUSTER_IP != 0 {
+fn unclaimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Decision {
+    if s.flags & addr_flag::CLUSTER_IP != 0 {
         return if link.outside {
             Decision::End(Verdict::Drop(Counter::DropClosed))
         } else {
             Decision::Answer(What::Refused, Counter::DropUnclaimed)
         };
     }
+    if s.parsed.opens() {
+        superseded(tables, link, s);
+    }
     direct(tables, s);
     Decision::End(Verdict::Pass)
+}
+
+/// A connection begins past us on the ports of one that a frontend, which is gone by now, had taken: the old one is over, or
+/// the new one's packets would go on in it. Whether it was so.
+#[inline(never)]
+fn superseded<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
+    let Scratch { parsed, found, .. } = s;
+    flow::find(tables, &parsed.tuple, found)
+        && link.handles(&found.flow)
+        && found.flow.role & role::FORWARD != 0
+        && flow::forget(tables, &parsed.tuple, &mut found.flow)
 }
 
 /// A packet that goes past us to a place where it could be taken for part of a translated flow. Whether it was so.
@@ -321,6 +348,9 @@ fn open<P: HostPacket, T: Tables>(
     let Scratch { parsed, found: Found { flow, table }, spare, .. } = s;
     *table = super::FlowTable::Embryos;
     flow::open(packet, tables, &parsed.tuple, flow, spare).map_err(NoChoice::Drop)?;
+    if link.outside && service.bits() & frontend_type::TYPE_MASK == frontend_type::NODE_PORT {
+        tables.set_marks(mark::node_port(parsed.tuple.dport.get()));
+    }
     tables.count(Counter::PacketFlows);
     tables.count_connection(flow.backend);
     Ok(())

@@ -30,8 +30,8 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
         Known::Leave(verdict) => return Decision::End(verdict),
         Known::Stay => {}
         Known::Not => {
-            let flags = tables.addr(&s.parsed.tuple.dst);
-            if let Some(decision) = Decision::unpack(begin(packet, tables, link, s, flags)) {
+            s.flags = tables.addr(&s.parsed.tuple.dst);
+            if let Some(decision) = Decision::unpack(begin(packet, tables, link, s)) {
                 return decision;
             }
         }

@@ -8,12 +8,17 @@ use super::{
     flow::{Found, Spare},
     parse::Parsed,
 };
+use crate::abi::ServiceRef;
 
 /// Working memory. Each stage fills in what it reads, so what an earlier packet left means nothing.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Scratch {
     pub(super) parsed: Parsed,
+    /// What `addrs` says of the packet's destination.
+    pub(super) flags: u32,
+    /// The frontend that claims its destination, once it was asked for.
+    pub(super) claim: ServiceRef,
     /// The packet that an ICMP error is about.
     pub(super) quoted: Parsed,
     pub(super) found: Found,

@@ -6,7 +6,7 @@ use crate::{
     datapath::{FlowTable, Tables as _, Verdict},
     testing::{
         AffinitySpec, Case, DEV_CLIENT, FlowSpec, Hook, MemTables, Net, PacketSpec, Recycling, SockCase, Table, World,
-        cases, pair, sock_cases,
+        cases, pair, sock_cases, world::LOCAL, worlds::NODE_PORT,
     },
 };
 
@@ -197,4 +197,24 @@ fn a_one_way_stream_does_not_lose_its_way_back() {
     let answer = PacketSpec::new(spoken[1].key);
     let (verdict, bytes) = run(&tables, Hook::PodEgress, &answer);
     assert_eq!((verdict, bytes), (Verdict::Stack, answer.with_tuple(spoken[1].to).build()));
+}
+
+/// A node port's connection leaves its mark, by which it is found when the node port is gone.
+#[test]
+fn a_connection_outlives_its_node_port() {
+    let world = World::outside(NET, proto::TCP).slots(&[LOCAL]);
+    let tables = MemTables::with(&World { marks: 0, ..world.clone() }.contents(NOW));
+    let packet = |flags| {
+        let to = Tuple::new(NET.outside(), Port::new(50_000), NET.node(), Port::new(NODE_PORT), proto::TCP);
+        PacketSpec::new(to).flags(flags)
+    };
+    let (opened, _) = run(&tables, Hook::Uplink, &packet(0x02));
+    assert!(matches!(opened, Verdict::Redirect(_)), "{opened:?}");
+    for (key, _) in &world.services[0].frontends {
+        tables.set_service(*key, None);
+    }
+    assert_eq!(run(&tables, Hook::Uplink, &packet(0x10)).0, opened, "its packets go on");
+    assert_eq!(run(&tables, Hook::Uplink, &packet(0x02)).0, Verdict::Pass, "a new one goes to the node");
+    assert_eq!(run(&tables, Hook::Uplink, &packet(0x10)).0, Verdict::Pass, "and stays there");
+    assert_eq!(tables.flow_entries(), [], "nothing of the old one is left");
 }

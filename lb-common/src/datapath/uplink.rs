@@ -15,7 +15,7 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Addr, Counter, Flow, addr_flag, dev_kind, mark, proto, role};
+use crate::abi::{Addr, Counter, Flow, Tuple, addr_flag, dev_kind, mark, proto, role};
 
 /// A packet that comes in by an uplink or overlay.
 #[inline(always)]
@@ -29,16 +29,9 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
         return path::other(packet, tables, link, s, why);
     }
-    let flags = tables.addr(&s.parsed.tuple.dst);
-    if flags == 0 {
-        // To a pod, or somebody else's: the usual case, so nothing more is looked up but where a connection begins.
-        direct(tables, s);
-        return Decision::End(Verdict::Pass);
-    }
-    // On an address of the node, below the ports of our own replies (SCTP keeps the client's), only frontends are of interest.
-    let ours = s.parsed.tuple.dport.get() >= PORT_BASE || s.parsed.tuple.proto == proto::SCTP;
-    let plain = flags & addr_flag::FRONTEND == 0 && !ours;
-    if plain && claimed(tables, link, &s.parsed, flags).is_none() {
+    s.flags = tables.addr(&s.parsed.tuple.dst);
+    // No flag: to a pod, or somebody else's. The usual case, so nothing more is looked up but where a connection begins.
+    if s.flags == 0 || !concerns(tables, link, s) {
         direct(tables, s);
         return Decision::End(Verdict::Pass);
     }
@@ -46,12 +39,25 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
         Known::Leave(verdict) => return Decision::End(verdict),
         Known::Stay => {}
         Known::Not => {
-            if let Some(decision) = Decision::unpack(begin(packet, tables, link, s, flags)) {
+            if let Some(decision) = Decision::unpack(begin(packet, tables, link, s)) {
                 return decision;
             }
         }
     }
     translate(packet, tables, s)
+}
+
+/// Whether a packet to an address that `addrs` knows may be for a frontend or one of our flows. Of those to an address that
+/// has no frontends but NodePorts most are the node's own, and are not looked for among the flows.
+#[inline(never)]
+fn concerns<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
+    let Tuple { dport, proto, .. } = s.parsed.tuple;
+    // Our own replies come to higher ports, but for SCTP, which keeps the client's.
+    if s.flags & addr_flag::FRONTEND != 0 || dport.get() >= PORT_BASE || proto == proto::SCTP {
+        return true;
+    }
+    // TCP to a node port goes on when that is deleted; what begins on such a flow's ports ends it.
+    (proto == proto::TCP && tables.marks() & mark::node_port(dport.get()) != 0) || claimed(tables, link, s)
 }
 
 /// A packet that leaves the host's stack by an uplink or overlay: replies of backends that are this node itself, and
@@ -68,7 +74,7 @@ pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, 
     if s.parsed.begins() && tables.addr(&s.parsed.tuple.dst) & addr_flag::CLUSTER_IP != 0 {
         return Verdict::Drop(Counter::DropUnclaimed);
     }
-    let flows = tables.marks() != 0;
+    let flows = tables.marks() & mark::LEAVING != 0;
     if !flows && !clash::may_have_node_port(&s.parsed) {
         return Verdict::Pass;
     }

@@ -25,8 +25,8 @@ pub mod sock_cases;
 mod sum;
 mod table;
 mod vec_packet;
-mod world;
-mod worlds;
+pub(crate) mod world;
+pub(crate) mod worlds;
 
 pub use answers::{Told, answer, check_answer};
 pub use case::{Case, Observed};

@@ -20,7 +20,7 @@ pub(super) const WEB: u32 = 1;
 /// Its identity.
 pub(super) const WEB_IDENTITY: u64 = 0x1111_2222_3333_4444;
 /// Backend id of `web` on the node's own bridge.
-pub(super) const LOCAL: u32 = 5;
+pub(crate) const LOCAL: u32 = 5;
 /// Backend id of `web` on another node.
 pub(super) const REMOTE: u32 = 6;
 /// Backend id of `web` that is the client pod itself.

@@ -9,7 +9,7 @@ use super::{
 use crate::abi::{Addr, Port, ServiceKey, frontend, proto, scope};
 
 /// The node port of `web`.
-pub(super) const NODE_PORT: u16 = 30_080;
+pub(crate) const NODE_PORT: u16 = 30_080;
 
 /// A frontend of `web` that is open to the outside: the node port; of SCTP, which keeps its ports, the other.
 pub(super) const fn open_frontend(net: Net, proto: u8) -> (Addr, u16) {

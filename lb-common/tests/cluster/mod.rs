@@ -7,7 +7,7 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use lb_common::{
     abi::{Counter, Port, Tuple, local_path, proto},
-    datapath::{Scratch, Verdict},
+    datapath::{Scratch, Tables as _, Verdict},
     testing::{
         Contents, Dissected, Hook, L4Sum, MemTables, Net, PacketSpec, Recycling, Sum, VecPacket, World, check_answer,
         dissect, route,
@@ -102,6 +102,8 @@ impl Cluster {
                 let local_path = if redirect { local_path::REDIRECT } else { local_path::STACK };
                 let mut contents = empty();
                 contents.config.local_path = local_path;
+                // The agent never writes them.
+                contents.marks = self.tables.marks();
                 self.tables.fill(&contents);
                 Ok(())
             }
@@ -284,11 +286,7 @@ impl Cluster {
         };
         let (backends, there) = self.services[usize::from(service)];
         if (view.dst, view.dport) == (addr, dport) {
-            // From outside, packets to the node are looked at only where a frontend claims them: with it gone, its
-            // connections are cut.
-            let looked_at = conversation.client < 2 || matches!(conversation.to, Target::Service(_));
-            let goes_on = conversation.proto == proto::TCP && conversation.seen.is_some() && flags != Flags::Syn;
-            let kept = goes_on && looked_at;
+            let kept = conversation.proto == proto::TCP && conversation.seen.is_some() && flags != Flags::Syn;
             // TCP that nobody opened is left to the node's stack, to which it may be an answer.
             let stack = conversation.over && flags != Flags::Syn && conversation.proto == proto::TCP;
             let to_node = matches!(conversation.to, Target::NodePort(_));

@@ -12,7 +12,10 @@ use std::{
     path::PathBuf,
 };
 
-use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Program, SchedClassifier},
+};
 use lb_common::{
     abi::{global, map, program},
     testing::{ARRAY_LEN, Action, Hook},
@@ -84,6 +87,27 @@ impl Kernel {
     /// The program of a hook.
     pub(crate) fn program(&self, hook: Hook) -> BorrowedFd<'_> {
         program(&self.bpf, hook)
+    }
+
+    /// How many instructions the verifier walked through for each program of the object, in order of name.
+    pub(crate) fn verified(&mut self) -> Vec<(String, u32)> {
+        let mut counts = Vec::new();
+        for (name, program) in self.bpf.programs_mut() {
+            // Those of tc are loaded already.
+            let loaded = if let Program::Xdp(program) = program {
+                program.load()
+            } else if let Program::CgroupSockAddr(program) = program {
+                program.load()
+            } else {
+                Ok(())
+            };
+            loaded.unwrap_or_else(|error| panic!("load program {name}: {error:?}"));
+            let info = program.info().unwrap_or_else(|error| panic!("program {name}: {error}"));
+            // Linux tells since 5.16.
+            counts.extend(info.verified_instruction_count().map(|count| (name.to_owned(), count)));
+        }
+        counts.sort_unstable();
+        counts
     }
 
     /// Runs the program of a hook on a packet, once.

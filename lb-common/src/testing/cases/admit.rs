@@ -46,6 +46,21 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
             .verdict(Verdict::Stack),
         ]);
         cases.extend(source_ranges(net, name, proto, &packet));
+        if proto == proto::TCP {
+            let ranged = |addr| {
+                with(&|w| {
+                    w.services[0].frontends[0].1 = frontend::LOAD_BALANCER | frontend::RANGES;
+                    w.services[0].ranges = vec![(addr, if net.v4 { 32 } else { 128 })];
+                })
+            };
+            let case = |what: &str, world| {
+                Case::ingress(format!("source ranges: TCP in mid-stream without flow, {what}"), world, tcp(net, ACK))
+            };
+            cases.extend([
+                case("another pod's address", ranged(net.server())).dropped(Counter::DropSourceRange),
+                case("the client's own address", ranged(net.client())).refused(Counter::DropNoFlow),
+            ]);
+        }
     }
     cases.extend(reject_and_flows(net));
     cases

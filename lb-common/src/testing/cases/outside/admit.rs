@@ -71,12 +71,41 @@ fn source_ranges(net: Net, proto: u8) -> Vec<Case> {
     };
     let other = if net.v4 { Net::V6 } else { Net::V4 };
     let remote = flow(net, proto, REMOTE);
-    vec![
+    let mut cases = if proto == proto::TCP { ranges_in_mid_stream(net, &ranged(&[])) } else { Vec::new() };
+    cases.extend([
         case("the client's own address", &[(net.outside(), host_bits)]).opens(&remote),
         case("the client's network", &[(net.node(), lan)]).opens(&remote),
         case("another address", &[(net.other_node(), host_bits)]).dropped(Counter::DropSourceRange),
         case("only of the other family", &[(other.outside(), 8)]).dropped(Counter::DropSourceRange),
         case("none", &[]).dropped(Counter::DropSourceRange),
+    ]);
+    cases
+}
+
+/// Who is not let in is not told either that a flow is missing.
+fn ranges_in_mid_stream(net: Net, ranged: &World) -> Vec<Case> {
+    let host_bits = if net.v4 { 32 } else { 128 };
+    let case = |what: &str, addr, world: World, flags| {
+        let world = world.with(|w| w.services[0].ranges = vec![(addr, host_bits)]);
+        let title = format!("from outside, source ranges: TCP without flow, {what}");
+        let packet = from_client_to(net, proto::TCP, net.other_vip(), 8080).flags(flags);
+        Case::new(title, Hook::Uplink, world, packet)
+    };
+    let (own, other) = (net.outside(), net.other_node());
+    let established = flow(net, proto::TCP, REMOTE).established();
+    vec![
+        case("another address", other, ranged.clone(), ACK).dropped(Counter::DropSourceRange),
+        case("another address, FIN", other, ranged.clone(), FIN | ACK).dropped(Counter::DropSourceRange),
+        case("another address, RST", other, ranged.clone(), RST).dropped(Counter::DropSourceRange),
+        case("another address in the grace time", other, ranged.clone().with(|w| w.grace = Some(50)), ACK)
+            .dropped(Counter::DropSourceRange),
+        case("the client's own address", own, ranged.clone(), ACK).refused(Counter::DropNoFlow),
+        case("the client's own address in the grace time", own, ranged.clone().with(|w| w.grace = Some(50)), ACK),
+        case("another address, and a flow from before", other, ranged.clone().flows(&established), ACK)
+            .with(|case| case.packet = data(net, proto::TCP))
+            .follows(&established[0]),
+        case("another address, to the node: the stack's to refuse", other, ranged.clone(), ACK)
+            .with(|case| case.packet = data(net, proto::TCP)),
     ]
 }
 

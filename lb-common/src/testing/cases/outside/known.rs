@@ -2,12 +2,13 @@
 
 use super::{ACK, BACKENDS, SYN, data, first_packet, flow, name, world};
 use crate::{
-    abi::{Counter, action, backend_state, flow_state, proto, ticks},
+    abi::{Counter, action, backend_state, flow_state, frontend, mark, proto, ticks},
     testing::{
         Case, FlowSpec, Hook, Net, PacketSpec, World,
         cases::{FIN, PSH, RST},
         flows::Both as _,
         world::{LOCAL, REMOTE},
+        worlds::NODE_PORT,
     },
 };
 
@@ -19,6 +20,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
         cases.extend(datagrams(net, proto::SCTP, backend, whom));
     }
     cases.extend(leaving_udp(net));
+    cases.extend(deleted_node_port(net));
     cases
 }
 
@@ -107,4 +109,49 @@ fn leaving_udp(net: Net) -> Vec<Case> {
         )
         .opens(&flow(net, proto::TCP, REMOTE)),
     ]
+}
+
+/// Open connections to a node port outlive it, whether its Service goes on or went with it. What a deleted one leaves behind
+/// takes nothing from whoever listens on the node's port afterwards.
+fn deleted_node_port(net: Net) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (backend, whom) in BACKENDS {
+        let new = flow(net, proto::TCP, backend);
+        let established = new.established();
+        let closing = new.answered().state(flow_state::CLOSING);
+        let world = |flow: &[FlowSpec]| {
+            world(net, proto::TCP, backend).flows(flow).with(|w| {
+                w.services[0].frontends.retain(|(_, bits)| bits & frontend::TYPE_MASK != frontend::NODE_PORT);
+                w.marks |= mark::node_port(NODE_PORT);
+            })
+        };
+        let case = |what: &str, world: World, packet: PacketSpec| {
+            Case::new(format!("a deleted node port, TCP to {whom}: {what}"), Hook::Uplink, world, packet)
+        };
+        let ack = || data(net, proto::TCP);
+        let goes_on = |what: &str, world: World, flags, after: &[FlowSpec]| {
+            case(what, world, ack().flags(flags)).follows(&new[0]).flows(after)
+        };
+        let gone = |w: &mut World| {
+            w.services.clear();
+            w.backend(backend).state = backend_state::GONE;
+        };
+        cases.extend([
+            goes_on("data", world(&established), ACK | PSH, &established),
+            goes_on("FIN", world(&established), FIN | ACK, &closing),
+            goes_on("data, the whole Service is gone", world(&established).with(gone), ACK | PSH, &established),
+            case("SYN, somebody else's connection", world(&established), ack().flags(SYN)).flows(&[]),
+            case("SYN once more, before an answer", world(&new), ack().flags(SYN)).flows(&[]),
+            case("in mid-stream without a flow", world(&[]), ack()),
+            case("another client's", world(&established), ack().from(net.outside(), 50_001)).flows(&established),
+        ]);
+    }
+    // UDP leaves what nobody would choose for it now.
+    let spoken = flow(net, proto::UDP, LOCAL).answered().state(flow_state::REPLIED);
+    let world = world(net, proto::UDP, LOCAL).flows(&spoken).with(|w| {
+        w.services.clear();
+        w.marks |= mark::node_port(NODE_PORT);
+    });
+    cases.push(Case::new("a deleted node port: UDP passes", Hook::Uplink, world, data(net, proto::UDP)).flows(&spoken));
+    cases
 }
