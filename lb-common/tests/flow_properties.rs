@@ -222,7 +222,7 @@ proptest! {
         prop_assert!(verdict != Verdict::Pass);
         same(&answer, tuple.reversed(), routed, &received)?;
         check_flows(&tables);
-        prop_assert!(tables.flow_entries().iter().all(|(table, ..)| *table == FlowTable::Flows));
+        prop_assert!(tables.flow_entries().iter().all(|(table, ..)| *table == FlowTable::Embryos));
 
         // And on, with what the first packets left in the working memory.
         let next = back.packet(tuple, 0x10);
@@ -231,6 +231,7 @@ proptest! {
         };
         same(&next, flow.to, routed, &sent)?;
         check_flows(&tables);
+        prop_assert!(tables.flow_entries().iter().all(|(table, ..)| *table == FlowTable::Flows));
     }
 
     /// Whoever is refused hears of it in a right packet, or there is a reason not to tell him.

@@ -24,7 +24,8 @@ pub mod flow_state {
     pub const NEW: u8 = 0;
     /// A reply was seen.
     pub const REPLIED: u8 = 1;
-    /// TCP: the client has sent on after the reply. UDP never gets here.
+    /// The client has sent on after the reply, or (not TCP) replies came on for a while. Entries stand in `flows` from then
+    /// on.
     pub const ESTABLISHED: u8 = 2;
     /// TCP: a FIN or RST was seen.
     pub const CLOSING: u8 = 3;

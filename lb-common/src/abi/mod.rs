@@ -31,7 +31,7 @@ pub mod map {
     pub const BACKENDS: &str = "backends";
     /// [`super::Tuple`] → [`super::Flow`]: flows that were answered.
     pub const FLOWS: &str = "flows";
-    /// [`super::Tuple`] → [`super::Flow`]: flows without a reply so far, so that a flood evicts only its own kind.
+    /// [`super::Tuple`] → [`super::Flow`]: flows that are not established, so that a flood evicts only its own kind.
     pub const EMBRYOS: &str = "embryos";
     /// [`super::Tuple`] with a fragment's identification in place of the ports → [`super::Flow`]: how the later fragments
     /// of a datagram are translated.

@@ -1,7 +1,7 @@
 //! The flow table: two entries for each translated connection, one for each direction.
 //!
-//! Entries without a reply live in `embryos` and move to `flows` with the first reply, so that a flood of openings
-//! evicts only its own kind. Both tables are LRU; a packet that finds its entry untouched for a tick touches the
+//! Entries live in `embryos` until both sides were heard and the opener again, or datagrams were answered for a while.
+//! So a flood evicts only its own kind: of SYNs whose answers reach nobody, and of datagrams to whoever answers. Both tables are LRU; a packet that finds its entry untouched for a tick touches the
 //! other direction's as well (and puts it back if it is gone), so a one-way stream does not lose its way back.
 
 use super::{
@@ -36,7 +36,7 @@ impl Spare {
 }
 
 /// Idle time after which a UDP flow is over and its next packet chooses anew: Linux conntrack's defaults
-/// (`nf_conntrack_udp_timeout`, 30 s, and `…_stream`, 120 s), which kube-proxy's users are used to.
+/// (`nf_conntrack_udp_timeout`, 30 s until it lasts, and `…_stream`, 120 s), which kube-proxy's users are used to.
 const UDP_IDLE_EMBRYO: u32 = ticks(30);
 const UDP_IDLE: u32 = ticks(120);
 /// Time for which the later fragments of a datagram are awaited: Linux's `ipfrag_time` and `ip6frag_time` at most.
@@ -58,7 +58,7 @@ fn find_embryo<T: Tables>(tables: &T, key: &Tuple, found: &mut Found) -> bool {
     find_in(tables, FlowTable::Embryos, key, &mut found.flow)
 }
 
-/// Finds the entry of `key`, among the answered flows first. Not inlined, for the BPF stack's sake.
+/// Finds the entry of `key`, among the established flows first. Not inlined, for the BPF stack's sake.
 #[inline(never)]
 pub(super) fn find<T: Tables>(tables: &T, key: &Tuple, found: &mut Found) -> bool {
     found.table = FlowTable::Flows;
@@ -112,7 +112,10 @@ pub(super) fn holds<T: Tables>(tables: &T, flow: &Flow) -> bool {
         && backend.usable(state.word)
 }
 
-/// Notes a packet of a known flow: its state, the time, and the first reply. Work at most once per tick and state.
+/// Notes a packet of a known flow: its state and the time. Work at most once per tick and state.
+///
+/// A conversation that lasts is established: its opener speaks again once it was answered, or datagrams come back in
+/// another tick than the first (as conntrack's "assured"; a SYN's answer, sent once more, says nothing of the opener).
 #[inline(always)]
 pub(super) fn hit<T: Tables>(tables: &T, found: &Found, parsed: &Parsed, spare: &mut Spare, now: u32) {
     let flow = &found.flow;
@@ -122,17 +125,18 @@ pub(super) fn hit<T: Tables>(tables: &T, found: &Found, parsed: &Parsed, spare: 
         state = flow_state::CLOSING;
     } else if reply && state == flow_state::NEW {
         state = flow_state::REPLIED;
-    } else if !reply && state == flow_state::REPLIED && parsed.is_tcp() && !parsed.opens() {
+    } else if state == flow_state::REPLIED && if reply { !parsed.is_tcp() && flow.seen != now } else { !parsed.opens() }
+    {
         // A SYN sent once more shows that the reply did not arrive.
         state = flow_state::ESTABLISHED;
     }
-    let promote = reply && matches!(found.table, FlowTable::Embryos);
+    let promote = state == flow_state::ESTABLISHED && matches!(found.table, FlowTable::Embryos);
     if promote || state != flow.state || flow.seen != now {
         spare.found.flow = *flow;
         spare.found.flow.state = state;
         spare.found.flow.seen = now;
         if promote {
-            answered(tables, &parsed.tuple, spare);
+            establish(tables, &parsed.tuple, spare);
         } else {
             spare.found.table = found.table;
             note(tables, &parsed.tuple, spare);
@@ -142,7 +146,7 @@ pub(super) fn hit<T: Tables>(tables: &T, found: &Found, parsed: &Parsed, spare: 
 
 /// Moves both entries of a flow to `flows`: `spare` holds the one of `key`. Not inlined: rare.
 #[inline(never)]
-fn answered<T: Tables>(tables: &T, key: &Tuple, spare: &mut Spare) {
+fn establish<T: Tables>(tables: &T, key: &Tuple, spare: &mut Spare) {
     let flow = &mut spare.found.flow;
     spare.key.set_reverse_of(&flow.to);
     let moved = tables.insert_flow(FlowTable::Flows, key, flow);

@@ -9,10 +9,10 @@ use crate::abi::{
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(u8)]
 pub enum FlowTable {
-    /// Flows that were answered.
+    /// Flows that were established.
     #[default]
     Flows,
-    /// Flows without a reply so far.
+    /// Flows that are not established so far.
     Embryos,
     /// Datagrams whose first fragment was translated; see [`crate::abi::map::FRAGS`].
     Frags,

@@ -82,17 +82,19 @@ fn a_full_flow_table_drops_the_opening_packet() {
     assert_eq!((tables.counter(Counter::DropFlowTable), tables.counter(Counter::PacketFlows)), (1, 0));
 }
 
-/// The first reply is translated, whether or not its flow can be moved to the answered ones.
+/// A packet that establishes its flow is translated, whether or not that can be moved to the established ones.
 #[test]
 fn a_flow_that_cannot_move_goes_on_where_it_is() {
-    let tables = MemTables::with(&World::tcp(NET).flows(&flow()).contents(NOW));
+    let answered = flow().map(|entry| FlowSpec { state: flow_state::REPLIED, ..entry });
+    let tables = MemTables::with(&World::tcp(NET).flows(&answered).contents(NOW));
     tables.refuse(Table::Flows);
-    let reply = PacketSpec::new(flow()[1].key).flags(0x12);
-    let (verdict, bytes) = run(&tables, Hook::PodEgress, &reply);
+    let ack = syn().flags(0x10);
+    let (verdict, bytes) = run(&tables, Hook::PodIngress(DEV_CLIENT), &ack);
     assert_eq!(verdict, Verdict::Stack);
-    assert_eq!(bytes, reply.with_tuple(flow()[1].to).build());
+    assert_eq!(bytes, ack.with_tuple(flow()[0].to).build());
     assert_eq!(tables.counter(Counter::DropFlowTable), 1);
-    assert!(tables.flow_entries().iter().all(|(table, _, flow)| (*table, flow.state) == (FlowTable::Embryos, 0)));
+    let stays = (FlowTable::Embryos, flow_state::REPLIED);
+    assert!(tables.flow_entries().iter().all(|(table, _, flow)| (*table, flow.state) == stays));
 }
 
 #[test]

@@ -150,19 +150,24 @@ pub(super) trait Both: Sized {
         self.both(|flow| flow.role |= role::HAIRPIN)
     }
 
-    /// In this state, answered ones in the table of those.
+    /// In this state, in whatever table it is.
     fn state(self, state: u8) -> Self {
         self.both(|flow| flow.state = state)
     }
 
-    /// Answered: in `flows`.
+    /// Answered once.
     fn answered(self) -> Self {
-        self.both(|flow| flow.table = FlowTable::Flows)
+        self.state(flow_state::REPLIED)
     }
 
-    /// Answered and, for TCP, gone on with by the client.
+    /// Answered, and the client has gone on.
     fn established(self) -> Self {
-        self.answered().state(flow_state::ESTABLISHED)
+        self.both(|flow| (flow.table, flow.state) = (FlowTable::Flows, flow_state::ESTABLISHED))
+    }
+
+    /// It was established, and one side has ended it.
+    fn closing(self) -> Self {
+        self.established().state(flow_state::CLOSING)
     }
 
     /// Last seen this many ticks ago.

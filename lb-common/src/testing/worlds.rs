@@ -57,7 +57,7 @@ impl World {
                 let inside = pair(key, net.from_client(proto, net.server(), 80));
                 let outside =
                     BACKENDS.map(|(backend, port)| outside_flow(net, proto, open_frontend(net, proto), port, backend));
-                let flows = outside.into_iter().chain([inside]).flat_map(|flow| flow.answered().age(3));
+                let flows = outside.into_iter().chain([inside]).flat_map(|flow| flow.established().age(3));
                 all.flows.extend(flows.map(|flow| FlowSpec { service: index, backend: flow.backend + base, ..flow }));
                 all.services.append(&mut world.services);
                 all.backends.append(&mut world.backends);

@@ -151,7 +151,7 @@ pub struct AgentArgs {
     /// Entries of the flow table; a flow takes two.
     #[arg(long, env = "BERRYLB_MAX_FLOWS", value_name = "N")]
     pub max_flows: Option<u32>,
-    /// Entries of the table of unanswered flows; a flow takes two.
+    /// Entries of the table of flows that are not established; a flow takes two.
     #[arg(long, env = "BERRYLB_MAX_EMBRYOS", value_name = "N")]
     pub max_embryos: Option<u32>,
     /// Datagrams whose fragments are being translated.

@@ -20,9 +20,9 @@ pub struct Capacities {
     pub slots: u32,
     /// Endpoints: one for each service port that an endpoint serves.
     pub backends: u32,
-    /// Answered flows of the packet path; two entries each.
+    /// Established flows of the packet path; two entries each.
     pub flows: u32,
-    /// Flows without a reply; two entries each.
+    /// Flows that are not established; two entries each.
     pub embryos: u32,
     /// Datagrams that are translated fragment by fragment.
     pub frags: u32,

@@ -117,7 +117,7 @@ fn reject_and_flows(net: Net) -> Vec<Case> {
         })
     };
     let established = local_flow(net, proto::TCP).established();
-    let spoken = local_flow(net, proto::UDP).answered().state(crate::abi::flow_state::REPLIED);
+    let spoken = local_flow(net, proto::UDP).answered();
     let ack = tcp(net, ACK);
     vec![
         Case::ingress(

@@ -26,11 +26,11 @@ fn translated(net: Net) -> Vec<Case> {
             .flows(after)
     };
     let new = local_flow(net, proto::TCP);
-    let replied = new.answered().state(flow_state::REPLIED);
+    let replied = new.answered();
     let established = new.established();
-    let closing = new.answered().state(flow_state::CLOSING);
+    let closing = new.closing();
     let new_udp = local_flow(net, proto::UDP);
-    let spoken = new_udp.answered().state(flow_state::REPLIED);
+    let spoken = new_udp.answered();
     let answer = |flags| reply(net, proto::TCP).flags(flags);
     let remote = remote_flow(net, proto::TCP);
     let remote_answer = PacketSpec::new(remote[1].key).flags(SYN | ACK);
@@ -40,11 +40,11 @@ fn translated(net: Net) -> Vec<Case> {
     moved[1].key.dport = Port::new(61_234);
     let to_moved = answer(ACK).with(|p| p.tuple.dport = Port::new(61_234));
     vec![
-        case("SYN with ACK moves the flow to those answered", &new, answer(SYN | ACK), &replied),
+        case("SYN with ACK answers", &new, answer(SYN | ACK), &replied),
         case("SYN with ACK once more", &replied, answer(SYN | ACK), &replied),
-        case("from a remote backend", &remote, remote_answer.clone(), &remote.answered().state(flow_state::REPLIED))
+        case("from a remote backend", &remote, remote_answer.clone(), &remote.answered())
             .out(remote_answer.with_tuple(to_web(net, proto::TCP).reversed())),
-        case("RST refuses the connection", &new, answer(RST | ACK), &closing),
+        case("RST refuses the connection", &new, answer(RST | ACK), &new.state(flow_state::CLOSING)),
         case("data", &established, answer(ACK | PSH), &established),
         case("later, and both directions are touched", &established.age(2), answer(ACK), &established),
         case("FIN closes", &established, answer(FIN | ACK), &closing),
@@ -55,8 +55,10 @@ fn translated(net: Net) -> Vec<Case> {
         case("the service is gone", &established, answer(ACK), &established).with(|case| case.world.services.clear()),
         case("back to the client's own port", &moved.established(), to_moved, &moved.established()),
         case("partial checksum", &established, answer(ACK).with(|p| p.l4_sum = L4Sum::Partial), &established),
-        case("UDP moves the flow", &new_udp, reply(net, proto::UDP), &spoken),
+        case("UDP answers", &new_udp, reply(net, proto::UDP), &spoken),
         case("UDP again", &spoken, reply(net, proto::UDP), &spoken),
+        case("UDP goes on answering", &spoken.age(1), reply(net, proto::UDP), &new_udp.established()),
+        case("SYN with ACK once more, later", &replied.age(1), answer(SYN | ACK), &replied),
         case("UDP without a checksum", &spoken, reply(net, proto::UDP).with(|p| p.l4_sum = L4Sum::Zero), &spoken),
         case(
             "a first fragment is remembered",

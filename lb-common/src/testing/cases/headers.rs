@@ -48,7 +48,7 @@ fn broken() -> Vec<Case> {
     let mut cases = Vec::new();
     for net in Net::BOTH {
         let established = local_flow(net, proto::TCP).established().age(5);
-        let spoken = local_flow(net, proto::UDP).answered().age(5);
+        let spoken = local_flow(net, proto::UDP).established().age(5);
         let case = |what: &str, packet: PacketSpec, flow: &[FlowSpec]| {
             let world = World::web(net, packet.tuple.proto).flows(flow);
             Case::ingress(format!("headers: {what} [{}]", net.name()), world, packet)

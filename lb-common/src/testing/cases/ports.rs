@@ -30,7 +30,7 @@ fn clashes(net: Net) -> Vec<Case> {
         let key = net.from_client(proto, net.other_vip(), 8080);
         let other = pair(key, to_backend(net, proto, net.server()));
         let state = if proto == proto::TCP { flow_state::ESTABLISHED } else { flow_state::REPLIED };
-        let live = other.answered().state(state);
+        let live = other.established().state(state);
         let left = live.map(|flow| FlowSpec { generation: 9, ..flow });
         let orphan = live.map(|flow| FlowSpec { service: 8, ..flow });
         let own = local_flow(net, proto);
@@ -52,10 +52,10 @@ fn clashes(net: Net) -> Vec<Case> {
             moves("an answered flow by another frontend keeps them", live),
             moves("a flow whose backend left its service keeps them: it drains", left),
             moves("a flow whose service is gone keeps them: it drains", orphan),
-            takes("the reply entry that an evicted flow left is replaced", world(&own.answered().state(state)[1..])),
+            takes("the reply entry that an evicted flow left is replaced", world(&own.established().state(state)[1..])),
         ]);
         if proto == proto::TCP {
-            let closing = other.answered().state(flow_state::CLOSING);
+            let closing = other.closing();
             cases.extend([
                 moves("a flow that is closing keeps them while it may still speak", closing),
                 takes("a flow that closed a while ago loses them", world(&closing.age(120))),
@@ -93,7 +93,7 @@ fn direct(net: Net) -> Vec<Case> {
         )),
         replaced(case("SYN on ports that a race left in both tables", proto::TCP, &twice, straight(syn(net)))),
         replaced(case("UDP on a flow's ports", proto::UDP, &udp_flow, straight(udp(net)))),
-        replaced(case("UDP on an answered flow's ports", proto::UDP, &udp_flow.answered(), straight(udp(net)))),
+        replaced(case("UDP on an answered flow's ports", proto::UDP, &udp_flow.established(), straight(udp(net)))),
         case("SYN on other ports", proto::TCP, &tcp_flow, straight(syn(net)).from(net.client(), 40_001)),
         case("SYN to another port of the backend", proto::TCP, &tcp_flow, syn(net).to(net.server(), 81)),
         case("UDP on a TCP flow's ports", proto::TCP, &tcp_flow, straight(udp(net))),

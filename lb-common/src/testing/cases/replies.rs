@@ -28,28 +28,28 @@ fn redirected(net: Net) -> Vec<Case> {
             .flows(after)
     };
     let new = local_flow(net, proto::TCP).oif(DEV_BRIDGE);
-    let replied = new.answered().state(flow_state::REPLIED);
+    let replied = new.answered();
     let established = new.established();
-    let closing = new.answered().state(flow_state::CLOSING);
+    let closing = new.closing();
     let new_udp = local_flow(net, proto::UDP).oif(DEV_BRIDGE);
-    let udp_replied = new_udp.answered().state(flow_state::REPLIED);
+    let udp_replied = new_udp.answered();
     let answer = |flags| reply(net, proto::TCP).flags(flags);
     vec![
-        case("SYN with ACK moves the flow to those answered", &new, answer(SYN | ACK), &replied),
-        case("RST refuses the connection", &new, answer(RST | ACK), &closing),
+        case("SYN with ACK answers", &new, answer(SYN | ACK), &replied),
+        case("RST refuses the connection", &new, answer(RST | ACK), &new.state(flow_state::CLOSING)),
         case("data", &established, answer(ACK | PSH), &established),
         case("data before the client went on", &replied, answer(ACK | PSH), &replied),
         case("later, and both directions are touched", &established.age(4), answer(ACK), &established),
         case("FIN closes", &established, answer(FIN | ACK), &closing),
         case("the way in is mended when it was evicted", &established.age(4)[1..], answer(ACK), &established),
-        case("the first moves both, though the way in was evicted", &new[1..], answer(SYN | ACK), &replied),
-        case("UDP moves the flow", &new_udp, reply(net, proto::UDP), &udp_replied),
+        case("the first mends the way in where it was evicted", &new[1..], answer(SYN | ACK), &replied),
+        case("UDP answers", &new_udp, reply(net, proto::UDP), &udp_replied),
         case("UDP again", &udp_replied, reply(net, proto::UDP), &udp_replied),
         case(
             "UDP after long silence is still the service's",
             &udp_replied.age(500),
             reply(net, proto::UDP),
-            &udp_replied,
+            &new_udp.established(),
         ),
         case("the backend is terminating", &established, answer(ACK), &established)
             .with(|case| case.world.backend(LOCAL).state = backend_state::TERMINATING),
@@ -72,7 +72,7 @@ fn through_the_stack(net: Net) -> Vec<Case> {
     let answer = |flags| reply(net, proto::TCP).flags(flags);
     let world = |proto, flow: &[FlowSpec]| World::web(net, proto).flows(flow);
     let new = local_flow(net, proto::TCP);
-    let spoken = local_flow(net, proto::UDP).answered().state(flow_state::REPLIED);
+    let spoken = local_flow(net, proto::UDP).answered();
     vec![
         case("SYN with ACK", world(proto::TCP, &new), answer(SYN | ACK)),
         case("data of an old flow", world(proto::TCP, &new.established().age(9)), answer(ACK)),
@@ -85,7 +85,7 @@ fn through_the_stack(net: Net) -> Vec<Case> {
 
 fn hairpin(net: Net) -> Vec<Case> {
     let new = hairpin_flow(net, proto::TCP);
-    let replied = new.answered().state(flow_state::REPLIED);
+    let replied = new.answered();
     let established = new.established();
     let from_client = |packet: PacketSpec| packet.clone().with_tuple(new[0].to);
     let answer = |flags| PacketSpec::new(new[1].key).flags(flags);
@@ -98,13 +98,19 @@ fn hairpin(net: Net) -> Vec<Case> {
     let seen = |packet: &PacketSpec| packet.clone().with_tuple(to_web(net, packet.tuple.proto).reversed());
     let world = |flow: &[FlowSpec]| World::tcp(net).flows(flow);
     let (syn_ack, data) = (answer(SYN | ACK), answer(ACK | PSH));
-    let spoken = hairpin_flow(net, proto::UDP).answered().state(flow_state::REPLIED);
+    let spoken = hairpin_flow(net, proto::UDP).answered();
     let udp_answer = PacketSpec::new(spoken[1].key);
     vec![
         case("the pod answers itself", world(&new), syn_ack.clone(), seen(&syn_ack), &replied),
         case("the pod goes on", world(&replied), tcp(net, ACK), from_client(tcp(net, ACK)), &established),
         case("the pod answers on", world(&established), data.clone(), seen(&data), &established),
-        case("UDP", World::udp(net).slots(&[7]).flows(&spoken), udp(net), udp(net).with_tuple(spoken[0].to), &spoken),
+        case(
+            "UDP",
+            World::udp(net).slots(&[7]).flows(&spoken),
+            udp(net),
+            udp(net).with_tuple(spoken[0].to),
+            &spoken.established(),
+        ),
         case("UDP answer", World::udp(net).flows(&spoken), udp_answer.clone(), seen(&udp_answer), &spoken),
     ]
 }

@@ -33,7 +33,7 @@ fn repeated(net: Net) -> Vec<Case> {
         Case::ingress(format!("SYN once more: {what}"), world, syn(net)).opens(&remote).verdict(Verdict::Stack)
     };
     let state = |flow: [FlowSpec; 2], state| world(&flow).with(|w| w.backend(LOCAL).state = state);
-    let replied = local.answered().state(flow_state::REPLIED);
+    let replied = local.answered();
     let other = local.map(|flow| FlowSpec { service: 2, ..flow });
     vec![
         stays("unanswered, it stays", world(&local), &local),
@@ -43,7 +43,7 @@ fn repeated(net: Net) -> Vec<Case> {
         stays("in a flow that is redirected", world(&local.oif(DEV_BRIDGE)), &local.oif(DEV_BRIDGE))
             .verdict(Verdict::Redirect(DEV_BRIDGE)),
         anew("an established connection is over", world(&local.established())),
-        anew("a closing connection is over", world(&local.answered().state(flow_state::CLOSING))),
+        anew("a closing connection is over", world(&local.closing())),
         anew("a connection refused is over", world(&local.state(flow_state::CLOSING))),
         anew("the backend is gone", state(local, backend_state::GONE)),
         anew("the backend is terminating", state(local, backend_state::TERMINATING)),
@@ -51,13 +51,9 @@ fn repeated(net: Net) -> Vec<Case> {
         anew("the service is another", world(&local.map(|flow| FlowSpec { identity: 0x5555, ..flow }))),
         anew("the frontend went to another service index", world(&other)),
         anew("only the forward entry is left of a closing flow", world(&local.state(flow_state::CLOSING)[..1])),
-        anew(
-            "only the reply entry is left of a closing flow",
-            world(&local.answered().state(flow_state::CLOSING)[1..]),
-        )
-        .with(|case| {
+        anew("only the reply entry is left of a closing flow", world(&local.closing()[1..])).with(|case| {
             // That entry is of another backend, so it harms nobody until its own client's port comes back to it.
-            let kept = local.answered().state(flow_state::CLOSING)[1];
+            let kept = local.closing()[1];
             case.flows = Some(vec![remote[0], remote[1], kept]);
         }),
     ]
@@ -66,9 +62,9 @@ fn repeated(net: Net) -> Vec<Case> {
 /// Packets of flows that are there.
 fn hits(net: Net) -> Vec<Case> {
     let local = local_flow(net, proto::TCP);
-    let replied = local.answered().state(flow_state::REPLIED);
+    let replied = local.answered();
     let established = local.established();
-    let closing = local.answered().state(flow_state::CLOSING);
+    let closing = local.closing();
     let world = |flow: &[FlowSpec]| World::tcp(net).flows(flow);
     let hit = |what: &str, world, packet: PacketSpec, after: &[FlowSpec]| {
         let out = packet.clone().with_tuple(to_backend(net, proto::TCP, net.server()));

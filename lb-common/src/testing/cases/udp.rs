@@ -2,7 +2,7 @@
 
 use super::{first, local_flow, remote_flow, to_backend, udp};
 use crate::{
-    abi::{action, backend_state, flow_state, proto, ticks},
+    abi::{action, backend_state, proto, ticks},
     datapath::Verdict,
     testing::{
         Case, DEV_BRIDGE, FlowSpec, L4Sum, Net, PacketSpec, World,
@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn cases(net: Net) -> Vec<Case> {
     let local = local_flow(net, proto::UDP);
     let remote = remote_flow(net, proto::UDP);
-    let replied = local.answered().state(flow_state::REPLIED);
+    let (answered, established) = (local.answered(), local.established());
     // New choices fall on the remote backend.
     let world = |flow: &[FlowSpec]| World::udp(net).slots(&[REMOTE]).flows(flow);
     let stays_with = |what: &str, world, packet: PacketSpec, after: &[FlowSpec]| {
@@ -29,47 +29,54 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
     let odd = |p: &mut PacketSpec| p.payload = vec![7];
     let mut cases = vec![
         stays("unanswered", world(&local), &local),
-        stays("answered", world(&replied), &replied),
-        stays("later, and both directions are touched", world(&replied.age(9)), &replied),
+        stays("established", world(&established), &established),
+        stays("the client goes on once it was answered", world(&answered), &established),
+        stays("answered once and silent nearly as long as may be", world(&answered.age(ticks(30) - 2)), &established),
+        stays("later, and both directions are touched", world(&established.age(9)), &established),
         stays("silent nearly as long as an unanswered flow may be", world(&local.age(ticks(30) - 2)), &local),
-        stays("silent nearly as long as an answered flow may be", world(&replied.age(ticks(120) - 2)), &replied),
-        stays("seen a tick ahead by another processor", world(&replied.age(2_u32.wrapping_neg())), &replied)
+        stays(
+            "silent nearly as long as an established flow may be",
+            world(&established.age(ticks(120) - 2)),
+            &established,
+        ),
+        stays("seen a tick ahead by another processor", world(&established.age(2_u32.wrapping_neg())), &established)
             .with(|case| case.flows = None)
-            .with(|case| case.flows = Some(replied.to_vec())),
-        stays("redirected", world(&replied.oif(DEV_BRIDGE)), &replied.oif(DEV_BRIDGE))
+            .with(|case| case.flows = Some(established.to_vec())),
+        stays("redirected", world(&established.oif(DEV_BRIDGE)), &established.oif(DEV_BRIDGE))
             .verdict(Verdict::Redirect(DEV_BRIDGE)),
-        stays("the way back is mended when it was evicted", world(&replied.age(2)[..1]), &replied),
+        stays("the way back is mended when it was evicted", world(&established.age(2)[..1]), &established),
         stays(
             "terminating, as nothing better exists",
-            backend(&replied, backend_state::TERMINATING).with(|w| w.services[0].action = action::TERMINATING),
-            &replied,
+            backend(&established, backend_state::TERMINATING).with(|w| w.services[0].action = action::TERMINATING),
+            &established,
         ),
-        stays("a new set of backends does not matter while the old one lives", world(&replied), &replied),
-        stays_with("an odd number of bytes", world(&replied), udp(net).with(odd), &replied),
-        stays_with("no payload", world(&replied), udp(net).with(|p| p.payload.clear()), &replied),
-        anew("the backend is gone", backend(&replied, backend_state::GONE)),
-        anew("the backend is terminating", backend(&replied, backend_state::TERMINATING)),
-        anew("the backend's id was reused", world(&replied).with(|w| w.backend(LOCAL).generation = 2)),
-        anew("the service is another", world(&replied.map(|flow| FlowSpec { identity: 0x5555, ..flow }))),
+        stays("a new set of backends does not matter while the old one lives", world(&established), &established),
+        stays_with("an odd number of bytes", world(&established), udp(net).with(odd), &established),
+        stays_with("no payload", world(&established), udp(net).with(|p| p.payload.clear()), &established),
+        anew("the backend is gone", backend(&established, backend_state::GONE)),
+        anew("the backend is terminating", backend(&established, backend_state::TERMINATING)),
+        anew("the backend's id was reused", world(&established).with(|w| w.backend(LOCAL).generation = 2)),
+        anew("the service is another", world(&established.map(|flow| FlowSpec { identity: 0x5555, ..flow }))),
         anew("unanswered and silent too long", world(&local.age(ticks(30) + 2))),
-        anew("answered and silent too long", world(&replied.age(ticks(120) + 2))),
+        anew("answered once and silent too long", world(&answered.age(ticks(30) + 2))),
+        anew("established and silent too long", world(&established.age(ticks(120) + 2))),
         Case::ingress(
             "UDP: the service is gone, and so is its flow",
-            world(&replied).with(|w| w.services.clear()),
+            world(&established).with(|w| w.services.clear()),
             udp(net),
         )
         .flows(&[]),
         stays_with(
             "a first fragment is remembered",
-            world(&replied),
+            world(&established),
             udp(net).with(first),
-            &[replied[0], replied[1], replied[0].fragments()],
+            &[established[0], established[1], established[0].fragments()],
         ),
         Case::ingress("UDP: a first fragment opens as any", World::udp(net), udp(net).with(first))
             .opens(&local)
             .flows(&[local[0], local[1], local[0].fragments()]),
     ];
-    cases.extend(checksums(net, &replied));
+    cases.extend(checksums(net, &established));
     cases
 }
 

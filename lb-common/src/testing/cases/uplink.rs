@@ -41,7 +41,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                 case("to a clusterIP, later fragment", web(), packet().with(later)).dropped(Counter::DropFragment),
                 case(
                     "on a flow's ports",
-                    web().flows(&flow.answered()),
+                    web().flows(&flow.established()),
                     PacketSpec::new(to_web(net, proto)).with(|p| {
                         p.ethernet = hook == Hook::Uplink;
                     }),

@@ -54,7 +54,7 @@ fn both_ways(net: Net, proto: u8, backend: u32, whom: &str) -> Vec<Case> {
 
 /// Pods' datagrams, by the stack and past it.
 fn of_pods(net: Net) -> Vec<Case> {
-    let stack = local_flow(net, proto::UDP).answered();
+    let stack = local_flow(net, proto::UDP).established();
     let redirected = stack.oif(DEV_BRIDGE);
     let world = |flow: &[FlowSpec]| World::udp(net).flows(flow);
     let later_of = |flow: &FlowSpec| at(Hook::PodEgress, flow.key).with(later);

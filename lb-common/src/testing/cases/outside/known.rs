@@ -2,7 +2,7 @@
 
 use super::{ACK, BACKENDS, SYN, data, first_packet, flow, name, world};
 use crate::{
-    abi::{Counter, action, backend_state, flow_state, frontend, mark, proto, ticks},
+    abi::{Counter, action, backend_state, frontend, mark, proto, ticks},
     testing::{
         Case, FlowSpec, Hook, Net, PacketSpec, World,
         cases::{FIN, PSH, RST},
@@ -26,9 +26,9 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
 
 fn tcp(net: Net, backend: u32, whom: &str) -> Vec<Case> {
     let new = flow(net, proto::TCP, backend);
-    let replied = new.answered().state(flow_state::REPLIED);
+    let replied = new.answered();
     let established = new.established();
-    let closing = new.answered().state(flow_state::CLOSING);
+    let closing = new.closing();
     let world = || world(net, proto::TCP, backend);
     let case = |what: &str, world: World, packet: PacketSpec, after: &[FlowSpec]| {
         Case::new(format!("from outside, TCP hit to {whom}: {what}"), Hook::Uplink, world, packet)
@@ -61,7 +61,7 @@ fn tcp(net: Net, backend: u32, whom: &str) -> Vec<Case> {
 
 fn datagrams(net: Net, proto: u8, backend: u32, whom: &str) -> Vec<Case> {
     let new = flow(net, proto, backend);
-    let replied = new.answered().state(flow_state::REPLIED);
+    let (replied, established) = (new.answered(), new.established());
     let case = |what: &str, before: &[FlowSpec], after: &[FlowSpec]| {
         let title = format!("from outside, {} hit to {whom}: {what}", name(proto));
         let world = world(net, proto, backend).flows(before);
@@ -69,16 +69,18 @@ fn datagrams(net: Net, proto: u8, backend: u32, whom: &str) -> Vec<Case> {
     };
     vec![
         case("unanswered", &new, &new),
-        case("answered", &replied, &replied),
-        case("later, and both directions are touched", &replied.age(9), &replied),
-        case("the way back is mended when it was evicted", &replied.age(2)[..1], &replied),
+        case("the client goes on once it was answered", &replied, &established),
+        case("established", &established, &established),
+        case("later, and both directions are touched", &established.age(9), &established),
+        case("the way back is mended when it was evicted", &established.age(2)[..1], &established),
+        case("the way back is mended where it is established", &replied.age(2)[..1], &established),
     ]
 }
 
 /// UDP leaves a flow whose backend it would not be given now.
 fn leaving_udp(net: Net) -> Vec<Case> {
     let (local, remote) = (flow(net, proto::UDP, LOCAL), flow(net, proto::UDP, REMOTE));
-    let replied = local.answered().state(flow_state::REPLIED);
+    let replied = local.answered();
     let anew = |what: &str, flow: &[FlowSpec], change: &dyn Fn(&mut World)| {
         let world = world(net, proto::UDP, REMOTE).flows(flow).with(change);
         let title = format!("from outside, UDP chooses anew: {what}");
@@ -95,7 +97,8 @@ fn leaving_udp(net: Net) -> Vec<Case> {
         anew("the backend's id was reused", &replied, &|w| w.backend(LOCAL).generation = 2),
         anew("the service is another", &replied.map(|flow| FlowSpec { identity: 0x5555, ..flow }), &|_| {}),
         anew("unanswered and silent too long", &local.age(ticks(30) + 2), &|_| {}),
-        anew("answered and silent too long", &replied.age(ticks(120) + 2), &|_| {}),
+        anew("answered once and silent too long", &replied.age(ticks(30) + 2), &|_| {}),
+        anew("established and silent too long", &local.established().age(ticks(120) + 2), &|_| {}),
         Case::new("from outside: UDP has no backend any more", Hook::Uplink, empty, data(net, proto::UDP))
             .flows(&[])
             .refused(Counter::DropNoEndpoint),
@@ -118,7 +121,7 @@ fn deleted_node_port(net: Net) -> Vec<Case> {
     for (backend, whom) in BACKENDS {
         let new = flow(net, proto::TCP, backend);
         let established = new.established();
-        let closing = new.answered().state(flow_state::CLOSING);
+        let closing = new.closing();
         let world = |flow: &[FlowSpec]| {
             world(net, proto::TCP, backend).flows(flow).with(|w| {
                 w.services[0].frontends.retain(|(_, bits)| bits & frontend::TYPE_MASK != frontend::NODE_PORT);
@@ -147,7 +150,7 @@ fn deleted_node_port(net: Net) -> Vec<Case> {
         ]);
     }
     // UDP leaves what nobody would choose for it now.
-    let spoken = flow(net, proto::UDP, LOCAL).answered().state(flow_state::REPLIED);
+    let spoken = flow(net, proto::UDP, LOCAL).answered();
     let world = world(net, proto::UDP, LOCAL).flows(&spoken).with(|w| {
         w.services.clear();
         w.marks |= mark::node_port(NODE_PORT);

@@ -2,7 +2,7 @@
 
 use super::{ACK, ELSEWHERE, REMOTE, SYN, at, flow, name, world};
 use crate::{
-    abi::{Counter, Port, Tuple, flow_state, proto, role},
+    abi::{Counter, Port, Tuple, proto, role},
     testing::{
         Case, FlowSpec, Hook, Net, PacketSpec, World,
         cases::{FIN, RST, first, later},
@@ -105,7 +105,7 @@ fn remapped(net: Net) -> Vec<Case> {
     let mut cases = Vec::new();
     for proto in [proto::TCP, proto::UDP] {
         let new = moved(net, proto, 61_000);
-        let replied = new.answered().state(flow_state::REPLIED);
+        let replied = new.answered();
         let established = new.established();
         let masked = flow(net, proto, ELSEWHERE).established();
         let case = |what: &str, hook, before: [FlowSpec; 2], packet: PacketSpec, after: [FlowSpec; 2], entry: usize| {
@@ -124,7 +124,7 @@ fn remapped(net: Net) -> Vec<Case> {
         if proto == proto::UDP {
             continue;
         }
-        let closing = new.answered().state(flow_state::CLOSING);
+        let closing = new.closing();
         let again = moved(net, proto, 0);
         cases.extend([
             case("the SYN once more", Hook::UplinkOut, new, out(SYN), new, 0),

@@ -3,7 +3,7 @@
 
 use super::{ACK, LOCAL, PORT, SYN, at, flow, world};
 use crate::{
-    abi::{Counter, Port, Tuple, addr_flag, flow_state, proto, role},
+    abi::{Counter, Port, Tuple, addr_flag, proto, role},
     testing::{
         Case, FlowSpec, Hook, Net, PacketSpec, World,
         cases::{RST, later},
@@ -93,7 +93,7 @@ fn datagrams(net: Net) -> Vec<Case> {
         case("goes on", Hook::UplinkOut, udp().flows(&established), plain(established[0].key)).follows(&new[0]),
         case("the answer", Hook::Uplink, udp().flows(&new), at(Hook::Uplink, new[1].key))
             .follows(&new[1])
-            .flows(&new.answered().state(flow_state::REPLIED)),
+            .flows(&new.answered()),
         case("the answer on", Hook::Uplink, udp().flows(&established), at(Hook::Uplink, new[1].key)).follows(&new[1]),
     ]);
     cases

@@ -55,7 +55,7 @@ fn taken(net: Net) -> Vec<Case> {
             let mut other = own;
             (other[0].key.src, other[1].to.dst) = (net.other_vip(), net.other_vip());
             let state = if proto == proto::TCP { flow_state::ESTABLISHED } else { flow_state::REPLIED };
-            let live = other.answered().state(state);
+            let live = other.established().state(state);
             let case = |what: &str, flow: &[FlowSpec]| {
                 let title = format!("from outside, ports: {} taken by another client of {whom}, {what}", name(proto));
                 Case::new(title, Hook::Uplink, world(net, proto, backend).flows(flow), first_packet(net, proto))
@@ -69,11 +69,7 @@ fn taken(net: Net) -> Vec<Case> {
             };
             cases.push(moves("unanswered", other));
             cases.push(moves("answered", live));
-            let over = if proto == proto::TCP {
-                other.answered().state(flow_state::CLOSING).age(120)
-            } else {
-                live.age(ticks(120) + 2)
-            };
+            let over = if proto == proto::TCP { other.closing().age(120) } else { live.age(ticks(120) + 2) };
             cases.push(case("whose flow is over", &over).opens(&own));
             cases.push(case("whose flow lost its way in and is over", &over[1..]).opens(&own));
         }

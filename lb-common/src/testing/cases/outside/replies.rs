@@ -37,15 +37,16 @@ fn case(net: Net, proto: u8, backend: u32, title: String, before: &[FlowSpec], a
 
 fn translated(net: Net, proto: u8, backend: u32, whom: &str) -> Vec<Case> {
     let new = flow(net, proto, backend);
-    let replied = new.answered().state(flow_state::REPLIED);
+    let replied = new.answered();
     let case = |what: &str, before: &[FlowSpec], after: &[FlowSpec]| {
         let title = format!("reply to the outside from {whom}: {} {what}", name(proto));
         case(net, proto, backend, title, before, after)
     };
     let mut cases = vec![
-        case("moves the flow to those answered", &new, &replied),
+        case("answers", &new, &replied),
         case("again", &replied, &replied),
-        case("later, and both directions are touched", &replied.age(4), &replied),
+        case("once more later", &replied.age(4), &if proto == proto::TCP { replied } else { new.established() }),
+        case("later, and both directions are touched", &new.established().age(4), &new.established()),
         case("after the backend went", &replied, &replied)
             .with(|case| case.world.backend(backend).state = backend_state::GONE),
     ];
@@ -62,8 +63,8 @@ fn translated(net: Net, proto: u8, backend: u32, whom: &str) -> Vec<Case> {
 
 fn tcp(net: Net, backend: u32, whom: &str) -> Vec<Case> {
     let new = flow(net, proto::TCP, backend);
-    let (replied, established) = (new.answered().state(flow_state::REPLIED), new.established());
-    let closing = new.answered().state(flow_state::CLOSING);
+    let (replied, established) = (new.answered(), new.established());
+    let closing = new.closing();
     let case = |what: &str, flags: u8, before: &[FlowSpec], after: &[FlowSpec]| {
         let title = format!("reply to the outside from {whom}: {what}");
         case(net, proto::TCP, backend, title, before, after).with(|case| {
@@ -77,7 +78,7 @@ fn tcp(net: Net, backend: u32, whom: &str) -> Vec<Case> {
     back.packet.tuple = moved[1].key;
     vec![
         case("SYN with ACK", SYN | ACK, &new, &replied),
-        case("RST refuses the connection", RST | ACK, &new, &closing),
+        case("RST refuses the connection", RST | ACK, &new, &new.state(flow_state::CLOSING)),
         case("data", ACK, &established, &established),
         case("FIN closes", FIN | ACK, &established, &closing),
         case("the way in is mended when it was evicted", ACK, &established.age(2)[1..], &established),

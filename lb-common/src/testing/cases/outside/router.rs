@@ -109,7 +109,7 @@ fn sizes(net: Net) -> Vec<Case> {
         }
     }
     cases.extend(narrow_replies(net));
-    let unlimited = flow(net, proto::UDP, ELSEWHERE).answered().both(|entry| (entry.mtu, entry.mate_mtu) = (0, 0));
+    let unlimited = flow(net, proto::UDP, ELSEWHERE).established().both(|entry| (entry.mtu, entry.mate_mtu) = (0, 0));
     let case = Case::new(
         "sizes: a way whose MTU nobody knows",
         Hook::Uplink,

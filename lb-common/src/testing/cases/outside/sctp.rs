@@ -30,9 +30,9 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
         cases.extend([
             low_case("a low port is kept", Hook::Uplink, at(Hook::Uplink, low[0].key)).opens(&low),
             low_case("a reply to a low port", reply_hook(backend), at(reply_hook(backend), low[1].key))
-                .with(|case| case.world.flows = low.answered().to_vec())
+                .with(|case| case.world.flows = low.to_vec())
                 .follows(&low[1])
-                .flows(&low.answered().state(1)),
+                .flows(&low.answered()),
         ]);
     }
     for (backend, whom) in MASKED {
@@ -72,7 +72,7 @@ fn of_pods(net: Net) -> Vec<Case> {
         case("opens", web(), packet()).opens(&local),
         case("opens past the stack", web().redirect(), packet()).opens(&local.oif(DEV_BRIDGE)),
         case("to itself", web().slots(&[SELF]), packet()).opens(&hairpin),
-        case("goes on", web().flows(&local.answered()), packet()).follows(&local[0]),
+        case("goes on", web().flows(&local.established()), packet()).follows(&local[0]),
         case("another target port", web(), packet().to(net.vip(), 8080)).dropped(Counter::DropSctpPort),
         case("to an unused port", web(), packet().to(net.vip(), 81)).refused(Counter::DropUnclaimed),
         case("without endpoints", web().slots(&[]), packet()).refused(Counter::DropNoEndpoint),
@@ -83,6 +83,6 @@ fn of_pods(net: Net) -> Vec<Case> {
             PacketSpec::new(local[1].key),
         )
         .follows(&local[1])
-        .flows(&local.answered().state(1)),
+        .flows(&local.answered()),
     ]
 }

@@ -3,7 +3,7 @@
 
 use super::{ACK, SYN, at, flow, world};
 use crate::{
-    abi::{Counter, action, flow_state, frontend, proto, role},
+    abi::{Counter, action, frontend, proto, role},
     testing::{
         Case, DEV_BRIDGE, DEV_UPLINK, FlowSpec, Hook, Net, PacketSpec, World,
         cases::local_flow,
@@ -42,7 +42,7 @@ fn from_outside(net: Net) -> Vec<Case> {
     let udp = || at(Hook::Uplink, pods(net, proto::UDP)[0].key);
     for (state, flow) in [
         ("new", pods(net, proto::TCP)),
-        ("answered", pods(net, proto::TCP).answered().state(flow_state::REPLIED)),
+        ("answered", pods(net, proto::TCP).answered()),
         ("established", pods(net, proto::TCP).established()),
     ] {
         let world = |flow: &[FlowSpec]| world(net, proto::TCP, LOCAL).flows(flow);
@@ -66,7 +66,7 @@ fn from_outside(net: Net) -> Vec<Case> {
             .dropped(Counter::DropClosed),
         );
     }
-    let spoken = pods(net, proto::UDP).answered().state(flow_state::REPLIED);
+    let spoken = pods(net, proto::UDP).answered();
     for (state, flow) in [("unanswered", pods(net, proto::UDP)), ("answered", spoken)] {
         let title = format!("UDP, flow {state}");
         cases.push(case(&title, world(net, proto::UDP, LOCAL).flows(&flow), udp()).opens(&taken_over(net, proto::UDP)));
@@ -82,7 +82,7 @@ fn from_a_pod(net: Net) -> Vec<Case> {
     let mut cases = Vec::new();
     for backend in [LOCAL, REMOTE] {
         for (proto, flags, what) in [(proto::TCP, SYN, "SYN"), (proto::UDP, 0, "UDP")] {
-            let outside = flow(net, proto, backend).answered().state(flow_state::REPLIED);
+            let outside = flow(net, proto, backend).answered();
             let packet = at(Hook::PodEgress, outside[0].key).flags(flags);
             let mut to = outside[0].key;
             (to.dst, to.dport) = (net.server(), crate::abi::Port::new(80));
