@@ -62,7 +62,7 @@ fn devices() {
 }
 
 /// Runs lines of `ip -batch`.
-fn ip(lines: &str) {
+pub(crate) fn ip(lines: &str) {
     let mut child = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())
