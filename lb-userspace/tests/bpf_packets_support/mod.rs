@@ -36,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) action: Action,
     /// The packet after.
     pub(crate) packet: Vec<u8>,
+    /// Time that it took, in nanoseconds.
+    pub(crate) nanos: u32,
 }
 
 /// The object under test: `BERRYLB_BPF_OBJECT`, else what the build leaves.
@@ -133,7 +135,7 @@ impl Kernel {
             7 => Action::Redirect,
             other => panic!("{hook:?} returned {other}, which is no action of ours"),
         };
-        Run { action, packet: raw.packet }
+        Run { action, packet: raw.packet, nanos: raw.nanos }
     }
 }
 
