@@ -94,10 +94,7 @@ impl Bench {
         kernel.tables.reset(&bpf_perf_kinds::contents(now()));
         // XDP leaves to tc whose neighbour is not known, and frames that are not to this device. So that a frame that was
         // sent on can be sent on again, all neighbours have this device's own address.
-        let mac = MAC.map(|byte| format!("{byte:02x}")).join(":");
-        for neighbour in ["192.168.0.1", "fd00:192:168::1"] {
-            netns::ip(&format!("neighbour replace {neighbour} lladdr {mac} dev up0 nud permanent\n"));
-        }
+        netns::neighbours(MAC);
         kernel.attach_xdp(DEV_UPLINK);
         Self {
             kernel,
