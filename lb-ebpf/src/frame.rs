@@ -9,7 +9,7 @@ use lb_common::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::skb::{AF_INET, AF_INET6, FIB_SUCCESS};
+use crate::fib;
 
 /// A frame on an XDP hook.
 pub(crate) struct Frame(pub(crate) XdpContext);
@@ -71,19 +71,10 @@ impl Received for Frame {
     fn neighbour(&self, src: &Addr, dst: &Addr, ifindex: u32) -> Option<[u8; 12]> {
         // SAFETY: plain data; all zero is a valid value of it.
         let mut params: bpf_fib_lookup = unsafe { zeroed() };
-        params.ifindex = ifindex;
-        if dst.is_v4() {
-            params.family = AF_INET;
-            params.__bindgen_anon_3.ipv4_src = src.words()[3];
-            params.__bindgen_anon_4.ipv4_dst = dst.words()[3];
-        } else {
-            params.family = AF_INET6;
-            params.__bindgen_anon_3.ipv6_src = src.words();
-            params.__bindgen_anon_4.ipv6_dst = dst.words();
-        }
+        fib::ask(&mut params, src, dst, ifindex);
         // SAFETY: the parameters are on the stack and as long as is said.
         let ret = unsafe { bpf_fib_lookup(self.0.as_ptr(), &raw mut params, size_of::<bpf_fib_lookup>() as i32, 0) };
-        if ret != FIB_SUCCESS || params.ifindex != ifindex {
+        if ret != fib::SUCCESS || params.ifindex != ifindex {
             return None;
         }
         let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (params.dmac, params.smac);

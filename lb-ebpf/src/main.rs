@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod fib;
 mod frame;
 mod globals;
 mod maps;

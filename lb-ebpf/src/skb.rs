@@ -16,6 +16,8 @@ use lb_common::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use crate::fib;
+
 /// `BPF_F_CURRENT_NETNS`.
 const OWN_NETNS: u64 = u64::MAX;
 /// `tc_index` of what our programs redirect: it stays with the packet up to the egress hook of the device that it leaves
@@ -23,13 +25,6 @@ const OWN_NETNS: u64 = u64::MAX;
 const REDIRECTED: u32 = 0xbe77;
 /// To another machine's link-layer address (include/uapi/linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
-pub(crate) const AF_INET: u8 = 2;
-pub(crate) const AF_INET6: u8 = 10;
-/// `BPF_FIB_LKUP_RET_SUCCESS` and `…_NO_NEIGH`: there is a route; the neighbour is resolved by the redirect.
-pub(crate) const FIB_SUCCESS: i64 = 0;
-const FIB_NO_NEIGH: i64 = 7;
-/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: there is a route, and the packet is larger than it takes.
-const FIB_FRAG_NEEDED: i64 = 8;
 
 /// An skb on a tc hook.
 pub(crate) struct Skb(pub(crate) TcContext);
@@ -231,13 +226,13 @@ impl HostPacket for Skb {
         // SAFETY: plain data; all zero is a valid value of it.
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         let ret = self.look_up(&mut params, src, dst, iif, 1);
-        if !matches!(ret, FIB_SUCCESS | FIB_NO_NEIGH) {
+        if !matches!(ret, fib::SUCCESS | fib::NO_NEIGH) {
             return Route::default();
         }
         let oif = params.ifindex;
         // The way's MTU is told of a neighbour that is known, or of a packet that does not fit. Before Linux 5.12 of
         // neither.
-        if ret == FIB_NO_NEIGH && self.look_up(&mut params, src, dst, iif, u16::MAX) != FIB_FRAG_NEEDED {
+        if ret == fib::NO_NEIGH && self.look_up(&mut params, src, dst, iif, u16::MAX) != fib::FRAG_NEEDED {
             return Route { oif, mtu: 0 };
         }
         // SAFETY: both members are plain 16-bit numbers.
@@ -250,19 +245,8 @@ impl Skb {
     /// Looks up the way of a packet of this length; the helper's answer, the rest in `params`.
     #[inline(always)]
     fn look_up(&self, params: &mut bpf_fib_lookup, src: &Addr, dst: &Addr, iif: u32, len: u16) -> i64 {
-        params.ifindex = iif;
+        fib::ask(params, src, dst, iif);
         params.__bindgen_anon_1.tot_len = len;
-        if dst.is_v4() {
-            params.family = AF_INET;
-            params.__bindgen_anon_3.ipv4_src = src.words()[3];
-            params.__bindgen_anon_4.ipv4_dst = dst.words()[3];
-        } else {
-            params.family = AF_INET6;
-            params.__bindgen_anon_3.ipv6_src = src.words();
-            params.__bindgen_anon_4.ipv6_dst = dst.words();
-        }
-        // What an earlier look-up has left there is what this one asks for.
-        params.__bindgen_anon_2.flowinfo = 0;
         // SAFETY: the parameters are as long as is said.
         unsafe { bpf_fib_lookup(self.0.as_ptr(), params, size_of::<bpf_fib_lookup>() as i32, 0) }
     }

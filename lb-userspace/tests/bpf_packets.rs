@@ -3,15 +3,19 @@
 
 mod bpf_packets_support;
 
-use bpf_packets_support::{Kernel, Run, netns, tables::now};
+use bpf_packets_support::{Kernel, Run, netns, raw, tables::now};
 use lb_common::{
-    abi::{Counter, Flow},
-    datapath::Verdict,
+    abi::{Counter, Flow, Tuple},
+    datapath::{FlowTable, Scratch, Verdict, xdp},
     testing::{
-        Action, Case, DEV_CLIENT, DEV_SERVER, Hook, MemTables, Observed, VecPacket, World, cases, describe, malformed,
-        route, test_run_answers, test_run_is_foreign, test_run_takes,
+        Action, Case, DEV_CLIENT, DEV_SERVER, DEV_UPLINK, Hook, L4Sum, MAC, MemTables, Observed, VecPacket, World,
+        cases, describe, malformed, route, test_run_answers, test_run_is_foreign, test_run_takes,
     },
 };
+
+/// What the XDP program returns (include/uapi/linux/bpf.h).
+const XDP_PASS: i32 = 2;
+const XDP_TX: i32 = 3;
 
 #[test]
 fn every_packet_case_holds_in_the_kernel() {
@@ -81,6 +85,64 @@ fn no_program_costs_the_verifier_more_than_it_may() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// XDP's program and the host's core must agree on each case of an uplink: verdict, bytes, counters and flows. What the
+/// core does there is compared with tc in `lb-common`.
+#[test]
+fn xdp_does_in_the_kernel_what_it_does_on_the_host() {
+    const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+    let (ran, sent, wrong) = netns::in_node(|| {
+        let mut kernel = Kernel::load();
+        netns::neighbours(NEIGHBOUR);
+        kernel.attach_xdp(DEV_UPLINK);
+        let ends = [NEIGHBOUR, MAC].concat().try_into().expect("two addresses");
+        // A frame has no merged segments, and its checksums are whole.
+        let whole = |case: &Case| case.packet.l4_sum != L4Sum::Partial && case.gso_size == 0;
+        let cases: Vec<Case> =
+            cases::all().into_iter().filter(|case| case.hook == Hook::Uplink && whole(case)).collect();
+        let results: Vec<_> = cases.iter().map(|case| check_xdp(&mut kernel, case, ends)).collect();
+        let sent = results.iter().filter(|result| **result == Ok(xdp::Verdict::Transmit)).count();
+        (cases.len(), sent, results.into_iter().filter_map(Result::err).collect::<Vec<_>>())
+    });
+    eprintln!("{ran} cases, {sent} of them sent on");
+    assert!(wrong.is_empty(), "{} of {ran} cases fail:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(ran >= 1000 && sent >= 100, "of {ran} cases XDP sent {sent} on, so little was shown");
+}
+
+fn check_xdp(kernel: &mut Kernel, case: &Case, ends: [u8; 12]) -> Result<xdp::Verdict, String> {
+    let contents = case.world.contents(now());
+    kernel.tables.reset(&contents);
+    let tables = MemTables::with(&contents);
+    tables.set_now(now());
+    let mut packet = case.packet.packet();
+    packet.ends = Some(ends);
+    let verdict = xdp::ingress(&mut packet, &tables, case.hook.link(), &mut Scratch::default());
+    if let xdp::Verdict::Drop(reason) = verdict {
+        return Err(format!("{}: dropped for {}", case.name, reason.name()));
+    }
+    let run = raw::test_run_xdp(kernel.xdp(), &case.packet.build(), DEV_UPLINK, 1)
+        .unwrap_or_else(|error| panic!("{}: test run: {error}", case.name));
+    let wanted = if verdict == xdp::Verdict::Transmit { XDP_TX } else { XDP_PASS };
+    if run.retval != wanted {
+        return Err(format!("{}: the program returned {}, not {wanted}", case.name, run.retval));
+    }
+    if run.packet != packet.bytes {
+        return Err(format!("{}: {}\n  host {}", case.name, describe(&run.packet, 14), describe(&packet.bytes, 14)));
+    }
+    if kernel.tables.counters() != tables.counters() {
+        return Err(format!("{}: counters {:?}", case.name, kernel.tables.counters()));
+    }
+    if unseen(kernel.tables.flow_entries()) != unseen(tables.flow_entries()) {
+        return Err(format!("{}: flow entries", case.name));
+    }
+    Ok(verdict)
+}
+
+/// Entries without the time of their last packet, which is another tick's now and then.
+fn unseen(mut flows: Vec<(FlowTable, Tuple, Flow)>) -> Vec<(FlowTable, Tuple, Flow)> {
+    flows.iter_mut().for_each(|(_, _, flow)| flow.seen = 0);
+    flows
 }
 
 /// Damaged packets per program.
@@ -153,10 +215,6 @@ fn malformed_on(kernel: &mut Kernel, hook: Hook) -> Vec<String> {
         let counted = tables.counters().iter().any(|count| *count != 0);
         if counted || packet.bytes != bytes || tables.flow_entries() != MemTables::with(&contents).flow_entries() {
             touched += 1;
-            let unseen = |mut flows: Vec<(_, _, Flow)>| {
-                flows.iter_mut().for_each(|(_, _, flow)| flow.seen = 0);
-                flows
-            };
             if unseen(kernel.tables.flow_entries()) != unseen(tables.flow_entries()) {
                 differs.push("flow entries".into());
             }

@@ -42,4 +42,4 @@ pub use sock_case::{Request, SockCase, SockSpec};
 pub use sum::{crc32c, internet_sum};
 pub use table::Table;
 pub use vec_packet::{Sums, VecPacket};
-pub use world::{AffinitySpec, Contents, ServiceSpec, World};
+pub use world::{AffinitySpec, Contents, HOST, LOCAL, REMOTE, ServiceSpec, World};

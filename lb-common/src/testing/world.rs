@@ -20,13 +20,13 @@ pub(super) const WEB: u32 = 1;
 /// Its identity.
 pub(super) const WEB_IDENTITY: u64 = 0x1111_2222_3333_4444;
 /// Backend id of `web` on the node's own bridge.
-pub(crate) const LOCAL: u32 = 5;
+pub const LOCAL: u32 = 5;
 /// Backend id of `web` on another node.
-pub(super) const REMOTE: u32 = 6;
+pub const REMOTE: u32 = 6;
 /// Backend id of `web` that is the client pod itself.
 pub(super) const SELF: u32 = 7;
 /// Backend id of `web` that is the node itself.
-pub(super) const HOST: u32 = 8;
+pub const HOST: u32 = 8;
 /// Backend id of `web` that is another node itself.
 pub(super) const ELSEWHERE: u32 = 9;
 /// Backend id of `web` behind the overlay.

@@ -34,6 +34,8 @@ pub struct Held {
     pub pings: u64,
     /// Answered pings by the name that answered.
     pub names: BTreeMap<String, u64>,
+    /// When each answered ping began, in milliseconds since 1970, and who answered.
+    pub log: Vec<(u64, String)>,
     /// Failures, with the milliseconds since the start.
     pub failures: Vec<(u64, Failure)>,
     /// Longest time between two answers.

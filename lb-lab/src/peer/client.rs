@@ -120,8 +120,16 @@ impl<A: Ask> Pending<A> {
     /// # Errors
     /// As [`Peer::ask`].
     pub fn stop(mut self) -> Result<A::Answer> {
-        let told = self.peer.input.write_all(format!("{STOP}\n").as_bytes());
-        told.with_context(|| self.peer.end("stop a peer"))?;
+        self.tell_to_stop()?;
         self.finish()
+    }
+
+    /// Tells it to end now, and does not wait.
+    ///
+    /// # Errors
+    /// The peer process ended.
+    pub fn tell_to_stop(&mut self) -> Result<()> {
+        let told = self.peer.input.write_all(format!("{STOP}\n").as_bytes());
+        told.with_context(|| self.peer.end("stop a peer"))
     }
 }

@@ -15,6 +15,7 @@ use super::{
     http,
     request::{Hold, HttpLoad, Transport},
     session::{Sockets, Stop},
+    udp,
 };
 
 /// How many failures of a load are kept in full.
@@ -24,18 +25,26 @@ const KEPT_FAILURES: usize = 50;
 pub(super) fn hold(ask: &Hold, stop: &Stop) -> Held {
     let start = Instant::now();
     let end = start + Duration::from_millis(ask.duration_ms);
-    let mut held =
-        Held { pings: 0, names: BTreeMap::new(), failures: Vec::new(), longest_gap_micros: 0, elapsed_ms: 0 };
+    let mut held = Held {
+        pings: 0,
+        names: BTreeMap::new(),
+        log: Vec::new(),
+        failures: Vec::new(),
+        longest_gap_micros: 0,
+        elapsed_ms: 0,
+    };
     let mut sockets = Sockets::default();
     let mut last_answer = start;
     match sockets.open(&ask.open).id {
         Err(failure) => held.failures.push((0, failure)),
         Ok(id) => {
             while Instant::now() < end && !stop.asked() {
+                let began = since_1970();
                 let exchange = sockets.ping(id, None, Duration::from_millis(ask.timeout_ms));
                 match exchange.map(|exchange| exchange.result) {
                     Some(Ok(seen)) => {
                         held.pings += 1;
+                        held.log.push((began, seen.name.clone()));
                         *held.names.entry(seen.name).or_default() += 1;
                         held.longest_gap_micros = held.longest_gap_micros.max(super::tcp::micros(last_answer));
                         last_answer = Instant::now();
@@ -71,7 +80,11 @@ pub(super) fn http_load(ask: &HttpLoad, stop: &Stop) -> Load {
             }
             let asked = Instant::now();
             let began = since_1970();
-            match http::get(ask.to, timeout) {
+            let answer = match ask.transport {
+                Transport::Tcp => http::get(ask.to, timeout),
+                Transport::Udp => udp::get(ask.to, timeout),
+            };
+            match answer {
                 Ok(name) => {
                     if ask.log {
                         own.log.push((began, name.clone()));

@@ -242,11 +242,14 @@ pub struct Hold {
     pub timeout_ms: u64,
 }
 
-/// `GET` at full rate, each with a connection of its own, by several workers.
+/// `GET` at full rate, each with a connection of its own, by several workers; over UDP a datagram and its answer, each
+/// with an unconnected socket of its own.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct HttpLoad {
     /// Where to.
     pub to: SocketAddr,
+    /// TCP or UDP.
+    pub transport: Transport,
     /// Threads that ask.
     pub workers: u32,
     /// How long; [`crate::Pending::stop`] ends it before.
@@ -266,7 +269,16 @@ impl HttpLoad {
     #[must_use]
     pub fn new(to: SocketAddr, duration: Duration) -> Self {
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self { to, workers: 2, duration_ms, requests: None, timeout_ms: STEP_LIMIT_MS, pause_ms: 0, log: false }
+        Self {
+            to,
+            transport: Transport::Tcp,
+            workers: 2,
+            duration_ms,
+            requests: None,
+            timeout_ms: STEP_LIMIT_MS,
+            pause_ms: 0,
+            log: false,
+        }
     }
 
     /// So many requests, by two workers.

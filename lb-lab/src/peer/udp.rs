@@ -61,6 +61,12 @@ pub(super) fn ping(socket: &Socket, to: Option<(SocketAddr, bool)>, token: u64, 
     exchange
 }
 
+/// The name of who answers one datagram.
+pub(super) fn get(to: SocketAddr, timeout: Duration) -> Result<String, Failure> {
+    let socket = open(to, false, false, None, timeout)?;
+    ping(&socket, Some((to, false)), 1, 20).result.map(|seen| seen.name)
+}
+
 fn receive(socket: &Socket, from: &mut Option<SocketAddr>) -> Result<Seen, Failure> {
     let mut buffer = vec![MaybeUninit::uninit(); 1 << 16];
     let (length, source) = socket.recv_from(&mut buffer).map_err(|error| failure(Step::Receive, &error))?;

@@ -14,7 +14,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{Program, SchedClassifier},
+    programs::{Program, SchedClassifier, Xdp, XdpMode},
 };
 use lb_common::{
     abi::{global, map, program},
@@ -36,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) action: Action,
     /// The packet after.
     pub(crate) packet: Vec<u8>,
+    /// Time that it took, in nanoseconds.
+    pub(crate) nanos: u32,
 }
 
 /// The object under test: `BERRYLB_BPF_OBJECT`, else what the build leaves.
@@ -79,6 +81,19 @@ impl Kernel {
         Self { tables, bpf }
     }
 
+    /// Loads the XDP program and attaches it to a device's driver, without which the kernel runs it for no device.
+    pub(crate) fn attach_xdp(&mut self, ifindex: u32) {
+        let xdp = self.bpf.program_mut(program::UPLINK_XDP).expect("the object has an XDP program");
+        let xdp: &mut Xdp = xdp.try_into().expect("it is one");
+        xdp.load().unwrap_or_else(|error| panic!("load the XDP program: {error:?}"));
+        xdp.attach_to_if_index(ifindex, XdpMode::Driver).unwrap_or_else(|error| panic!("attach it: {error:?}"));
+    }
+
+    /// The XDP program, once it is loaded.
+    pub(crate) fn xdp(&self) -> BorrowedFd<'_> {
+        named(&self.bpf, program::UPLINK_XDP)
+    }
+
     /// The program of a hook and the tables, to be used at once.
     pub(crate) fn parts(&mut self, hook: Hook) -> (BorrowedFd<'_>, &mut KernelTables) {
         (program(&self.bpf, hook), &mut self.tables)
@@ -120,7 +135,7 @@ impl Kernel {
             7 => Action::Redirect,
             other => panic!("{hook:?} returned {other}, which is no action of ours"),
         };
-        Run { action, packet: raw.packet }
+        Run { action, packet: raw.packet, nanos: raw.nanos }
     }
 }
 
@@ -133,6 +148,10 @@ fn program(bpf: &Ebpf, hook: Hook) -> BorrowedFd<'_> {
         Hook::UplinkOut | Hook::OverlayOut => program::UPLINK_EGRESS,
         Hook::UplinkL3Out => program::UPLINK_L3_OUT,
     };
+    named(bpf, name)
+}
+
+fn named<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {
     let program = bpf.program(name).unwrap_or_else(|| panic!("the object has no program {name}"));
     program.fd().unwrap_or_else(|error| panic!("program {name}: {error}")).as_fd()
 }

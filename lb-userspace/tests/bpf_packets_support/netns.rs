@@ -4,11 +4,12 @@
 use std::{
     fs,
     io::Write as _,
+    net::{IpAddr, Ipv6Addr},
     process::{Command, Stdio},
     thread,
 };
 
-use lb_common::testing::{DEV_BRIDGE, DEV_CLIENT, DEV_OVERLAY, DEV_SERVER, DEV_UPLINK, MAC};
+use lb_common::testing::{DEV_BRIDGE, DEV_CLIENT, DEV_OVERLAY, DEV_SERVER, DEV_UPLINK, MAC, Net};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `work` in a new namespace, with the cases' devices up and forwarding on.
@@ -27,7 +28,7 @@ fn devices() {
         // /proc/sys/net shows the namespace of the thread that opens it.
         fs::write(format!("/proc/sys/{file}"), "1").unwrap_or_else(|error| panic!("sysctl {file}: {error}"));
     }
-    let mac = MAC.map(|byte| format!("{byte:02x}")).join(":");
+    let mac = in_hex(MAC);
     ip(&format!(
         "link set lo up
          link add cni0 index {DEV_BRIDGE} type bridge
@@ -59,6 +60,21 @@ fn devices() {
          route add unreachable 2001:db8:dead::66
         "
     ));
+}
+
+/// Makes all machines on the uplink's network known by this link-layer address.
+pub(crate) fn neighbours(mac: [u8; 6]) {
+    let mac = in_hex(mac);
+    let on_it = [Net::other_node, Net::outside].map(|address| Net::BOTH.map(address)).concat();
+    let all = on_it.iter().map(|address| IpAddr::from(Ipv6Addr::from(address.octets())).to_canonical().to_string());
+    let routers = ["192.168.0.1", "fd00:192:168::1"].map(str::to_owned);
+    for address in all.chain(routers) {
+        ip(&format!("neighbour replace {address} lladdr {mac} dev up0 nud permanent\n"));
+    }
+}
+
+fn in_hex(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Runs lines of `ip -batch`.

@@ -1,5 +1,5 @@
-//! Two commands of `bpf(2)`, raw: `BPF_PROG_TEST_RUN` with a repeat count and its time, and the smallest program there
-//! is, which tells what a run costs by itself.
+//! Two commands of `bpf(2)`, raw: `BPF_PROG_TEST_RUN` with a repeat count and its time, and the smallest programs there
+//! are, which tell what a run costs by itself.
 
 use std::{
     io, mem,
@@ -21,6 +21,11 @@ pub(crate) struct Raw {
 /// Offset of `ifindex` in `struct __sk_buff` (include/uapi/linux/bpf.h); fields behind it are not given.
 const IFINDEX_AT: usize = 40;
 
+/// Size of `struct xdp_md` and offsets of its `data_end` and `ingress_ifindex`.
+const XDP_MD: usize = 24;
+const DATA_END_AT: usize = 4;
+const INGRESS_IFINDEX_AT: usize = 12;
+
 /// Largest packet that a test run takes, in bytes.
 const PACKET_MAX: usize = 4096;
 
@@ -35,6 +40,19 @@ fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
 pub(crate) fn test_run(program: BorrowedFd<'_>, packet: &[u8], ifindex: u32, repeat: u32) -> io::Result<Raw> {
     let mut context = [0; IFINDEX_AT + 4];
     context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
+    run_in(&context, program, packet, repeat)
+}
+
+/// The same of an XDP program. The kernel takes only a device that has queues for XDP, as one has while a program is
+/// attached to it.
+pub(crate) fn test_run_xdp(program: BorrowedFd<'_>, packet: &[u8], ifindex: u32, repeat: u32) -> io::Result<Raw> {
+    let mut context = [0; XDP_MD];
+    context[DATA_END_AT..][..4].copy_from_slice(&(packet.len() as u32).to_ne_bytes());
+    context[INGRESS_IFINDEX_AT..][..4].copy_from_slice(&ifindex.to_ne_bytes());
+    run_in(&context, program, packet, repeat)
+}
+
+fn run_in(context: &[u8], program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<Raw> {
     let mut out = vec![0; PACKET_MAX];
     // SAFETY: a union of plain integers, for which all bits zero is what the kernel calls unset.
     let mut attr: bpf_attr = unsafe { mem::zeroed() };
@@ -55,6 +73,15 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, packet: &[u8], ifindex: u32, rep
 
 /// A classifier that does nothing but return `TC_ACT_UNSPEC`.
 pub(crate) fn empty_classifier() -> io::Result<OwnedFd> {
+    empty(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, -1)
+}
+
+/// An XDP program that does nothing but return `XDP_PASS`.
+pub(crate) fn empty_xdp() -> io::Result<OwnedFd> {
+    empty(bpf_prog_type::BPF_PROG_TYPE_XDP, 2)
+}
+
+fn empty(kind: bpf_prog_type, value: i32) -> io::Result<OwnedFd> {
     const MOV64_IMM: u8 = 0xb7;
     const EXIT: u8 = 0x95;
     let insn = |code, imm| {
@@ -63,12 +90,12 @@ pub(crate) fn empty_classifier() -> io::Result<OwnedFd> {
         (insn.code, insn.imm) = (code, imm);
         insn
     };
-    let insns = [insn(MOV64_IMM, -1), insn(EXIT, 0)];
-    // SAFETY: as in `test_run`.
+    let insns = [insn(MOV64_IMM, value), insn(EXIT, 0)];
+    // SAFETY: as in `run_in`.
     let mut attr: bpf_attr = unsafe { mem::zeroed() };
     // SAFETY: this command's member of the union, all of whose bits are integers.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    load.prog_type = kind as u32;
     load.insns = insns.as_ptr() as u64;
     load.insn_cnt = insns.len() as u32;
     load.license = c"GPL".as_ptr() as u64;

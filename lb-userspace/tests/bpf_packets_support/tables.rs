@@ -196,6 +196,11 @@ impl KernelTables {
         self.answers.set(0, PerCpuValues::try_from(full).expect("a value for each processor"), 0).expect("answers");
     }
 
+    /// As if this had happened since the maps were made ([`lb_common::abi::mark`]).
+    pub(crate) fn set_marks(&mut self, marks: u32) {
+        self.marks.set(0, marks, 0).expect("marks");
+    }
+
     /// All counters by index.
     pub(crate) fn counters(&self) -> Vec<u64> {
         let sum = |index: u32| self.counters.get(&index, 0).expect("counters").iter().sum();

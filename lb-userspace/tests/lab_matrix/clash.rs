@@ -29,6 +29,40 @@ fn vxlan() {
     check(LabConfig { network: Network::Vxlan, ..LabConfig::default() });
 }
 
+/// A connection of the node itself from a port that is a NodePort of it, as masquerading takes one now and then: its
+/// answers come without a flow of ours, and are the node's.
+#[test]
+fn from_the_port_of_a_node_port() {
+    // Masquerading would take another port.
+    let world = World::new(LabConfig { masquerade: false, ..LabConfig::default() }, Mode::Packets);
+    let service = Variant { backends: &[Backend::PodB], policy: Policy::Cluster, ranges: Ranges::None };
+    let (client, target, port, call) = (Client::Outside, Target::NodePort(NodeId::A), Port::Service, Call::Tcp);
+    let mut report = Vec::new();
+    for family in Family::ALL {
+        let cell = Cell { client, target, port, call, family, service };
+        let node_port = world.destination(&cell);
+        for backend in [Backend::PodA, Backend::PodB, Backend::HostB] {
+            let from = SocketAddr::new(any(family), node_port.port());
+            let own = |world: &World| {
+                let mut direct = own(world, call, from, backend, family)?;
+                for _ in 0..TURNS {
+                    direct.ping()?;
+                    let mut client = Talk::open(
+                        world.place(client).peer().unwrap(),
+                        call,
+                        SocketAddr::new(any(family), 0),
+                        node_port,
+                    )?;
+                    client.ping()?;
+                }
+                Ok::<_, String>(())
+            };
+            report.extend(own(&world).err().map(|fault| format!("{family:?}, the node to {backend:?}: {fault}")));
+        }
+    }
+    assert!(report.is_empty(), "{}", report.join("\n"));
+}
+
 /// Clients whose source is replaced on node A, what they ask, and who answers.
 const TRANSLATED: [(Client, Target, &[Backend]); 3] = [
     (Client::Outside, Target::NodePort(NodeId::A), &[Backend::PodB]),
@@ -81,19 +115,26 @@ impl Talk {
     }
 }
 
-fn clash(world: &World, cell: &Cell, backend: Backend, port: u16, node_first: bool) -> Result<(), String> {
-    let any: IpAddr = match cell.family {
+fn any(family: Family) -> IpAddr {
+    match family {
         Family::V4 => [0, 0, 0, 0].into(),
         Family::V6 => [0; 16].into(),
-    };
+    }
+}
+
+/// A connection of node A to a backend, past all Services.
+fn own(world: &World, call: Call, from: SocketAddr, backend: Backend, family: Family) -> Result<Talk, String> {
+    let to = SocketAddr::new(world.backend_address(backend, family), TARGET_PORT);
+    Talk::open(world.node(NodeId::A).peer().unwrap(), call, from, to)
+}
+
+fn clash(world: &World, cell: &Cell, backend: Backend, port: u16, node_first: bool) -> Result<(), String> {
+    let any = any(cell.family);
     let client = |world: &World| {
         let peer = world.place(cell.client).peer().unwrap();
         Talk::open(peer, cell.call, SocketAddr::new(any, port), world.destination(cell))
     };
-    let own = |world: &World, from| {
-        let peer = world.node(NodeId::A).peer().unwrap();
-        Talk::open(peer, cell.call, from, SocketAddr::new(world.backend_address(backend, cell.family), TARGET_PORT))
-    };
+    let own = |world: &World, from| own(world, cell.call, from, backend, cell.family);
     let (mut translated, mut direct, bears) = if node_first {
         // Ports are kept where nothing is in the way, so this is where the clash will be.
         let Expected::Answer(seen) = expected(world.setup, cell) else { unreachable!("{cell}") };
