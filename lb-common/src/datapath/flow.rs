@@ -149,9 +149,14 @@ pub(super) fn hit<T: Tables>(tables: &T, found: &Found, parsed: &Parsed, spare: 
 fn establish<T: Tables>(tables: &T, key: &Tuple, spare: &mut Spare) {
     let flow = &mut spare.found.flow;
     spare.key.set_reverse_of(&flow.to);
+    let (state, seen) = (flow.state, flow.seen);
     let moved = tables.insert_flow(FlowTable::Flows, key, flow);
     turn(flow, key, &spare.key);
     if moved && tables.insert_flow(FlowTable::Flows, &spare.key, flow) {
+        // An entry that was looked up is kept before one that was not: both were, or under pressure the one direction
+        // that speaks next would outlive the other.
+        tables.touch_flow(FlowTable::Flows, key, state, seen);
+        tables.touch_flow(FlowTable::Flows, &spare.key, state, seen);
         tables.remove_flow(FlowTable::Embryos, key);
         tables.remove_flow(FlowTable::Embryos, &spare.key);
     } else {
