@@ -59,7 +59,7 @@ fn check(world: &World, cell: &Cell) -> Result<(), String> {
 fn talk(world: &World, cell: &Cell, pod: &lb_lab::Place, node_port: SocketAddr) -> Result<(), String> {
     let open = |to, from| match cell.call {
         Call::Tcp => Open { from, ..Open::tcp(to) },
-        _ => Open { from, connect: true, ..Open::udp(to) },
+        Call::Bulk | Call::Connected | Call::Unconnected => Open { from, connect: true, ..Open::udp(to) },
     };
     let elsewhere = SocketAddr::new(world.backend_address(Backend::HostB, cell.family), TARGET_PORT);
     let any: IpAddr = match cell.family {
