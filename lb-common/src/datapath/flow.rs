@@ -1,8 +1,9 @@
 //! The flow table: two entries for each translated connection, one for each direction.
 //!
-//! Entries live in `embryos` until both sides were heard and the opener again, or datagrams were answered for a while.
-//! So a flood evicts only its own kind: of SYNs whose answers reach nobody, and of datagrams to whoever answers. Both tables are LRU; a packet that finds its entry untouched for a tick touches the
-//! other direction's as well (and puts it back if it is gone), so a one-way stream does not lose its way back.
+//! Entries live in `embryos` until both sides were heard and the opener again, or datagrams were answered for a while. So
+//! a flood evicts only its own kind: of SYNs whose answers reach nobody, and of datagrams to whoever answers. Both tables
+//! are LRU; a packet that finds its entry untouched for a tick touches the other direction's as well (and puts it back if
+//! it is gone), so a one-way stream does not lose its way back.
 
 use super::{
     packet::HostPacket,
