@@ -117,16 +117,18 @@ pub(super) fn holds<T: Tables>(tables: &T, flow: &Flow) -> bool {
 pub(super) fn hit<T: Tables>(tables: &T, found: &Found, parsed: &Parsed, spare: &mut Spare, now: u32) {
     let flow = &found.flow;
     let reply = flow.role & role::FORWARD == 0;
+    // Its replies do not come by here: that the client goes on shows that there are some.
+    let unseen = flow.role & role::DSR != 0 && !reply && !parsed.opens();
     let mut state = flow.state;
     if parsed.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
         state = flow_state::CLOSING;
     } else if reply && state == flow_state::NEW {
         state = flow_state::REPLIED;
-    } else if !reply && state == flow_state::REPLIED && parsed.is_tcp() && !parsed.opens() {
+    } else if !reply && (state == flow_state::REPLIED || unseen) && parsed.is_tcp() && !parsed.opens() {
         // A SYN sent once more shows that the reply did not arrive.
         state = flow_state::ESTABLISHED;
     }
-    let promote = reply && matches!(found.table, FlowTable::Embryos);
+    let promote = (reply || unseen) && matches!(found.table, FlowTable::Embryos);
     if promote || state != flow.state || flow.seen != now {
         spare.found.flow = *flow;
         spare.found.flow.state = state;
