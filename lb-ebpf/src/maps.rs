@@ -268,6 +268,11 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn forwarding(&self) -> u32 {
+        CONFIG.get(0).map_or(0, |config| config.forwarding)
+    }
+
+    #[inline(always)]
     fn grace_until(&self) -> u32 {
         CONFIG.get(0).map_or(0, |config| config.grace_until)
     }

@@ -2,7 +2,11 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup},
+    bindings::{
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET},
+        bpf_fib_lookup, bpf_redir_neigh,
+    },
     helpers::{
         bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_lookup_tcp,
         bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
@@ -12,7 +16,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{Addr, Tuple, proto},
-    datapath::{ANSWER_WORDS, Fault, HostPacket, L4Checksum, Link, Packet, Route},
+    datapath::{ANSWER_WORDS, Fault, HostPacket, L4Checksum, Link, Packet, Route, Scratch},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -82,6 +86,35 @@ impl Skb {
         }
         // SAFETY: no parameters are handed over, so the helper takes the route from the packet.
         Ok(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 })
+    }
+
+    /// Sends the packet out of a device, to the next hop of another destination than its own.
+    #[inline(always)]
+    pub(crate) fn redirect_towards(&mut self, way: &Scratch, ifindex: u32, link: Link) -> Result<i32, Fault> {
+        if link.l2_len() == 0 {
+            self.add_ethernet()?;
+        }
+        match self.towards(way, ifindex, link.ifindex) {
+            0 => Err(Fault),
+            action => Ok(action as i32),
+        }
+    }
+
+    /// The action that does so; 0 where there is no such way. Not inlined, for the BPF stack's sake.
+    #[inline(never)]
+    fn towards(&self, way: &Scratch, ifindex: u32, iif: u32) -> u32 {
+        let (src, dst) = way.way();
+        // SAFETY: plain data; all zero is a valid value of both.
+        let (mut params, mut next): (bpf_fib_lookup, bpf_redir_neigh) = unsafe { core::mem::zeroed() };
+        let ret = self.look_up(&mut params, src, dst, iif, 1);
+        if !matches!(ret, fib::SUCCESS | fib::NO_NEIGH) || params.ifindex != ifindex {
+            return 0;
+        }
+        next.nh_family = u32::from(params.family);
+        // SAFETY: both unions hold as many words, of which an IPv4 address is the first.
+        next.__bindgen_anon_1.ipv6_nh = unsafe { params.__bindgen_anon_4.ipv6_dst };
+        // SAFETY: the parameters are on the stack and as long as is said.
+        unsafe { bpf_redirect_neigh(ifindex, &raw mut next, size_of::<bpf_redir_neigh>() as i32, 0) as u32 }
     }
 
     /// Puts an Ethernet header before a packet that has no link-layer header: `bpf_redirect_neigh` replaces one, and
@@ -189,6 +222,15 @@ impl HostPacket for Skb {
         // SAFETY: the source has `WORDS` words at least.
         let ret = unsafe { bpf_skb_store_bytes(skb, l2_len as u32, words.as_ptr().cast(), 4 * WORDS as u32, 0) };
         if ret == 0 { Ok(()) } else { Err(Fault) }
+    }
+
+    #[inline(always)]
+    fn insert<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> Result<(), Fault> {
+        // SAFETY: a helper without pointers but the context.
+        if unsafe { bpf_skb_adjust_room(self.0.skb.skb, N as i32, BPF_ADJ_ROOM_NET, 0) } != 0 {
+            return Err(Fault);
+        }
+        self.write(at, bytes)
     }
 
     #[inline(always)]

@@ -72,17 +72,22 @@ fn run(
     let Some(scratch) = scratch() else { return drop_packet(&skb, Counter::DropInternal) };
     skb.pull_headers(link.l2_len());
     let verdict = core(&mut skb, link, scratch);
-    finish(&mut skb, link, verdict)
+    finish(&mut skb, link, scratch, verdict)
 }
 
 /// The verdict as an action. `TC_ACT_UNSPEC` (tcx: `TCX_NEXT`) lets other programs on the hook have their turn.
 #[inline(always)]
-fn finish(skb: &mut Skb, link: Link, verdict: Verdict) -> i32 {
+fn finish(skb: &mut Skb, link: Link, scratch: &Scratch, verdict: Verdict) -> i32 {
     let action = match verdict {
         Verdict::Pass | Verdict::Stack => return TC_ACT_UNSPEC,
         Verdict::Redirect(ifindex) => {
             skb.mark_redirected();
             skb.redirect_neigh(ifindex, link.l2_len())
+        }
+        Verdict::HandOver(ifindex) => {
+            skb.mark_redirected();
+            let action = skb.redirect_towards(scratch, ifindex, link);
+            return action.unwrap_or_else(|_| drop_packet(skb, Counter::DropNoRoute));
         }
         Verdict::Bounce => {
             skb.mark_redirected();

@@ -57,7 +57,7 @@ fn flags(tables: &Tables<MemStore>, address: &str) -> Option<u32> {
 }
 
 use FrontendType::{ClusterIp, ExternalIp, LoadBalancer, NodePort};
-use addr_flag::{CLUSTER_IP, FRONTEND, LOOPBACK, NODE, SOURCE};
+use addr_flag::{CLUSTER_IP, FRONTEND, LOOPBACK, NODE, PEER, SOURCE};
 
 #[test]
 fn an_address_has_the_bits_of_all_who_use_it() {
@@ -171,4 +171,27 @@ fn link_addresses_that_failed_are_told_again() {
     assert!(tables.set_link_addresses(&[ip("192.168.1.2")], &[], &[]).expect("written"));
     assert!(!tables.set_link_addresses(&[ip("192.168.1.2")], &[], &[]).expect("nothing to write"));
     assert_eq!(flags(&tables, "192.168.1.2"), Some(NODE));
+}
+
+#[test]
+fn other_nodes_are_known_until_they_go_and_never_what_is_the_nodes_own() {
+    let mut tables = tables(64);
+    tables.set_link_addresses(&[ip("192.168.1.2")], &[], &[]).expect("written");
+    tables.apply(&service("a", 80, &[(ExternalIp, "192.168.1.4")])).expect("applied");
+    let peers = ["192.168.1.2", "192.168.1.3", "192.168.1.4"].map(ip);
+    tables.store_mut().set_faults(Faults::Every(1));
+    assert!(tables.set_peer_addresses(&peers).is_err());
+    tables.store_mut().set_faults(Faults::None);
+    tables.set_peer_addresses(&peers).expect("written");
+    let all = |tables: &Tables<MemStore>| peers.map(|peer| flags(tables, &peer.to_string()));
+    assert_eq!(all(&tables), [Some(NODE), Some(PEER), Some(FRONTEND | PEER)]);
+
+    // The next run goes on from there.
+    let (mut tables, _) = Tables::adopt(tables.into_store()).expect("no faults");
+    assert_eq!(all(&tables), [Some(NODE), Some(PEER), Some(FRONTEND | PEER)]);
+    tables.set_link_addresses(&[ip("192.168.1.3")], &[], &[]).expect("written");
+    tables.set_peer_addresses(&peers).expect("written");
+    assert_eq!(all(&tables), [Some(PEER), Some(NODE), Some(FRONTEND | PEER)]);
+    tables.set_peer_addresses(&[]).expect("written");
+    assert_eq!(all(&tables), [None, Some(NODE), Some(FRONTEND)]);
 }

@@ -16,6 +16,8 @@ pub mod role {
     pub const HOST: u8 = 1 << 3;
     /// Opened by a packet from outside; nobody else's packets go on in it.
     pub const OUTSIDE: u8 = 1 << 4;
+    /// With [`FORWARD`]: packets go on unchanged to the backend's node, which translates them.
+    pub const DSR: u8 = 1 << 5;
 }
 
 /// Values of [`Flow::state`], in order.

@@ -32,6 +32,8 @@ pub mod addr_flag {
     pub const IMPLIED: u32 = 1 << 5;
     /// What the agent's view of the links decides; the rest follows from the frontends.
     pub const LINKS: u32 = NODE | LOOPBACK | SOURCE | IMPLIED;
+    /// An address of another node, at which that node's agent serves NodePorts.
+    pub const PEER: u32 = 1 << 6;
 }
 
 /// Value of `addrs`: what this destination address is to us. A packet to an address that is not in the table is to no
@@ -54,6 +56,8 @@ pub mod mark {
     pub const REMAPPED: u32 = 1 << 2;
     /// What is looked for where packets leave the node.
     pub const LEAVING: u32 = HOST_BACKEND | SHARED_SOURCE | REMAPPED;
+    /// Another node has handed a packet over to this one.
+    pub const TAKEN_OVER: u32 = 1 << 3;
 
     /// Ports of one mark of [`node_port`], as a shift: 2048 of them, of which Kubernetes' default range (30000 to 32767)
     /// touches two and what usually listens on nodes others.
@@ -133,6 +137,14 @@ pub mod local_path {
     pub const REDIRECT: u32 = 1;
 }
 
+/// Values of [`Config::forwarding`]: how what comes from outside gets to backends on other nodes.
+pub mod forwarding {
+    /// With a source address of this node: replies come back here.
+    pub const SNAT: u32 = 0;
+    /// As it came, where there is an agent: the backend's node translates it, and replies go straight out.
+    pub const DSR: u32 = 1;
+}
+
 /// Value of `config`: what may change while the programs run; read once per new flow.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
@@ -142,6 +154,8 @@ pub struct Config {
     /// Tick until which TCP packets without SYN and without flow pass: connections that kube-proxy translated before
     /// us. 0: no grace.
     pub grace_until: u32,
+    /// One of [`forwarding`].
+    pub forwarding: u32,
     /// Source of translated packets to backends in other nodes' pod networks: this node's pod gateway, which the node
     /// itself never uses towards them. [`Addr::UNSPECIFIED`]: none.
     pub pod_source_v4: Addr,
@@ -260,4 +274,8 @@ counters! {
     XdpForwarded = "xdp_forwarded",
     /// Source ports that were taken when a flow asked for them.
     PortCollision = "port_collision",
+    /// Flows whose packets are handed over to the backend's node unchanged.
+    DsrFlows = "dsr_flows",
+    /// Packets that another node handed over with a backend that is none of the frontend's here.
+    DsrIgnored = "dsr_ignored",
 }

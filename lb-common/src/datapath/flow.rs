@@ -121,13 +121,15 @@ pub(super) fn holds<T: Tables>(tables: &T, flow: &Flow) -> bool {
 pub(super) fn hit<T: Tables>(tables: &T, found: &Found, parsed: &Parsed, spare: &mut Spare, now: u32) {
     let flow = &found.flow;
     let reply = flow.role & role::FORWARD == 0;
+    // Replies of what was handed over do not come by here: that the client goes on shows that there are some.
+    let unseen = flow.role & role::DSR != 0;
     let mut state = flow.state;
+    let answered = state == flow_state::REPLIED || (unseen && state == flow_state::NEW);
     if parsed.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
         state = flow_state::CLOSING;
     } else if reply && state == flow_state::NEW {
         state = flow_state::REPLIED;
-    } else if state == flow_state::REPLIED && if reply { !parsed.is_tcp() && flow.seen != now } else { !parsed.opens() }
-    {
+    } else if answered && if reply { !parsed.is_tcp() && flow.seen != now } else { !parsed.opens() } {
         // A SYN sent once more shows that the reply did not arrive.
         state = flow_state::ESTABLISHED;
     }

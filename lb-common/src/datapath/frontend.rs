@@ -80,16 +80,44 @@ pub(super) enum NoChoice {
     Drop(Counter),
 }
 
+impl NoChoice {
+    /// As one word, never 0: a BPF subprogram returns no more than a register.
+    #[inline(always)]
+    pub(super) const fn pack(self) -> u32 {
+        match self {
+            Self::Reject => 1,
+            Self::Drop(reason) => 2 | (reason as u32) << 8,
+        }
+    }
+
+    /// What [`Self::pack`] packed; `None` for 0.
+    #[inline(always)]
+    pub(super) fn unpack(word: u32) -> Option<Self> {
+        match word & 0xff {
+            0 => None,
+            1 => Some(Self::Reject),
+            _ => Some(Self::Drop(Counter::from_index(word >> 8))),
+        }
+    }
+}
+
 /// Why the frontend is not for this source, whatever it sends and whatever the service's state.
 #[inline(always)]
 pub(super) fn shut_out<T: Tables>(tables: &T, found: ServiceRef, source: Addr) -> Option<Counter> {
     if found.bits() & frontend::CLOSED != 0 {
         Some(Counter::DropClosed)
-    } else if found.bits() & frontend::RANGES != 0 && !tables.in_ranges(found.index(), source) {
+    } else if found.bits() & frontend::RANGES != 0 && !in_ranges(tables, found.index(), &source) {
         Some(Counter::DropSourceRange)
     } else {
         None
     }
+}
+
+/// Not inlined: its key would lie on the callers' BPF stacks, and the verifier walk what follows once with it and once
+/// without.
+#[inline(never)]
+fn in_ranges<T: Tables>(tables: &T, service: u32, source: &Addr) -> bool {
+    tables.in_ranges(service, *source)
 }
 
 /// The checks that come before selection: closed, source ranges, action. Gives the state to select from.

@@ -40,7 +40,9 @@ pub(super) fn error<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: Link
         Verdict::Drop(Counter::DropInternal)
     } else {
         tables.count(Counter::IcmpErrors);
-        way_out(&s.found.flow)
+        let way = way_out(&s.found.flow);
+        // Of what is handed over, the backend itself is told.
+        if let Verdict::HandOver(oif) = way { Verdict::Redirect(oif) } else { way }
     };
     Decision::End(verdict).pack()
 }

@@ -11,6 +11,7 @@
 mod answer;
 pub mod checksum;
 mod clash;
+mod dsr;
 mod flow;
 mod frontend;
 mod headers;

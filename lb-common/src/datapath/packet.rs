@@ -83,6 +83,13 @@ pub trait HostPacket: Packet {
         words: &[u32; ANSWER_WORDS],
     ) -> Result<(), Fault>;
 
+    /// Puts these bytes at `at`, right behind the fixed part of the IP header, which moves to make room for them. Keeps no
+    /// length and no checksum.
+    ///
+    /// # Errors
+    /// [`Fault`] if there is no room; the packet must be dropped.
+    fn insert<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> Result<(), Fault>;
+
     /// Whether one of our programs sent it here, past the stack: it is as it is to be.
     fn is_redirected(&self) -> bool;
 

@@ -5,6 +5,7 @@
 
 use super::{
     answer::{self, What},
+    dsr::{self, Handed},
     flow::{self, Found},
     frontend::{self, NoChoice, Traffic},
     icmp,
@@ -95,6 +96,9 @@ fn later_fragment<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Li
     if let Some(stop) = stopped(packet, s) {
         return stop;
     }
+    if let Verdict::HandOver(_) = way_out(&s.found.flow) {
+        return handed_over(packet, s);
+    }
     let Scratch { parsed, found: Found { flow, .. }, .. } = s;
     if rewrite_fragment(packet, parsed, &flow.to, flow.role & role::ROUTED != 0).is_err() {
         return Decision::End(Verdict::Drop(Counter::DropInternal));
@@ -140,6 +144,8 @@ pub(super) fn known<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Known
 pub(super) fn way_out(flow: &Flow) -> Verdict {
     if flow.role & role::HAIRPIN != 0 {
         Verdict::Bounce
+    } else if flow.role & (role::DSR | role::FORWARD) == role::DSR | role::FORWARD {
+        Verdict::HandOver(flow.oif)
     } else if flow.oif != 0 {
         Verdict::Redirect(flow.oif)
     } else {
@@ -157,10 +163,19 @@ pub(super) fn translate<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, s:
     if parsed.is_fragment() && !flow::remember_fragment(tables, flow, parsed, spare) {
         return Decision::End(Verdict::Drop(Counter::DropFragment));
     }
+    if let Verdict::HandOver(_) = way_out(flow) {
+        return handed_over(packet, s);
+    }
     if rewrite(packet, parsed, &flow.to, flow.role & role::ROUTED != 0).is_err() {
         return Decision::End(Verdict::Drop(Counter::DropInternal));
     }
     Decision::End(way_out(flow))
+}
+
+#[inline(always)]
+fn handed_over<P: HostPacket>(packet: &mut P, s: &Scratch) -> Decision {
+    let written = dsr::hand_over(packet, s);
+    Decision::End(if written { way_out(&s.found.flow) } else { Verdict::Drop(Counter::DropInternal) })
 }
 
 /// Why a router would not forward the packet by the flow in `found`.
@@ -233,6 +248,9 @@ pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link
         return unclaimed(tables, link, s).pack();
     }
     let service = s.claim;
+    if link.outside && !dsr::is_for_here(packet, tables, s) {
+        return unclaimed(tables, link, s).pack();
+    }
     if s.parsed.opens() {
         if repeated(tables, link, s, service.index()) {
             return 0;
@@ -266,8 +284,10 @@ pub(super) fn begin<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link
 pub(super) fn claimed<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
     let Scratch { parsed, flags, claim, .. } = s;
     let Tuple { dst, dport, proto, .. } = parsed.tuple;
+    // Who hands a packet over is another node, to whose address it came.
+    let peer = if link.outside && *flags & addr_flag::PEER != 0 { addr_flag::NODE } else { 0 };
     let traffic = Traffic { dst, dport, proto, scope: link.scope(), host: false, v4: parsed.is_v4() };
-    let Some(found) = frontend::find(tables, &traffic, *flags) else { return false };
+    let Some(found) = frontend::find(tables, &traffic, *flags | peer) else { return false };
     *claim = found;
     true
 }
@@ -330,10 +350,12 @@ fn open<P: HostPacket, T: Tables>(
     link: Link,
     s: &mut Scratch,
 ) -> Result<(), NoChoice> {
-    let Scratch { parsed, found: Found { flow, .. }, .. } = &mut *s;
+    let dsr = link.outside && dsr::may_hand_over(tables, s);
+    let Scratch { parsed, found: Found { flow, .. }, handed, .. } = &mut *s;
     *flow = Flow::default();
-    flow.role = if link.outside { role::OUTSIDE } else { 0 };
-    match Refusal::unpack(choose(tables, &parsed.tuple, service, flow)) {
+    flow.role = if link.outside { role::OUTSIDE } else { 0 } | if dsr { role::DSR } else { 0 };
+    handed.only_if(link.outside);
+    match NoChoice::unpack(choose(tables, &parsed.tuple, service, handed, flow)) {
         None => {}
         Some(no) => return Err(no),
     }
@@ -344,6 +366,9 @@ fn open<P: HostPacket, T: Tables>(
     };
     if let Some(reason) = found_way {
         return Err(NoChoice::Drop(reason));
+    }
+    if link.outside && s.handed.is_there() {
+        dsr::turn_back(packet, tables, link.ifindex, s);
     }
     let Scratch { parsed, found: Found { flow, table }, spare, .. } = s;
     *table = super::FlowTable::Embryos;
@@ -356,42 +381,30 @@ fn open<P: HostPacket, T: Tables>(
     Ok(())
 }
 
-/// A [`NoChoice`] as one word.
-struct Refusal;
-
-impl Refusal {
-    #[inline(always)]
-    const fn pack(no: NoChoice) -> u32 {
-        match no {
-            NoChoice::Reject => 1,
-            NoChoice::Drop(reason) => 2 | (reason as u32) << 8,
-        }
-    }
-
-    #[inline(always)]
-    fn unpack(word: u32) -> Option<NoChoice> {
-        match word & 0xff {
-            0 => None,
-            1 => Some(NoChoice::Reject),
-            _ => Some(NoChoice::Drop(Counter::from_index(word >> 8))),
-        }
-    }
-}
-
 /// Chooses a backend and fills in its part of the flow; 0, or the packed refusal. Not inlined, for the BPF stack's sake.
 #[inline(never)]
-fn choose<T: Tables>(tables: &T, key: &Tuple, found: ServiceRef, flow: &mut Flow) -> u32 {
+fn choose<T: Tables>(tables: &T, key: &Tuple, found: ServiceRef, handed: &Handed, flow: &mut Flow) -> u32 {
     let state = match frontend::admit(tables, found, key.src) {
         Ok(state) => state,
-        Err(no) => return Refusal::pack(no),
+        Err(no) => return no.pack(),
     };
+    if handed.is_there() {
+        flow.to = *key;
+        flow.service = found.index();
+        flow.identity = state.identity as u32;
+        if dsr::take(tables, &state, handed, flow) {
+            tables.set_marks(mark::TAKEN_OVER);
+            return 0;
+        }
+        tables.count(Counter::DsrIgnored);
+    }
     let Some(choice) = frontend::select(tables, found.index(), &state, &key.src, flow_tuple_hash(key)) else {
         // All endpoints have weight 0, or the tables contradict themselves.
         let none = state.word.count() == 0;
-        return Refusal::pack(if none { NoChoice::Reject } else { NoChoice::Drop(Counter::DropInternal) });
+        return if none { NoChoice::Reject } else { NoChoice::Drop(Counter::DropInternal) }.pack();
     };
     if key.proto == proto::SCTP && choice.port != key.dport {
-        return Refusal::pack(NoChoice::Drop(Counter::DropSctpPort));
+        return NoChoice::Drop(Counter::DropSctpPort).pack();
     }
     flow.to = Tuple::new(key.src, key.sport, choice.addr, choice.port, key.proto);
     flow.service = choice.service;

@@ -5,10 +5,11 @@
 
 use super::{
     answer::Answer,
+    dsr::Handed,
     flow::{Found, Spare},
     parse::Parsed,
 };
-use crate::abi::ServiceRef;
+use crate::abi::{Addr, ServiceRef};
 
 /// Working memory. Each stage fills in what it reads, so what an earlier packet left means nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,11 +20,22 @@ pub struct Scratch {
     pub(super) flags: u32,
     /// The frontend that claims its destination, once it was asked for.
     pub(super) claim: ServiceRef,
+    /// The backend that another node chose for it.
+    pub(super) handed: Handed,
     /// The packet that an ICMP error is about.
     pub(super) quoted: Parsed,
     pub(super) found: Found,
     pub(super) spare: Spare,
     pub(super) answer: Answer,
+}
+
+impl Scratch {
+    /// Source and destination by whose route a packet leaves that is handed over ([`super::Verdict::HandOver`]).
+    #[inline(always)]
+    #[must_use]
+    pub const fn way(&self) -> (&Addr, &Addr) {
+        (&self.found.flow.to.src, &self.found.flow.to.dst)
+    }
 }
 
 /// Words of eight bytes that a [`Scratch`] takes; all bits zero are a valid one.

@@ -63,6 +63,8 @@ pub trait Tables {
     fn dev(&self, ifindex: u32) -> Option<Dev>;
     /// Reads [`crate::abi::Config::local_path`].
     fn local_path(&self) -> u32;
+    /// Reads [`crate::abi::Config::forwarding`].
+    fn forwarding(&self) -> u32;
     /// Reads [`crate::abi::Config::grace_until`].
     fn grace_until(&self) -> u32;
     /// Reads [`crate::abi::Config::pod_source_v4`] or the one of IPv6.

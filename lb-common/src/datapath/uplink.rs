@@ -5,7 +5,7 @@
 //! back here. Both are redirected past the host's stack; a backend that is this node itself takes it.
 
 use super::{
-    clash,
+    clash, dsr,
     flow::{self, PORT_BASE},
     link::Link,
     packet::HostPacket,
@@ -53,7 +53,7 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
 fn concerns<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> bool {
     let Tuple { dport, proto, .. } = s.parsed.tuple;
     // Our own replies come to higher ports, but for SCTP, which keeps the client's.
-    if s.flags & addr_flag::FRONTEND != 0 || dport.get() >= PORT_BASE || proto == proto::SCTP {
+    if s.flags & (addr_flag::FRONTEND | addr_flag::PEER) != 0 || dport.get() >= PORT_BASE || proto == proto::SCTP {
         return true;
     }
     // TCP to a node port goes on when that is deleted; what begins on such a flow's ports ends it.
@@ -96,6 +96,8 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
     link: Link,
     flow: &mut Flow,
 ) -> Option<Counter> {
+    let dsr = flow.role & role::DSR != 0;
+    flow.role &= !role::DSR;
     if tables.addr(&flow.to.dst) & addr_flag::LINKS != 0 {
         // This node is the backend: its own stack takes it from here.
         tables.set_marks(mark::HOST_BACKEND);
@@ -110,6 +112,12 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
     flow.mate_oif = link.ifindex;
     flow.mtu = if way.mtu == 0 { dev_mtu(tables, way.oif) } else { as_mtu(way.mtu) };
     flow.mate_mtu = dev_mtu(tables, link.ifindex);
+    if dsr && leaves(tables, flow.oif) && dsr::takes(tables, &flow.to.dst) {
+        flow.role |= role::DSR;
+        flow.mtu = flow.mtu.saturating_sub(dsr::added(&flow.to));
+        tables.count(Counter::DsrFlows);
+        return None;
+    }
     if !masks(tables, flow) {
         return None;
     }
@@ -124,8 +132,14 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
 
 /// The MTU of a device as a flow holds it; 0 if it is not known. Not inlined, for the BPF stack's sake.
 #[inline(never)]
-fn dev_mtu<T: Tables>(tables: &T, ifindex: u32) -> u16 {
+pub(super) fn dev_mtu<T: Tables>(tables: &T, ifindex: u32) -> u16 {
     tables.dev(ifindex).map_or(0, |dev| as_mtu(dev.mtu))
+}
+
+/// Whether packets leave the node by this device.
+#[inline(never)]
+fn leaves<T: Tables>(tables: &T, oif: u32) -> bool {
+    tables.dev(oif).is_some_and(|dev| dev.kind == dev_kind::UPLINK || dev.kind == dev_kind::OVERLAY)
 }
 
 /// Whether the flow leaves the node, and so gets a source of ours.

@@ -12,6 +12,9 @@ pub enum Verdict {
     Stack,
     /// Translated: leaves by this device (interface index) at once, with its neighbour resolved there.
     Redirect(u32),
+    /// As it came, to the backend's node: leaves by this device (interface index) at once, for the next hop towards
+    /// [`super::Scratch::way`].
+    HandOver(u32),
     /// Translated or answered: goes back out of the link it came from, with its link-layer addresses swapped.
     Bounce,
     /// Dropped, and counted under this reason.
@@ -36,6 +39,7 @@ impl Decision {
             Self::End(Verdict::Redirect(ifindex)) => 3 << 32 | ifindex as u64,
             Self::End(Verdict::Bounce) => 4 << 32,
             Self::End(Verdict::Drop(reason)) => 5 << 32 | reason as u64,
+            Self::End(Verdict::HandOver(ifindex)) => 7 << 32 | ifindex as u64,
             Self::Answer(what, reason) => 6 << 32 | (what as u64) << 16 | reason as u64,
         }
     }
@@ -49,6 +53,7 @@ impl Decision {
             3 => Self::End(Verdict::Redirect(word as u32)),
             4 => Self::End(Verdict::Bounce),
             5 => Self::End(Verdict::Drop(Counter::from_index(word as u32))),
+            7 => Self::End(Verdict::HandOver(word as u32)),
             6 => Self::Answer(What::from_index(word as u32 >> 16), Counter::from_index(word as u32 & 0xffff)),
             _ => return None,
         })

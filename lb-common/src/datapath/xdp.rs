@@ -30,7 +30,8 @@ pub fn ingress<P: Frame, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     }
     let flow = &found.flow;
     let now = tables.now();
-    let here = flow.oif == link.ifindex && flow.role & role::ROUTED != 0 && link.handles(flow);
+    let routed = flow.role & (role::ROUTED | role::DSR) == role::ROUTED;
+    let here = flow.oif == link.ifindex && routed && link.handles(flow);
     if !here || is_stopped(packet, parsed, flow) {
         return Verdict::Pass;
     }

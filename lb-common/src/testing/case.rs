@@ -8,7 +8,7 @@ use zerocopy::IntoBytes as _;
 use super::hook::{Action, Hook, test_run_answers, test_run_is_foreign, test_run_takes};
 use super::{AffinitySpec, DEV_CLIENT, FlowSpec, L4Sum, MemTables, PacketSpec, Told, World, answer, describe, dissect};
 use crate::{
-    abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple, role},
+    abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple, proto, role},
     datapath::{FlowTable, Scratch, Verdict},
 };
 
@@ -169,6 +169,19 @@ impl Case {
             0 => Verdict::Stack,
             oif => Verdict::Redirect(oif),
         })
+    }
+
+    /// The packet leaves as it came for the node of the backend of this entry, which it names if it opens.
+    #[must_use]
+    pub fn handed_over(mut self, flow: &FlowSpec) -> Self {
+        let opens = self.packet.tuple.proto != proto::TCP || self.packet.tcp_flags & 0x12 == 0x02;
+        self.out = Some(self.packet.clone().with(|p| {
+            p.ttl -= 1;
+            if opens {
+                p.name_backend(flow.to.dst, flow.to.dport.get());
+            }
+        }));
+        self.verdict(Verdict::HandOver(flow.oif))
     }
 
     /// Changed by hand.

@@ -71,7 +71,7 @@ fn step(tables: &MemTables, scratch: &mut Scratch, hook: u8, bytes: &[u8]) {
                 .unwrap_or_else(|wrong| panic!("{wrong}: {:02x?} answers {bytes:02x?}", packet.bytes));
         }
         Verdict::Bounce => assert!(matches!(hook, Hook::PodIngress(_)), "only a pod is its own backend"),
-        Verdict::Redirect(ifindex) => {
+        Verdict::Redirect(ifindex) | Verdict::HandOver(ifindex) => {
             assert!(hook.is_ingress() && ifindex != 0, "only what comes in passes the stack by");
         }
         Verdict::Stack => {}
@@ -81,7 +81,7 @@ fn step(tables: &MemTables, scratch: &mut Scratch, hook: u8, bytes: &[u8]) {
         }
     }
     assert!(!answered || verdict == Verdict::Bounce, "an answer goes back");
-    if !answered && !matches!(verdict, Verdict::Drop(_)) {
+    if !answered && !matches!(verdict, Verdict::Drop(_) | Verdict::HandOver(_)) {
         assert_eq!(packet.bytes.len(), bytes.len(), "translating changes no length");
     }
     if verdict != Verdict::Pass || tables.counters() != before {

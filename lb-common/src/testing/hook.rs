@@ -147,7 +147,7 @@ impl From<Verdict> for Action {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Pass | Verdict::Stack => Self::Next,
-            Verdict::Redirect(_) | Verdict::Bounce => Self::Redirect,
+            Verdict::Redirect(_) | Verdict::HandOver(_) | Verdict::Bounce => Self::Redirect,
             Verdict::Drop(_) => Self::Shot,
         }
     }

@@ -25,6 +25,8 @@ pub enum Extension {
     Routing(u8),
     /// Destination options with padding, of 8 + 8·n bytes.
     Destination(u8),
+    /// Destination options of 24 bytes with the backend that another node chose.
+    Backend(Addr, u16),
 }
 
 impl Extension {
@@ -32,13 +34,14 @@ impl Extension {
         match self {
             Self::HopByHop(_) => 0,
             Self::Routing(_) => 43,
-            Self::Destination(_) => 60,
+            Self::Destination(_) | Self::Backend(..) => 60,
         }
     }
 
     const fn units(self) -> u8 {
         match self {
             Self::HopByHop(n) | Self::Routing(n) | Self::Destination(n) => n,
+            Self::Backend(..) => 2,
         }
     }
 }
@@ -200,6 +203,16 @@ impl PacketSpec {
         frame
     }
 
+    /// Names a backend as a node does that hands the packet over, before all other options.
+    pub fn name_backend(&mut self, addr: Addr, port: u16) {
+        if self.tuple.dst.is_v4() {
+            let [a, b] = port.to_be_bytes();
+            self.ip_options.splice(0..0, [0x9e, 8, a, b].into_iter().chain(addr.v4_octets()));
+        } else {
+            self.extensions.insert(0, Extension::Backend(addr, port));
+        }
+    }
+
     /// As the core sees it on the host.
     #[must_use]
     pub fn packet(&self) -> VecPacket {
@@ -238,6 +251,12 @@ impl PacketSpec {
             match extension {
                 // Padding options (RFC 8200 4.2) of at most 255 + 2 bytes each.
                 Extension::HopByHop(_) | Extension::Destination(_) => body.extend(padding(rest)),
+                Extension::Backend(addr, port) => {
+                    body.extend([0x1e, 20]);
+                    body.extend(addr.octets());
+                    body.extend(port.to_be_bytes());
+                    body.extend([0, 0]);
+                }
                 // Type 4 with no segments left.
                 Extension::Routing(_) => body.extend([4, 0].into_iter().chain(core::iter::repeat_n(0, rest - 2))),
             }

@@ -131,6 +131,15 @@ impl HostPacket for VecPacket {
         Ok(())
     }
 
+    fn insert<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> Result<(), Fault> {
+        self.range(at, 0)?;
+        if self.read_only {
+            return Err(Fault);
+        }
+        self.bytes.splice(at..at, bytes.iter().copied());
+        Ok(())
+    }
+
     fn is_redirected(&self) -> bool {
         self.redirected
     }

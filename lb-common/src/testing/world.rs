@@ -9,8 +9,8 @@ use super::{
 use crate::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, Port, RangeKey, ServiceKey, ServiceRef,
-        ServiceState, SockEntry, SockKey, StateWord, Tuple, action, addr_flag, backend_flag, frontend, local_path,
-        mark, proto, scope,
+        ServiceState, SockEntry, SockKey, StateWord, Tuple, action, addr_flag, backend_flag, forwarding, frontend,
+        local_path, mark, proto, scope,
     },
     datapath::FlowTable,
 };
@@ -108,6 +108,8 @@ pub struct World {
     pub devs: Vec<(u32, Dev)>,
     /// [`local_path`] value.
     pub local_path: u32,
+    /// [`forwarding`] value.
+    pub forwarding: u32,
     /// [`mark`] bits.
     pub marks: u32,
     /// Other nodes' pods are reached from this node's pod gateway.
@@ -166,6 +168,7 @@ impl World {
                 (DEV_OVERLAY, overlay()),
             ],
             local_path: local_path::STACK,
+            forwarding: forwarding::SNAT,
             marks: mark::HOST_BACKEND | mark::SHARED_SOURCE,
             pod_source: true,
             grace: None,
@@ -252,6 +255,7 @@ impl World {
             devs: self.devs.clone(),
             config: Config {
                 local_path: self.local_path,
+                forwarding: self.forwarding,
                 grace_until: self.grace.map_or(0, |ticks| now.wrapping_add_signed(ticks)),
                 pod_source_v4: if self.pod_source { Net::V4.gateway() } else { Addr::UNSPECIFIED },
                 pod_source_v6: if self.pod_source { Net::V6.gateway() } else { Addr::UNSPECIFIED },

@@ -251,7 +251,7 @@ impl Cluster {
     fn count(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Stack => self.done.translated += 1,
-            Verdict::Redirect(_) => self.done.redirected += 1,
+            Verdict::Redirect(_) | Verdict::HandOver(_) => self.done.redirected += 1,
             Verdict::Bounce => self.done.bounced += 1,
             Verdict::Pass | Verdict::Drop(_) => {}
         }

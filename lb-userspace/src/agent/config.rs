@@ -14,7 +14,10 @@ use serde::Deserialize;
 
 use super::{
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
-    values::{Cidrs, DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc},
+    values::{
+        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize,
+        Tc,
+    },
 };
 
 use crate::{
@@ -111,6 +114,10 @@ pub struct AgentArgs {
     /// bridge-nf-call-iptables=1 where conntrack rules look), or auto (stack where that is 1). Default: auto.
     #[arg(long, env = "BERRYLB_LOCAL_PATH", value_name = "WAY")]
     pub local_path: Option<LocalPath>,
+    /// How packets from outside get to backends on other nodes: snat (with an address of this node as source; replies
+    /// come back through it) or dsr (unchanged; the backend's node translates, and replies go straight out). Default: snat.
+    #[arg(long, env = "BERRYLB_FORWARDING", value_name = "HOW")]
+    pub forwarding: Option<Forwarding>,
     /// How tc programs are attached: auto, tcx or clsact. Default: auto (tcx from Linux 6.6).
     #[arg(long, env = "BERRYLB_TC", value_name = "HOOK")]
     pub tc: Option<Tc>,
@@ -204,6 +211,7 @@ pub struct Settings {
     pub skip_rules: SkipRules,
     pub packet_path: bool,
     pub local_path: LocalPath,
+    pub forwarding: Forwarding,
     pub tc: Option<TcHook>,
     pub healthz: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
@@ -274,7 +282,7 @@ impl AgentArgs {
         let merged = or_file!(flags, file, {
             from, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
-            cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, tc,
+            cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
             healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
@@ -347,6 +355,7 @@ impl AgentArgs {
             skip_rules,
             packet_path: self.packet_path != Some(OnOff::Off),
             local_path: self.local_path.unwrap_or(LocalPath::Auto),
+            forwarding: self.forwarding.unwrap_or(Forwarding::Snat),
             tc: match self.tc.unwrap_or(Tc::Auto) {
                 Tc::Auto => None,
                 Tc::Tcx => Some(TcHook::Tcx),

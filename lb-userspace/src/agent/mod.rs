@@ -31,4 +31,6 @@ pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiXdp, ask};
 pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, SettingsError};
 pub use run::run;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
-pub use values::{DatapathLog, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc};
+pub use values::{
+    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc,
+};

@@ -111,8 +111,12 @@ impl Agent {
             tracing::info!("took over {} frontends and {} backends of an earlier run", found.frontends, found.backends);
         }
         let grace = if fresh && settings.grace_seconds > 0 { now_ticks()? + ticks(settings.grace_seconds) } else { 0 };
-        let config =
-            Config { local_path: links::local_path(settings.local_path), grace_until: grace, ..Config::default() };
+        let config = Config {
+            local_path: links::local_path(settings.local_path),
+            grace_until: grace,
+            forwarding: settings.forwarding.into(),
+            ..Config::default()
+        };
         let planner = Planner::new(PlanConfig {
             node_name: settings.node_name.clone(),
             node_addresses: settings.node_address.clone(),
@@ -216,6 +220,12 @@ impl Agent {
         }
         self.planner.set_local_addresses(self.links.topology().local_addresses.clone());
         let own_changed = self.tables.set_own_addresses(self.planner.own_addresses());
+        // Until all Node objects are read, those of an earlier run stay: packets are being handed over to this node.
+        let all_read = self.unreadable.is_empty() && self.unreadable_files.is_empty();
+        if all_read && let Err(error) = self.tables.set_peer_addresses(&self.planner.peer_addresses()) {
+            tracing::error!("the other nodes' addresses are not all in the datapath: {error}");
+            self.schedule_retry();
+        }
         let localhost: &[IpAddr] = if self.settings.localhost_nodeports { &LOCALHOST } else { &[] };
         let sources = self.links.topology().sources();
         match self.tables.set_link_addresses(&self.planner.node_addresses(), localhost, &sources) {

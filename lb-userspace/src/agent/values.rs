@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use ipnet::IpNet;
-use lb_common::abi::socket_lb;
+use lb_common::abi::{forwarding, socket_lb};
 use serde::Deserialize;
 
 use crate::{
@@ -217,6 +217,13 @@ choices! {
         /// Through the stack in both directions.
         Stack,
     }
+    /// How packets from outside get to other nodes' backends.
+    Forwarding {
+        /// With an address of this node as source; replies come back through it.
+        Snat,
+        /// Unchanged, to be translated there; replies go straight out.
+        Dsr,
+    }
     /// Hook of tc programs.
     Tc {
         /// The best that the kernel has.
@@ -242,5 +249,14 @@ impl fmt::Display for LocalPath {
             Self::Redirect => "redirect",
             Self::Stack => "stack",
         })
+    }
+}
+
+impl From<Forwarding> for u32 {
+    fn from(how: Forwarding) -> Self {
+        match how {
+            Forwarding::Snat => forwarding::SNAT,
+            Forwarding::Dsr => forwarding::DSR,
+        }
     }
 }

@@ -139,6 +139,8 @@ fn row(key: &Tuple, flow: &Flow, now: u64) -> FlowRow {
         new_destination: end(flow.to.dst, flow.to.dport),
         way: if flow.role & role::HAIRPIN != 0 {
             "hairpin".to_owned()
+        } else if flow.role & (role::DSR | role::FORWARD) == role::DSR | role::FORWARD {
+            format!("dsr:{}", flow.oif)
         } else if flow.role & role::ROUTED != 0 {
             // Out by the one device, and the other direction by the other.
             format!("routed:{}/{}", flow.oif, flow.mate_oif)

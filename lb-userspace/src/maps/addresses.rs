@@ -1,11 +1,11 @@
 //! What destination addresses are to the datapath (`addrs`): of this node, of a frontend, or both. An address is in the
 //! map before the first frontend at it and until after the last, as the datapath looks no further at any other.
 //!
-//! Two sides decide the bits of an address and neither knows of the other: the agent's view of the links
-//! ([`addr_flag::LINKS`]), and the frontends that are in the map.
+//! Three sides decide the bits of an address and none knows of the others: the agent's view of the links
+//! ([`addr_flag::LINKS`]), the other nodes ([`addr_flag::PEER`]), and the frontends that are in the map.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -33,6 +33,8 @@ struct Users {
 pub(super) struct Addresses {
     written: HashMap<Addr, u32>,
     links: HashMap<Addr, u32>,
+    /// Those of other nodes.
+    peers: HashSet<Addr>,
     users: HashMap<Addr, Users>,
     /// Addresses that may differ, with the Service on whose account they do: it has a problem for as long.
     stale: HashMap<Addr, Option<ServiceName>>,
@@ -86,7 +88,11 @@ impl Addresses {
     fn wanted(&self, addr: &Addr) -> u32 {
         let Users { frontends, cluster_ips } = self.users.get(addr).copied().unwrap_or_default();
         let bit = |count: u32, bit: u32| if count > 0 { bit } else { 0 };
-        self.links.get(addr).copied().unwrap_or(0)
+        let links = self.links.get(addr).copied().unwrap_or(0);
+        // What the node has itself is nobody else's.
+        let peer = links == 0 && self.peers.contains(addr);
+        links
+            | bit(peer.into(), addr_flag::PEER)
             | bit(frontends, addr_flag::FRONTEND)
             | bit(cluster_ips, addr_flag::CLUSTER_IP)
     }
@@ -198,6 +204,21 @@ impl<S: MapStore> Tables<S> {
         Ok(true)
     }
 
+    /// Makes these the addresses of other nodes, whose agents may hand packets over to this one.
+    ///
+    /// # Errors
+    /// As [`Self::set_link_addresses`].
+    pub fn set_peer_addresses(&mut self, peers: &[IpAddr]) -> Result<(), StoreError> {
+        let peers: HashSet<Addr> = peers.iter().map(|ip| (*ip).into()).collect();
+        let addresses = &mut self.addresses;
+        if addresses.peers != peers {
+            let changed = addresses.peers.symmetric_difference(&peers);
+            addresses.stale.extend(changed.map(|addr| (*addr, None)));
+            addresses.peers = peers;
+        }
+        if addresses.stale.is_empty() { Ok(()) } else { self.settle_unowned_addresses() }
+    }
+
     /// Lets go of addresses that have no frontend any more. What fails is a problem of the Service whose frontend it was.
     pub(super) fn settle_addresses(&mut self, jobs: &mut [Job]) {
         let owners = self.addresses.stale.clone();
@@ -223,6 +244,8 @@ impl<S: MapStore> Tables<S> {
         let found = self.store.addrs()?;
         let addresses = &mut self.addresses;
         addresses.written = found.iter().map(|(addr, info)| (*addr, info.flags)).collect();
+        addresses.peers =
+            found.iter().filter(|(_, info)| info.flags & addr_flag::PEER != 0).map(|(addr, _)| *addr).collect();
         let links = found.into_iter().map(|(addr, info)| (addr, info.flags & addr_flag::LINKS));
         addresses.links = links.filter(|(_, flags)| *flags != 0).collect();
         let all: Vec<Addr> = addresses.written.keys().chain(addresses.users.keys()).copied().collect();

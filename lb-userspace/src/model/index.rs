@@ -123,6 +123,11 @@ impl Index {
         self.nodes.get(name)
     }
 
+    /// All nodes, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
     /// Whether an Endpoints object stands for this Service: it is the Service's own way to say where it runs (no
     /// selector) and it is not excluded from mirroring.
     fn mirrored_endpoints(&self, service: &Service) -> Option<&Endpoints> {

@@ -106,6 +106,15 @@ impl Planner {
         self.local_addresses = addresses;
     }
 
+    /// Addresses of other nodes, by their Node objects, in order.
+    #[must_use]
+    pub fn peer_addresses(&self) -> Vec<IpAddr> {
+        let own = self.own_addresses();
+        let others = self.index.nodes().filter(|node| *node.name != *self.config.node_name);
+        let all: BTreeSet<IpAddr> = others.flat_map(|node| node.addresses.iter().copied()).collect();
+        all.into_iter().filter(|ip| !own.contains(ip)).collect()
+    }
+
     /// The addresses that the node is known by, in order of preference: those given, else those of its Node object.
     #[must_use]
     pub fn own_addresses(&self) -> Vec<IpAddr> {

@@ -189,3 +189,16 @@ fn a_service_that_came_and_went_is_not_told() {
         &[],
     );
 }
+
+#[test]
+fn peers_are_the_other_nodes() {
+    let mut planner = Planner::new(PlanConfig { node_name: "n1".into(), ..PlanConfig::default() });
+    let other = |name: &str, addresses: &[&str]| {
+        let addresses = addresses.iter().map(|text| ip(text)).collect();
+        Object::Node(Node { name: name.into(), addresses, zone: None })
+    };
+    planner.upsert(mk_node(&["192.168.1.1"], None));
+    planner.upsert(other("n3", &["192.168.1.3", "fd00::3"]));
+    planner.upsert(other("n2", &["192.168.1.2", "192.168.1.1"]));
+    assert_eq!(planner.peer_addresses(), ["192.168.1.2", "192.168.1.3", "fd00::3"].map(ip));
+}

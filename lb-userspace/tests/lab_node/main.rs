@@ -7,6 +7,7 @@
 mod affinity;
 mod changes;
 mod commands;
+mod dsr;
 mod files;
 mod hairpin;
 mod health_checks;

@@ -141,6 +141,10 @@ impl Tables for MemTables {
         self.inner.borrow().config.local_path
     }
 
+    fn forwarding(&self) -> u32 {
+        self.inner.borrow().config.forwarding
+    }
+
     fn grace_until(&self) -> u32 {
         self.inner.borrow().config.grace_until
     }

@@ -1,9 +1,10 @@
 //! ICMP errors about translated packets: translated outside, and inside where they quote the packet. What they must become
 //! is built from scratch, of the packet as its sender knows it.
 
-use super::{BACKENDS, ELSEWHERE, LOCAL, MASKED, REMOTE, at, flow, name, reply_hook, world};
+use super::{BACKENDS, ELSEWHERE, FAR, LOCAL, MASKED, REMOTE, at, dsr, flow, name, reply_hook, world};
 use crate::{
     abi::{Addr, Counter, Port, Tuple, proto},
+    datapath::Verdict,
     testing::{
         Case, FlowSpec, Hook, Net, PacketSpec, World,
         cases::{first, later, local_flow, open::hairpin_flow},
@@ -27,10 +28,28 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
             cases.extend(about_replies(net, proto, backend, whom));
         }
     }
+    for backend in [REMOTE, FAR, ELSEWHERE] {
+        cases.push(about_direct_replies(net, backend));
+    }
     cases.extend(shapes(net));
     cases.extend(of_pods(net));
     cases.extend(not_ours(net));
     cases
+}
+
+/// A reply that went straight out meets a narrow way: the error comes to the node that was asked, and is the backend's.
+fn about_direct_replies(net: Net, backend: u32) -> Case {
+    let flow = dsr::over(net, proto::TCP, backend).established();
+    let sent = |tuple: Tuple, to| {
+        let reply = PacketSpec::new(tuple).with(|p| (p.ttl, p.payload) = (61, vec![4; 30]));
+        error(Hook::Uplink, (router(net), to), PARAMETER, &reply, Quote::All)
+    };
+    let title = format!("ICMP error about a reply that went straight out, backend {backend}");
+    let packet = sent(flow[0].key.reversed(), flow[0].key.dst);
+    Case::new(title, Hook::Uplink, dsr::dsr(net, proto::TCP, backend).flows(&flow), packet)
+        .out(sent(flow[0].to.reversed(), flow[0].to.dst).with(|p| p.ttl -= 1))
+        .counts(Counter::IcmpErrors)
+        .verdict(Verdict::Redirect(flow[0].oif))
 }
 
 /// How much of the packet an error quotes.

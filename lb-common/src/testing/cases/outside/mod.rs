@@ -1,6 +1,7 @@
 //! Packets of clients outside the node, of the backends that answer them, and of the node itself where it leaves.
 
 mod admit;
+mod dsr;
 mod fragments;
 mod icmp;
 mod known;
@@ -43,6 +44,7 @@ const MASKED: [(u32, &str); 3] = [BACKENDS[1], BACKENDS[2], BACKENDS[3]];
 pub(super) fn cases(net: Net) -> Vec<Case> {
     let mut cases = open::cases(net);
     cases.extend(admit::cases(net));
+    cases.extend(dsr::cases(net));
     cases.extend(known::cases(net));
     cases.extend(replies::cases(net));
     cases.extend(ports::cases(net));
