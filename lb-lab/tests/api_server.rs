@@ -182,6 +182,9 @@ fn a_watch_that_begins_too_early_is_told_so_in_the_stream() {
     assert_eq!(running.line(), None);
     assert!(!running.ended_well(), "the connection broke");
     assert_eq!(server.version(), 102, "counted anew");
+    let mut lost = Client::open(&server, &format!("{SERVICES}?watch=1&allowWatchBookmarks=1&resourceVersion=1000"));
+    server.send_bookmarks();
+    assert!(lost.nothing_for(Duration::from_millis(100)), "not even a bookmark");
     let mut blind = Client::open(&server, &format!("{SERVICES}?watch=1&resourceVersion=104"));
     server.apply(&service("c", "")).unwrap();
     server.apply(&service("d", "")).unwrap();
@@ -293,19 +296,25 @@ fn events_are_taken_as_a_real_server_takes_them() {
         bad[field] = value;
         assert_eq!(post(&bad).0.code, 422, "{field}");
     }
-    let mut elsewhere = event.clone();
-    elsewhere["regarding"]["namespace"] = json!("other");
-    assert_eq!(post(&elsewhere).0.code, 422);
-    let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}}).to_string();
-    let patch = |kind: &str, name: &str| {
+    let mut of_nothing_here = event.clone();
+    of_nothing_here["regarding"]["namespace"] = Value::Null;
+    assert_eq!(post(&of_nothing_here).0.code, 201, "events of what has no namespace are in default");
+    let other = path.replace("default", "other");
+    let (head, _) = Client::fetch(&server, "POST", &other, &[], &of_nothing_here.to_string());
+    assert_eq!(head.code, 422, "and nowhere else");
+    let patch = |kind: &str, name: &str, patch: &Value| {
         let kind = format!("Content-Type: {kind}");
-        Client::fetch(&server, "PATCH", &format!("{path}/{name}"), &[&kind], &series)
+        Client::fetch(&server, "PATCH", &format!("{path}/{name}"), &[&kind], &patch.to_string())
     };
-    let (head, patched) = patch("application/merge-patch+json", name);
+    let merge = "application/merge-patch+json";
+    let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}});
+    let (head, patched) = patch(merge, name, &series);
     assert_eq!((head.code, &patched["series"]["count"], &patched["note"]), (200, &json!(2), &json!("taken")));
-    assert_eq!(patch("application/json-patch+json", name).0.code, 415);
-    assert_eq!(patch("application/merge-patch+json", "none").0.code, 404);
-    assert_eq!(server.objects(Resource::Events).len(), 1);
+    assert_eq!(patch(merge, name, &json!({"series": {"count": 1}})).0.code, 422);
+    assert_eq!(patch(merge, name, &json!({"note": "another"})).0.code, 422, "only the series may change");
+    assert_eq!(patch("application/json-patch+json", name, &series).0.code, 415);
+    assert_eq!(patch(merge, "none", &series).0.code, 404);
+    assert_eq!(server.objects(Resource::Events).len(), 2);
     assert_eq!(Client::fetch(&server, "POST", "/api/v1/namespaces/default/services", &[], "{}").0.code, 405);
 }
 

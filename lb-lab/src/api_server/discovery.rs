@@ -39,9 +39,15 @@ fn resources(api_version: &str) -> Value {
                 Resource::Events => &["create", "get", "list", "patch", "watch"],
                 Resource::Services | Resource::EndpointSlices | Resource::Nodes => &["get", "list", "watch"],
             };
+            let short: &[&str] = match resource {
+                Resource::Services => &["svc"],
+                Resource::Nodes => &["no"],
+                Resource::Events => &["ev"],
+                Resource::EndpointSlices => &[],
+            };
             json!({
                 "name": resource.plural(), "singularName": resource.kind().to_lowercase(),
-                "namespaced": resource.is_namespaced(), "kind": resource.kind(), "verbs": verbs,
+                "namespaced": resource.is_namespaced(), "kind": resource.kind(), "verbs": verbs, "shortNames": short,
             })
         })
         .collect();

@@ -38,10 +38,12 @@ pub(super) fn patch(store: &mut Store, target: &Target, content_type: &str, body
     }
     let namespace = target.namespace.clone().unwrap_or_default();
     let key = Key { resource: target.resource, namespace, name: target.name.clone().unwrap_or_default() };
-    let old = store.get(&key).ok_or_else(|| Status::new(404, format!("events {:?} not found", key.name)))?;
-    let mut event = (**old).clone();
+    let old = store.get(&key).cloned();
+    let old = old.ok_or_else(|| Status::new(404, format!("events {:?} not found", key.name)))?;
+    let mut event = (*old).clone();
     merge(&mut event, &parse(body)?);
     check(&event, &key.namespace)?;
+    check_change(&old, &event)?;
     if Key::of(&event).ok() != Some(key) {
         return Err(Status::new(422, "metadata.name: Invalid value: field is immutable"));
     }
@@ -79,40 +81,87 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// The validation of `events.k8s.io/v1` (pkg/apis/core/validation/events.go), and of `v1` what concerns its object.
+/// What `events.k8s.io/v1` lets nobody change: all but the series (`ValidateEventUpdate`).
+const FIXED: [&str; 9] = [
+    "regarding",
+    "reason",
+    "note",
+    "type",
+    "eventTime",
+    "action",
+    "related",
+    "reportingController",
+    "reportingInstance",
+];
+
+fn invalid(field: &str, why: &str) -> Result<(), Status> {
+    Err(Status::new(422, format!("Event is invalid: {field}: {why}")))
+}
+
+/// The validation of new and of changed events (pkg/apis/core/validation/events.go). `v1` is lenient where there is no
+/// `eventTime`, for old clients.
 fn check(event: &Value, namespace: &str) -> Result<(), Status> {
-    let invalid = |field: &str, why: &str| Err(Status::new(422, format!("Event is invalid: {field}: {why}")));
     let core = event["apiVersion"] == "v1";
-    let object = if core { "involvedObject" } else { "regarding" };
+    let [object, controller, note] = if core {
+        ["involvedObject", "reportingComponent", "message"]
+    } else {
+        ["regarding", "reportingController", "note"]
+    };
+    let about = event[object]["namespace"].as_str().unwrap_or("");
+    let is_new = !event["eventTime"].is_null();
     // What has no namespace, a Node, has its events in `default`.
-    if event[object]["namespace"].as_str().unwrap_or("default") != namespace {
-        return invalid(&format!("{object}.namespace"), "Invalid value: does not match event.namespace");
+    let right = match (about, is_new) {
+        ("", true) => ["default", "kube-system"].contains(&namespace),
+        ("", false) => namespace == "default",
+        (_, true) => true,
+        (about, false) => about == namespace,
+    };
+    if !right {
+        return invalid(&format!("{object}.namespace"), "does not match event.namespace");
     }
-    if core && event["eventTime"].is_null() {
-        return Ok(());
-    }
-    for (field, longest) in [("reportingController", 128), ("reportingInstance", 128), ("action", 128), ("reason", 128)]
-    {
-        let field = if core && field == "reportingController" { "reportingComponent" } else { field };
-        match event[field].as_str() {
-            None | Some("") => return invalid(field, "Required value"),
-            Some(text) if text.len() > longest => return invalid(field, "Too long"),
-            Some(_) => {}
+    if is_new {
+        for field in [controller, "reportingInstance", "action", "reason"] {
+            match event[field].as_str() {
+                None | Some("") => return invalid(field, "Required value"),
+                Some(text) if text.len() > 128 => return invalid(field, "can have at most 128 characters"),
+                Some(_) => {}
+            }
+        }
+        // A qualified name: a name, perhaps after a prefix and a slash.
+        let name = event[controller].as_str().unwrap_or("");
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.split('/').count() > 2 || !name.split('/').all(|part| !part.is_empty() && part.chars().all(plain)) {
+            return invalid(controller, "is no qualified name");
+        }
+        if event[note].as_str().is_some_and(|note| note.len() > 1024) {
+            return invalid(note, "can have at most 1024 characters");
         }
     }
-    if !core && event["eventTime"].is_null() {
+    if core {
+        return Ok(());
+    }
+    if !is_new {
         return invalid("eventTime", "Required value");
     }
     if !["Normal", "Warning"].map(|t| json!(t)).contains(&event["type"]) {
-        return invalid("type", "has to be Normal or Warning");
+        return invalid("type", "is neither Normal nor Warning");
     }
-    let note = event[if core { "message" } else { "note" }].as_str().unwrap_or("");
-    if note.len() > 1024 {
-        return invalid("note", "can have at most 1024 bytes");
+    for field in ["deprecatedSource", "deprecatedFirstTimestamp", "deprecatedLastTimestamp", "deprecatedCount"] {
+        if !event[field].is_null() {
+            return invalid(field, "needs to be unset");
+        }
     }
     let series = &event["series"];
     if !series.is_null() && (series["count"].as_u64() < Some(2) || series["lastObservedTime"].is_null()) {
         return invalid("series", "count is at least 2, and lastObservedTime is set");
     }
     Ok(())
+}
+
+fn check_change(old: &Value, new: &Value) -> Result<(), Status> {
+    let strict = new["apiVersion"] != "v1";
+    match FIXED.iter().find(|field| strict && old[**field] != new[**field]) {
+        Some(field) => invalid(field, "field is immutable"),
+        None => Ok(()),
+    }
 }

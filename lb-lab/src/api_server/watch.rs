@@ -167,7 +167,11 @@ impl Watch {
                 () = &mut deadline => (true, true),
                 () = self.lines.closed() => return Over::Gone,
             };
-            if bookmark && let Err(over) = self.bookmark(position, false).await {
+            // A client that knows a later version than there is gets no bookmark either, and does not learn that it is lost.
+            if bookmark
+                && current == position
+                && let Err(over) = self.bookmark(position, false).await
+            {
                 return over;
             }
             if done {
