@@ -175,7 +175,7 @@ fn node() -> impl Strategy<Value = Object> {
     let addresses =
         subsequence(vec![node_ip(1), node_ip(2), "127.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()], 0..=3);
     (select(vec!["n1", "n2"]), addresses, option::of(select(vec!["za", "zb"]))).prop_map(|(name, addresses, zone)| {
-        Object::Node(Node { name: name.into(), addresses, zone: zone.map(Into::into) })
+        Object::Node(Node { name: name.into(), addresses, zone: zone.map(Into::into), leaving: false })
     })
 }
 
