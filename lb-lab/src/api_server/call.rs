@@ -139,20 +139,19 @@ impl Call {
         let namespace = target.namespace.clone().unwrap_or_default();
         let key = super::resource::Key { resource: target.resource, namespace, name };
         match self.shared.lock().store.get(&key) {
-            Some(object) => Ok(json(StatusCode::OK, object)),
+            Some(object) => Ok(plain(StatusCode::OK, "application/json", object.text().into_bytes())),
             None => Err(Status::new(404, format!("{} {:?} not found", target.resource.plural(), key.name))),
         }
     }
 
     fn list(&self, target: &Target, query: &Query, compressed: bool) -> Result<Response<Body>, Status> {
-        let document = {
+        let text = {
             let state = self.shared.lock();
             match self.fault {
                 Some(Fault::EmptyList) => list::empty(&state.store, target),
                 _ => list::list(&state.store, target, query)?,
             }
         };
-        let text = document.to_string();
         if self.fault == Some(Fault::TruncatedList) {
             return Ok(truncated(text));
         }

@@ -40,7 +40,8 @@ pub(super) fn patch(store: &mut Store, target: &Target, content_type: &str, body
     let key = Key { resource: target.resource, namespace, name: target.name.clone().unwrap_or_default() };
     let old = store.get(&key).cloned();
     let old = old.ok_or_else(|| Status::new(404, format!("events {:?} not found", key.name)))?;
-    let mut event = (*old).clone();
+    let old = old.value();
+    let mut event = old.clone();
     merge(&mut event, &parse(body)?);
     check(&event, &key.namespace)?;
     check_change(&old, &event)?;
@@ -57,7 +58,7 @@ fn put(store: &mut Store, event: Value, new: bool) -> Result<Value, Status> {
         return Err(Status::new(409, format!("events {:?} already exists", key.name)));
     }
     store.put(event).map_err(bad)?;
-    store.get(&key).map(|event| (**event).clone()).ok_or_else(|| Status::new(500, "the event is not there"))
+    store.get(&key).map(|event| event.value()).ok_or_else(|| Status::new(500, "the event is not there"))
 }
 
 fn parse(body: &[u8]) -> Result<Value, Status> {

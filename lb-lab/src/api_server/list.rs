@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 
 use super::{
+    object::Stored,
     query::{Continue, Match, Query, Version},
-    resource::Target,
+    resource::{Key, Target},
     status::Status,
     store::{Expired, Store},
 };
 
-/// The list that was asked for.
-pub(super) fn list(store: &Store, target: &Target, query: &Query) -> Result<Value, Status> {
+/// The list that was asked for, as text.
+pub(super) fn list(store: &Store, target: &Target, query: &Query) -> Result<String, Status> {
     let current = store.version();
     let version = match (&query.resume, query.version) {
         (Some(Continue { version, .. }), _) => version.unwrap_or(current),
@@ -26,8 +27,9 @@ pub(super) fn list(store: &Store, target: &Target, query: &Query) -> Result<Valu
         let resume = query.resume.clone().map(|resume| Continue { version: None, ..resume }.encode());
         return Err(Status { resume, ..Status::expired(version, oldest) });
     }
-    let selected = |key: &super::resource::Key, object: &Value| {
-        target.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace) && query.selector.matches(object)
+    let selected = |key: &Key, object: &Stored| {
+        target.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+            && query.selector.matches(&object.metadata)
     };
     let objects = store.at(target.resource, version);
     let start = query.resume.as_ref().map(|resume| &resume.start);
@@ -45,25 +47,16 @@ pub(super) fn list(store: &Store, target: &Target, query: &Query) -> Result<Valu
             metadata["remainingItemCount"] = json!(left.len() - limit);
         }
     }
-    Ok(document(target, metadata, left.into_iter().take(limit).map(|(_, object)| item(object)).collect()))
+    let items: Vec<String> = left.into_iter().take(limit).map(|(_, object)| object.item()).collect();
+    Ok(document(target, &metadata, &items))
 }
 
 /// A list that says that there is nothing.
-pub(super) fn empty(store: &Store, target: &Target) -> Value {
-    document(target, json!({"resourceVersion": store.version().to_string()}), Vec::new())
+pub(super) fn empty(store: &Store, target: &Target) -> String {
+    document(target, &json!({"resourceVersion": store.version().to_string()}), &[])
 }
 
-fn document(target: &Target, metadata: Value, items: Vec<Value>) -> Value {
-    let kind = format!("{}List", target.resource.kind());
-    json!({"kind": kind, "apiVersion": target.api_version, "metadata": metadata, "items": items})
-}
-
-/// Items of a typed list carry neither kind nor version; only the list does.
-fn item(object: &Value) -> Value {
-    let mut item = object.clone();
-    if let Some(fields) = item.as_object_mut() {
-        fields.remove("kind");
-        fields.remove("apiVersion");
-    }
-    item
+fn document(target: &Target, metadata: &Value, items: &[String]) -> String {
+    let (kind, version, items) = (target.resource.kind(), target.api_version, items.join(","));
+    format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":[{items}]}}"#)
 }

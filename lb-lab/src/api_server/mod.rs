@@ -24,6 +24,7 @@ mod discovery;
 mod events;
 mod fault;
 mod list;
+mod object;
 mod query;
 mod resource;
 mod selector;
@@ -271,7 +272,7 @@ impl ApiServer {
     /// # Errors
     /// One of them is none, or of a kind that is not served; those before it are in.
     pub fn apply(&self, text: &str) -> Result<u64> {
-        let objects = store::parse(text)?;
+        let objects = object::parse(text)?;
         let mut state = self.shared.lock();
         let put = objects.into_iter().try_for_each(|object| state.store.put(object).map(drop));
         let version = state.store.version();
@@ -291,7 +292,7 @@ impl ApiServer {
     /// The objects of a resource, by namespace and name.
     #[must_use]
     pub fn objects(&self, resource: Resource) -> Vec<Value> {
-        self.shared.lock().store.of(resource).map(|(_, object)| (**object).clone()).collect()
+        self.shared.lock().store.of(resource).map(|(_, object)| object.value()).collect()
     }
 
     /// The present `resourceVersion`.

@@ -38,8 +38,8 @@ impl Selector {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    pub(super) fn matches(&self, object: &Value) -> bool {
-        let metadata = &object["metadata"];
+    /// By an object's metadata.
+    pub(super) fn matches(&self, metadata: &Value) -> bool {
         let labels = self.labels.iter().all(|(key, condition)| {
             let value = metadata["labels"].get(key).and_then(Value::as_str);
             match condition {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn labels() {
-        let object = json!({"metadata": {"labels": {"a": "1", "k8s.io/b": ""}}});
+        let metadata = json!({"labels": {"a": "1", "k8s.io/b": ""}});
         for (selector, wanted) in [
             ("", true),
             ("a=1", true),
@@ -137,7 +137,7 @@ mod tests {
             ("a notin (1,2)", false),
             ("c notin (1,2)", true),
         ] {
-            assert_eq!(Selector::parse(selector, "").unwrap().matches(&object), wanted, "{selector}");
+            assert_eq!(Selector::parse(selector, "").unwrap().matches(&metadata), wanted, "{selector}");
         }
         for wrong in ["a in (1", "a of (1)", "=1", "a b"] {
             assert!(Selector::parse(wrong, "").is_err(), "{wrong}");
@@ -146,8 +146,8 @@ mod tests {
 
     #[test]
     fn fields() {
-        let object = json!({"metadata": {"name": "n", "namespace": "s"}});
-        let matches = |text| Selector::parse("", text).map(|s| s.matches(&object));
+        let metadata = json!({"name": "n", "namespace": "s"});
+        let matches = |text| Selector::parse("", text).map(|s| s.matches(&metadata));
         assert_eq!(matches("metadata.name=n"), Ok(true));
         assert_eq!(matches("metadata.name=n,metadata.namespace!=s"), Ok(false));
         assert!(matches("spec.type=NodePort").is_err());

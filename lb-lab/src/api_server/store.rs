@@ -2,18 +2,21 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::resource::{Key, Resource};
+use super::{
+    object::Stored,
+    resource::{Key, Resource},
+};
 
 /// One change of one object.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) version: u64,
     pub(super) key: Key,
-    pub(super) old: Option<Arc<Value>>,
-    pub(super) new: Option<Arc<Value>>,
+    pub(super) old: Option<Arc<Stored>>,
+    pub(super) new: Option<Arc<Stored>>,
 }
 
 /// The history before `oldest` is gone.
@@ -27,7 +30,7 @@ pub(super) struct Store {
     version: u64,
     /// Watches and exact lists may begin here or later.
     oldest: u64,
-    objects: BTreeMap<Key, Arc<Value>>,
+    objects: BTreeMap<Key, Arc<Stored>>,
     /// By version. Compaction keeps them, for watches that began before it.
     log: Vec<Change>,
     uids: u64,
@@ -45,11 +48,11 @@ impl Store {
         self.version
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<&Arc<Value>> {
+    pub(super) fn get(&self, key: &Key) -> Option<&Arc<Stored>> {
         self.objects.get(key)
     }
 
-    pub(super) fn of(&self, resource: Resource) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
+    pub(super) fn of(&self, resource: Resource) -> impl Iterator<Item = (&Key, &Arc<Stored>)> {
         self.objects.iter().filter(move |(key, _)| key.resource == resource)
     }
 
@@ -62,7 +65,7 @@ impl Store {
             metadata.insert("namespace".into(), json!(key.namespace));
         }
         for own in ["uid", "creationTimestamp"] {
-            match old.as_ref().and_then(|old| old["metadata"].get(own)) {
+            match old.as_ref().and_then(|old| old.metadata.get(own)) {
                 // An operator's file may give an age; a later one without it does not change it.
                 Some(value) => drop(metadata.entry(own).or_insert_with(|| value.clone())),
                 None if own == "uid" => {
@@ -76,14 +79,15 @@ impl Store {
                 }
             }
         }
+        let mut object = Stored::new(object)?;
         if let Some(old) = &old {
-            metadata.insert("resourceVersion".into(), old["metadata"]["resourceVersion"].clone());
+            object.metadata["resourceVersion"] = old.metadata["resourceVersion"].clone();
             if **old == object {
                 return Ok(key);
             }
         }
         self.version += 1;
-        set_version(&mut object, self.version);
+        object.set_version(self.version);
         let new = Some(Arc::new(object));
         self.objects.extend(new.clone().map(|new| (key.clone(), new)));
         self.log.push(Change { version: self.version, key: key.clone(), old, new });
@@ -110,7 +114,7 @@ impl Store {
     }
 
     /// The objects of a resource as they were at a version that [`Self::check_version`] allows.
-    pub(super) fn at(&self, resource: Resource, version: u64) -> BTreeMap<Key, Arc<Value>> {
+    pub(super) fn at(&self, resource: Resource, version: u64) -> BTreeMap<Key, Arc<Stored>> {
         let mut objects: BTreeMap<_, _> =
             self.of(resource).map(|(key, object)| (key.clone(), object.clone())).collect();
         for change in self.after(version).iter().rev().filter(|change| change.key.resource == resource) {
@@ -133,36 +137,10 @@ impl Store {
         self.log.clear();
         for object in self.objects.values_mut() {
             self.version += 1;
-            set_version(Arc::make_mut(object), self.version);
+            Arc::make_mut(object).set_version(self.version);
         }
         self.oldest = self.version;
     }
-}
-
-pub(super) fn set_version(object: &mut Value, version: u64) {
-    object["metadata"]["resourceVersion"] = json!(version.to_string());
-}
-
-/// The objects of a text: YAML or JSON documents, Lists taken apart.
-pub(super) fn parse(text: &str) -> Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_yaml::from_multiple(text).context("objects as YAML or JSON")?;
-    let mut objects = Vec::new();
-    for document in documents {
-        match document {
-            Value::Null => {}
-            Value::Object(mut fields) if fields.get("kind").and_then(Value::as_str) == Some("List") => {
-                match fields.remove("items") {
-                    Some(Value::Array(items)) => objects.extend(items),
-                    _ => bail!("a List without items"),
-                }
-            }
-            object @ Value::Object(_) => objects.push(object),
-            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
-                bail!("not an object: {other}")
-            }
-        }
-    }
-    Ok(objects)
 }
 
 #[cfg(test)]
@@ -183,11 +161,11 @@ mod tests {
         assert_eq!((store.version(), store.get(&key)), (start + 1, Some(&first)));
         store.put(node("a", "2")).unwrap();
         let second = store.get(&key).unwrap().clone();
-        assert_eq!(second["metadata"]["resourceVersion"], json!((start + 2).to_string()));
-        assert_eq!(first["metadata"]["uid"], second["metadata"]["uid"]);
+        assert_eq!(second.metadata["resourceVersion"], json!((start + 2).to_string()));
+        assert_eq!(first.metadata["uid"], second.metadata["uid"]);
         assert!(store.delete(&key) && !store.delete(&key));
         store.put(node("a", "2")).unwrap();
-        assert_ne!(store.get(&key).unwrap()["metadata"]["uid"], second["metadata"]["uid"], "another object");
+        assert_ne!(store.get(&key).unwrap().metadata["uid"], second.metadata["uid"], "another object");
         assert_eq!(store.after(start + 2).len(), 2);
     }
 

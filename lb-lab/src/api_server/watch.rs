@@ -17,10 +17,11 @@ use tokio::{
 use super::{
     End, Nudge, Shared,
     fault::Fault,
+    object::Stored,
     query::{Query, Version},
     resource::{Key, Resource, Target},
     status::Status,
-    store::{Change, Expired, set_version},
+    store::{Change, Expired},
 };
 
 /// How lines get to the client: an error breaks the connection.
@@ -71,7 +72,7 @@ impl Start {
             Version::At(_) | Version::Latest | Version::Any => (current, None),
         };
         let all = (initial && !lie).then(|| state.store.of(target.resource)).into_iter().flatten();
-        let added = |(key, object): (&Key, &Arc<Value>)| Change {
+        let added = |(key, object): (&Key, &Arc<Stored>)| Change {
             version: current,
             key: key.clone(),
             old: None,
@@ -196,9 +197,9 @@ impl Watch {
                 if let Some(Fault::HalfLine { after }) = self.fault
                     && self.sent >= after
                 {
-                    return Err(self.half(&event).await);
+                    return Err(self.half(event).await);
                 }
-                self.send(&event).await?;
+                self.send(event.clone()).await?;
                 self.sent += 1;
                 self.check_fault().await?;
             }
@@ -207,25 +208,23 @@ impl Watch {
     }
 
     /// What the change is to this watch's selector, if anything.
-    fn event(&self, change: &Change) -> Option<Value> {
+    fn event(&self, change: &Change) -> Option<String> {
         let Change { version, key, old, new } = change;
         if key.resource != self.target.resource
             || self.target.namespace.as_ref().is_some_and(|namespace| *namespace != key.namespace)
         {
             return None;
         }
-        let selected = |object: &Option<Arc<Value>>| object.clone().filter(|o| self.query.selector.matches(o));
+        let selected =
+            |object: &Option<Arc<Stored>>| object.clone().filter(|o| self.query.selector.matches(&o.metadata));
         let (kind, object) = match (selected(old), selected(new)) {
             (None, None) => return None,
-            (None, Some(new)) => ("ADDED", new),
-            (Some(_), Some(new)) => ("MODIFIED", new),
+            (None, Some(new)) => ("ADDED", new.text()),
+            (Some(_), Some(new)) => ("MODIFIED", new.text()),
             // The last state that was selected, with the version of the change that took it away.
-            (Some(mut old), None) => {
-                set_version(Arc::make_mut(&mut old), *version);
-                ("DELETED", old)
-            }
+            (Some(old), None) => ("DELETED", old.at_version(*version).text()),
         };
-        Some(json!({"type": kind, "object": *object}))
+        Some(format!(r#"{{"type":"{kind}","object":{object}}}"#))
     }
 
     /// Faults that strike between two events.
@@ -247,7 +246,8 @@ impl Watch {
             End::Close => Over::Done,
             End::Break => Over::Broken,
             End::HalfLine => {
-                self.half(&json!({"type": "MODIFIED", "object": {"kind": self.target.resource.kind()}})).await
+                self.half(json!({"type": "MODIFIED", "object": {"kind": self.target.resource.kind()}}).to_string())
+                    .await
             }
             End::Expired => match self.error(&Status::expired(position, position)).await {
                 Ok(()) => Over::Done,
@@ -258,7 +258,7 @@ impl Watch {
     }
 
     async fn error(&mut self, status: &Status) -> Result<(), Over> {
-        self.send(&json!({"type": "ERROR", "object": status.json()})).await
+        self.send(json!({"type": "ERROR", "object": status.json()}).to_string()).await
     }
 
     async fn bookmark(&mut self, version: u64, initial_end: bool) -> Result<(), Over> {
@@ -272,16 +272,16 @@ impl Watch {
         if initial_end {
             object["metadata"]["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
-        set_version(&mut object, version);
-        self.send(&json!({"type": "BOOKMARK", "object": object})).await
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        self.send(json!({"type": "BOOKMARK", "object": object}).to_string()).await
     }
 
-    async fn send(&mut self, line: &Value) -> Result<(), Over> {
-        self.lines.send(Ok((line.to_string() + "\n").into())).await.map_err(|_| Over::Gone)
+    async fn send(&mut self, line: String) -> Result<(), Over> {
+        self.lines.send(Ok((line + "\n").into())).await.map_err(|_| Over::Gone)
     }
 
-    async fn half(&mut self, line: &Value) -> Over {
-        let mut text = line.to_string().into_bytes();
+    async fn half(&mut self, line: String) -> Over {
+        let mut text = line.into_bytes();
         text.truncate(text.len() / 2);
         match self.lines.send(Ok(text.into())).await {
             Ok(()) => Over::Broken,
