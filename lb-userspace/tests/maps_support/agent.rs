@@ -4,11 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use berrylb::{
     maps::{Faults, MemStore, Tables, dump},
-    model::{Kind, Object, ObjectRef},
-    plan::{
-        PlanConfig, Planner,
-        state::{ServiceName, State},
-    },
+    model::{Object, ObjectRef},
+    plan::{PlanConfig, Planner, state::State},
 };
 
 use super::suite::{SMALL, check_addresses, check_empty, settle, small};
@@ -34,19 +31,28 @@ impl Agent {
     /// Another agent takes the maps over and is told what there is now: of what was deleted meanwhile it learns only by its
     /// absence.
     pub(crate) fn restart(self, config: PlanConfig, world: &World, context: &str) -> Self {
+        let mut agent = self.adopted(config);
+        world.values().cloned().for_each(|object| agent.planner.upsert(object));
+        agent.follow(context);
+        agent.prune();
+        agent
+    }
+
+    /// Another agent that has taken the maps over and knows no object yet.
+    pub(crate) fn adopted(self, config: PlanConfig) -> Self {
         let Self { tables, faults, .. } = self;
         let mut store = tables.into_store();
         store.restart();
         let mut tables = small(Tables::adopt(store).expect("nothing fails").0);
         tables.store_mut().set_faults(faults);
-        let mut planner = Planner::new(config);
-        world.values().cloned().for_each(|object| planner.upsert(object));
-        let mut agent = Self { planner, tables, faults };
-        agent.follow(context);
-        let services = world.keys().filter(|key| key.kind == Kind::Service);
-        let names: HashSet<_> = services.map(|key| ServiceName::new(key.namespace.clone(), key.name.clone())).collect();
-        while agent.tables.prune(&names).is_err() {}
-        agent
+        Self { planner: Planner::new(config), tables, faults }
+    }
+
+    /// Deletes what an agent before this one left and nobody claims.
+    pub(crate) fn prune(&mut self) {
+        let state = self.planner.state();
+        let names: HashSet<_> = state.frontends.into_iter().filter_map(|frontend| frontend.service).collect();
+        while self.tables.prune(&names).is_err() {}
     }
 
     /// Is killed after so many writes of what it would have to do now.
