@@ -35,13 +35,13 @@ pub(super) fn list(store: &Store, target: &Target, query: &Query) -> Result<Stri
     let start = query.resume.as_ref().map(|resume| &resume.start);
     let left: Vec<_> = objects
         .iter()
-        .filter(|(key, object)| start.is_none_or(|start| *key >= start) && selected(key, object))
+        .filter(|(key, object)| start.is_none_or(|start| **key >= start) && selected(key, object))
         .collect();
     // A list from the cache is never cut in pages.
     let limit = query.limit.filter(|_| query.version != Version::Any).unwrap_or(usize::MAX);
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if let Some((next, _)) = left.get(limit) {
-        metadata["continue"] = json!(Continue { version: Some(version), start: (*next).clone() }.encode());
+        metadata["continue"] = json!(Continue { version: Some(version), start: (**next).clone() }.encode());
         // Counting what a selector leaves would mean reading it.
         if query.selector.selects_all() {
             metadata["remainingItemCount"] = json!(left.len() - limit);

@@ -114,12 +114,11 @@ impl Store {
     }
 
     /// The objects of a resource as they were at a version that [`Self::check_version`] allows.
-    pub(super) fn at(&self, resource: Resource, version: u64) -> BTreeMap<Key, Arc<Stored>> {
-        let mut objects: BTreeMap<_, _> =
-            self.of(resource).map(|(key, object)| (key.clone(), object.clone())).collect();
+    pub(super) fn at(&self, resource: Resource, version: u64) -> BTreeMap<&Key, &Arc<Stored>> {
+        let mut objects: BTreeMap<_, _> = self.of(resource).collect();
         for change in self.after(version).iter().rev().filter(|change| change.key.resource == resource) {
             match &change.old {
-                Some(old) => drop(objects.insert(change.key.clone(), old.clone())),
+                Some(old) => drop(objects.insert(&change.key, old)),
                 None => drop(objects.remove(&change.key)),
             }
         }
@@ -178,7 +177,7 @@ mod tests {
         let a = store.put(node("a", "2")).unwrap();
         store.put(node("b", "1")).unwrap();
         store.delete(&a);
-        assert_eq!(store.at(Resource::Nodes, then).into_values().collect::<Vec<_>>(), past);
+        assert_eq!(store.at(Resource::Nodes, then).into_values().cloned().collect::<Vec<_>>(), past);
         assert_eq!(store.check_version(then), Ok(()));
         store.compact();
         assert_eq!(store.check_version(then), Err(Expired { oldest: store.version() }));
