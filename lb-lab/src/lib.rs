@@ -6,6 +6,7 @@
 //! not make.
 
 mod agent;
+pub mod api_server;
 pub mod apps;
 mod cgroup;
 pub mod command;

@@ -1,5 +1,6 @@
 //! The tables over the kernel's own maps. Needs root.
 
+#[expect(dead_code, unused_imports, reason = "shared with tests in memory")]
 mod maps_support;
 
 use std::{

@@ -3,12 +3,16 @@
 //! The worlds are small and crowded on purpose, so that Services fight over addresses, slices change hands and nodes
 //! move in almost every run.
 
+#[expect(dead_code, unused_imports, reason = "shared with tests of the maps")]
+mod maps_support;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use berrylb::{
+    maps::Faults,
     model::{
         Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Node, Object, ObjectRef, Policy,
         Service, ServicePort, ServiceType, SliceFamily, Weights,
@@ -18,6 +22,7 @@ use berrylb::{
         state::{Action, Algorithm, BackendState, Frontend, FrontendType, Protocol, Scope, ServiceName, State},
     },
 };
+use maps_support::agent::{Agent, World};
 use proptest::{
     collection::{btree_map, vec},
     option,
@@ -170,7 +175,7 @@ fn node() -> impl Strategy<Value = Object> {
     let addresses =
         subsequence(vec![node_ip(1), node_ip(2), "127.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()], 0..=3);
     (select(vec!["n1", "n2"]), addresses, option::of(select(vec!["za", "zb"]))).prop_map(|(name, addresses, zone)| {
-        Object::Node(Node { name: name.into(), addresses, zone: zone.map(Into::into) })
+        Object::Node(Node { name: name.into(), addresses, zone: zone.map(Into::into), leaving: false })
     })
 }
 
@@ -296,5 +301,82 @@ proptest! {
         prop_assert_eq!(planner.state(), fresh.state());
         planner.retain(|_| false);
         prop_assert!(planner.state().frontends.is_empty());
+    }
+}
+
+/// What happens to the agent after a change of the objects.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// It looks later.
+    Sleeps,
+    Follows,
+    /// Stops where it is; another one starts.
+    Restarts,
+    /// Is killed in the middle of its work, after so many writes; another one starts.
+    Killed(u64),
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        4 => Just(Fate::Sleeps),
+        4 => Just(Fate::Follows),
+        1 => Just(Fate::Restarts),
+        2 => (0..40u64).prop_map(Fate::Killed),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    /// Objects change, writes fail, agents are stopped and killed: in the end the maps hold what a planner makes of the
+    /// objects that are left.
+    #[test]
+    fn maps_hold_the_plan_of_what_is_left(
+        config in config(),
+        life in vec((vec(op(), 1..4), fate()), 1..14),
+        percent in select(vec![0u64, 10, 30]),
+        seed in any::<u64>(),
+    ) {
+        let mut config = config;
+        let mut world = World::new();
+        let mut agent = Agent::new(config.clone(), Faults::Percent { percent, seed });
+        for (n, (ops, fate)) in life.into_iter().enumerate() {
+            let context = format!("change {n}, {fate:?}");
+            for op in ops {
+                match op {
+                    Op::Upsert(object) => {
+                        world.insert(object.key(), (*object).clone());
+                        agent.planner.upsert(*object);
+                    }
+                    Op::Remove(n) => {
+                        if let Some(key) = world.keys().nth(n % world.len().max(1)).cloned() {
+                            world.remove(&key);
+                            agent.planner.remove(&key);
+                        }
+                    }
+                    Op::NodeAddresses(addresses) => {
+                        config.node_addresses.clone_from(&addresses);
+                        agent.planner.set_node_addresses(addresses);
+                    }
+                    Op::Look => {}
+                }
+            }
+            match fate {
+                Fate::Sleeps => continue,
+                Fate::Follows => agent.follow(&context),
+                Fate::Restarts => agent = agent.restart(config.clone(), &world, &context),
+                Fate::Killed(writes) => {
+                    agent.be_killed(writes);
+                    agent = agent.restart(config.clone(), &world, &context);
+                }
+            }
+            let now = agent.planner.state();
+            agent.check(&now, &context);
+        }
+        agent.follow("the end");
+        let mut fresh = Planner::new(config);
+        world.into_values().for_each(|object| fresh.upsert(object));
+        agent.check(&fresh.state(), "the end");
+        agent.end("everything deleted");
     }
 }

@@ -1,47 +1,15 @@
 //! State → maps → state: whatever sequence of changes, faults and restarts lies between.
 
+#[expect(dead_code, reason = "shared with tests of objects")]
 mod maps_support;
 
 use std::collections::{BTreeMap, HashSet};
 
 use berrylb::{
-    maps::{Capacities, Faults, Identify, MemStore, Tables, dump},
+    maps::{Faults, Identify, MemStore, Tables, dump},
     plan::state::{ServiceChange, ServiceName, State},
 };
-use lb_common::abi::{ServiceState, backend_state};
-use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle, small};
-
-const SMALL: Capacities = Capacities {
-    services: 1024,
-    svc_state: 256,
-    slots: 2048,
-    backends: 512,
-    flows: 16,
-    embryos: 16,
-    frags: 16,
-    sock_revnat: 16,
-    affinity: 16,
-    source_ranges: 512,
-    addrs: 128,
-    pod_nets: 16,
-    devs: 16,
-};
-
-/// Everything deleted and a grace period later, nothing is left in any map.
-fn check_empty(tables: &mut Tables<MemStore>, context: &str) {
-    while tables.collect().is_err() {}
-    while tables.set_link_addresses(&[], &[], &[]).is_err() {}
-    for usage in tables.usage() {
-        assert_eq!(usage.used, 0, "{context}: {} of {} in use", usage.used, usage.map);
-    }
-    let contents = tables.store().contents();
-    assert_eq!(contents.services.entries().count(), 0, "{context}");
-    assert!(contents.source_ranges.is_empty() && contents.addrs.is_empty(), "{context}");
-    assert!(contents.svc_state.iter().all(|state| *state == ServiceState::default()), "{context}");
-    assert!(contents.backends.iter().all(|backend| backend.state == backend_state::GONE), "{context}");
-    assert_eq!(tables.services().count(), 0, "{context}");
-    assert_eq!(tables.names().sets.len(), 0, "{context}");
-}
+use maps_support::{Cluster, Rng, SMALL, check, check_empty, dumped, gone, node_addresses, settle, small};
 
 #[test]
 fn a_state_comes_back_as_it_went_in() {

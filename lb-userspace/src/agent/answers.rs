@@ -6,6 +6,7 @@ use lb_common::abi::Counter;
 
 use super::{
     api::{ApiAnswer, ApiHealthCheck},
+    cluster::Cluster,
     health_checks::HealthAnswer,
     state::Agent,
     status::{Question, Status},
@@ -30,7 +31,9 @@ impl Agent {
                 let _gone = sender.send(Status {
                     ready: self.ready,
                     failed_services: self.failed.len(),
-                    unreadable_sources: self.unreadable.len() + self.unreadable_files.len(),
+                    unreadable_sources: self.unreadable.len()
+                        + self.unreadable_files.len()
+                        + self.cluster.as_ref().map_or(0, Cluster::failing),
                 });
             }
         }

@@ -21,6 +21,7 @@ use super::{
 };
 
 use crate::{
+    k8s::watch::{Access, AccessError},
     loader::TcHook,
     maps::{Capacities, MaglevSize},
     net::{Glob, XdpMode},
@@ -33,7 +34,8 @@ use crate::{
 /// environment; flags win over the environment, the environment over the file.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[command(
-    after_help = "Example:\n  berrylb agent --from /etc/berrylb/services --node-name raspi002 --node-address 192.168.1.12"
+    after_help = "Example:\n  berrylb agent --kubeconfig /etc/berrylb/kubeconfig --node-name raspi002\n  berrylb agent --from \
+                  /etc/berrylb/services --node-name raspi002 --node-address 192.168.1.12"
 )]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct AgentArgs {
@@ -44,7 +46,14 @@ pub struct AgentArgs {
     /// Folder or file with Kubernetes objects; watched; repeatable, later objects win.
     #[arg(long, env = "BERRYLB_FROM", value_name = "PATH", value_delimiter = ',')]
     pub from: Option<Vec<PathBuf>>,
-    /// This node's name in the cluster.
+    /// Kubeconfig to reach the API server by, in place of --from. Default: what a pod of the cluster finds.
+    #[arg(long, env = "BERRYLB_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+    /// URL of the API server, in place of the kubeconfig's or of the one that a pod is told. That one is a Service, which
+    /// nobody serves before this agent does: name the server itself, unless kube-proxy runs.
+    #[arg(long, env = "BERRYLB_API_SERVER", value_name = "URL")]
+    pub api_server: Option<String>,
+    /// This node's name in the cluster. Default with an API server: the host's name.
     #[arg(long, env = "BERRYLB_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Address that node ports listen on; repeatable. Default: those of the Node object, else of the node's links.
@@ -189,6 +198,8 @@ pub struct AgentArgs {
 #[expect(missing_docs, reason = "each is the flag of the same name, documented there")]
 pub struct Settings {
     pub from: Vec<PathBuf>,
+    /// The way to the API server; none with `--from`.
+    pub access: Option<Access>,
     pub node_name: String,
     pub node_address: Option<Vec<IpAddr>>,
     pub nodeport_addresses: Option<NodePortAddresses>,
@@ -252,9 +263,12 @@ pub enum SettingsError {
         /// Why, with line and column.
         error: String,
     },
-    /// A setting has no default.
-    #[error("{0}")]
-    Missing(&'static str),
+    /// Neither files nor a way to the API server.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The host does not tell its name.
+    #[error("cannot read this host's name: {0}; give --node-name")]
+    HostName(io::Error),
     /// A setting goes beyond what the datapath can do.
     #[error("{0}")]
     OutOfReach(String),
@@ -280,7 +294,7 @@ impl AgentArgs {
             None => Self::default(),
         };
         let merged = or_file!(flags, file, {
-            from, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
+            from, kubeconfig, api_server, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
             cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
             healthz, metrics, api_socket, log_level, log_format,
@@ -316,11 +330,22 @@ impl AgentArgs {
             devs: self.max_devices.unwrap_or(defaults.devs),
         };
         let from = self.from.unwrap_or_default();
-        if from.is_empty() {
-            return Err(SettingsError::Missing(
-                "no source of Services: give --from PATH (a folder or file of Kubernetes objects)",
-            ));
-        }
+        let access = match (from.is_empty(), &self.kubeconfig, &self.api_server) {
+            (true, ..) => {
+                Some(Access::new(self.kubeconfig, self.api_server.as_deref(), |name| std::env::var(name).ok())?)
+            }
+            (false, None, None) => None,
+            (false, ..) => {
+                let text =
+                    "objects come from files or from an API server: give --from, or --kubeconfig and --api-server";
+                return Err(SettingsError::OutOfReach(text.into()));
+            }
+        };
+        let node_name = match self.node_name {
+            Some(name) if !name.is_empty() || access.is_none() => name,
+            None if access.is_none() => String::new(),
+            Some(_) | None => host_name().map_err(SettingsError::HostName)?,
+        };
         let skip_rules = SkipRules {
             cgroups: self.socket_lb_skip_cgroups.map(|list| list.0).unwrap_or_default(),
             netns: self.socket_lb_skip_netns.map(|list| list.0).unwrap_or_default(),
@@ -335,7 +360,8 @@ impl AgentArgs {
         };
         Ok(Settings {
             from,
-            node_name: self.node_name.unwrap_or_default(),
+            access,
+            node_name,
             node_address: self.node_address.filter(|given| !given.is_empty()),
             nodeport_addresses: self.nodeport_addresses.map(|choice| choice.0),
             allow_external_cluster_ip: self.allow_external_cluster_ip.unwrap_or(false),
@@ -371,6 +397,11 @@ impl AgentArgs {
             capacities,
         })
     }
+}
+
+/// The host's name as the kubelet makes a node's of it: in lower case.
+fn host_name() -> io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_lowercase())
 }
 
 fn read_file(path: &Path) -> Result<AgentArgs, SettingsError> {

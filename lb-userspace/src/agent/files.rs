@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     k8s::{self, Parsed},
-    model::{Object, ObjectRef},
+    model::{Kind, Object, ObjectRef},
 };
 
 /// Where a file stands in the order of reading: the number of its `--from`, then its path.
@@ -28,8 +28,10 @@ pub(super) struct FileKey {
 pub(super) enum ObjectChange {
     /// New or different.
     Upsert(Box<Object>),
-    /// In no file any more.
+    /// Nowhere any more.
     Remove(ObjectRef),
+    /// Of this kind there are these and no others.
+    Retain(Kind, BTreeSet<ObjectRef>),
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +176,7 @@ mod tests {
             .map(|change| match change {
                 ObjectChange::Upsert(object) => format!("+{}", object.key()),
                 ObjectChange::Remove(name) => format!("-{name}"),
+                ObjectChange::Retain(kind, keys) => format!("={} {kind}", keys.len()),
             })
             .collect()
     }

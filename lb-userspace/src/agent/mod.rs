@@ -1,7 +1,7 @@
 //! The daemon: joins sources of objects, the plan, the maps, the loader and the node's links in one loop.
 //!
 //! ```text
-//! files ──► planner ──► tables ──► pinned maps
+//! files, or the API server ──► planner ──► tables ──► pinned maps
 //! netlink ─► topology ─► loader (attach), devs, node addresses ─► planner
 //! api, health, metrics ◄── read from the loop, never write to it
 //! ```
@@ -9,6 +9,7 @@
 
 mod answers;
 mod api;
+mod cluster;
 mod config;
 mod files;
 mod health_checks;

@@ -9,8 +9,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{config::Settings, serve, stale::StaleSockets, state::Agent, values::LocalPath, watch::Watch};
+use super::{cluster, config::Settings, serve, stale::StaleSockets, state::Agent, values::LocalPath, watch::Watch};
 use crate::{
+    k8s,
     maps::{Freed, Grace},
     net::Follower,
 };
@@ -48,6 +49,13 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     serve::api(&agent.settings.api_socket, asker)
         .with_context(|| format!("serve {}: give another --api-socket", agent.settings.api_socket.display()))?;
+    let mut watches = match agent.settings.access.clone() {
+        Some(access) => {
+            tracing::info!("objects come from {access}, for node {}", agent.settings.node_name);
+            Some(k8s::watch::start(access, &agent.settings.node_name).await?)
+        }
+        None => None,
+    };
     agent.read_all();
     let mut stale = StaleSockets::new(agent.settings.socket_lb);
     if agent.adopted {
@@ -84,6 +92,12 @@ pub async fn run(settings: Settings) -> Result<()> {
                 }
                 agent.settle();
                 tracing::debug!(micros = seen.elapsed().as_micros(), "from file event to datapath");
+                continue;
+            }
+            update = cluster::next(&mut watches) => {
+                if let Some(watches) = &mut watches {
+                    agent.take_updates(update, watches);
+                }
                 continue;
             }
             Some(question) = questions.recv() => {

@@ -13,6 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{
+    cluster::Cluster,
     config::Settings,
     files::{FileKey, FileSet, ObjectChange, Outcome},
     health_checks::HealthChecks,
@@ -48,6 +49,8 @@ pub(super) struct Agent {
     pub(super) planner: Planner,
     pub(super) health_checks: HealthChecks,
     pub(super) files: FileSet,
+    /// If objects come from the API server, not from files.
+    pub(super) cluster: Option<Cluster>,
     /// The node's object names its addresses; without it, the links do.
     pub(super) node_known: bool,
     /// Sources that could not be read, with the reason that was logged.
@@ -126,6 +129,7 @@ impl Agent {
             external_cluster_ips: settings.allow_external_cluster_ip,
             algorithm: settings.algorithm,
         });
+        let cluster = settings.access.as_ref().map(|_| Cluster::default());
         let mut agent = Self {
             classify: links::classify_options(&settings),
             table: Table::default(),
@@ -136,6 +140,7 @@ impl Agent {
             planner,
             health_checks: HealthChecks::new(asker),
             files: FileSet::default(),
+            cluster,
             node_known: false,
             unreadable: BTreeMap::new(),
             unreadable_files: BTreeMap::new(),
@@ -179,12 +184,19 @@ impl Agent {
                     }
                     self.planner.remove(&name);
                 }
+                ObjectChange::Retain(kind, keys) => {
+                    self.node_known &= kind != Kind::Node || !keys.is_empty();
+                    self.planner.retain(|key| key.kind != kind || keys.contains(key));
+                }
             }
         }
     }
 
     /// Brings everything that is planned to the maps; the first time also programs to sockets, and says `ready`.
     pub(super) fn settle(&mut self) {
+        if !self.is_complete() {
+            return;
+        }
         self.settle_addresses();
         let changes = self.planner.take_changes();
         if !changes.is_empty() {
@@ -204,6 +216,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Whether what is planned may take the place of what an earlier run left.
+    fn is_complete(&self) -> bool {
+        self.cluster.as_ref().is_none_or(Cluster::is_synced)
     }
 
     fn settle_addresses(&mut self) {
@@ -289,7 +306,8 @@ impl Agent {
 
     fn become_ready(&mut self) -> Result<()> {
         // Services that have a bad object now keep what an earlier run gave them.
-        if !self.files.has_bad_objects() {
+        let bad = self.files.has_bad_objects() || self.cluster.as_ref().is_some_and(Cluster::has_bad_objects);
+        if !bad {
             let keep: HashSet<ServiceName> =
                 self.planner.state().frontends.iter().filter_map(|frontend| frontend.service.clone()).collect();
             if let Err(errors) = self.tables.prune(&keep) {
@@ -384,7 +402,7 @@ impl Agent {
         self.apply_skips();
         let failed: Vec<ServiceChange> = self.failed.values().map(|(change, _)| change.clone()).collect();
         // What the plan says by now counts, so its newest changes go first.
-        let newest = self.planner.take_changes();
+        let newest = if self.is_complete() { self.planner.take_changes() } else { Vec::new() };
         let stale: HashSet<&ServiceName> = newest.iter().map(|change| &change.service).collect();
         let mut changes: Vec<ServiceChange> =
             failed.into_iter().filter(|change| !stale.contains(&change.service)).collect();

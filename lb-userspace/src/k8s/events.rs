@@ -122,8 +122,10 @@ impl<'a> Builder<'a> {
             | Event::StreamEnd
             | Event::DocumentStart(..)
             | Event::DocumentEnd
-            | Event::Anchor(..) => Ok(()),
-            // Comments are not asked for; anything else would be new in the parser.
+            | Event::Anchor(..)
+            // Known to the parser because kube wants it so; not asked for.
+            | Event::Comment(..) => Ok(()),
+            // It would be new in the parser.
             other => Err(format!("the parser tells of something unknown: {other:?}")),
         }
     }

@@ -4,6 +4,7 @@
 //! whole and named, and never spoils its neighbours. Nothing here decides what an object means for traffic.
 
 pub mod convert;
+pub mod watch;
 
 mod decode;
 mod documents;

@@ -337,4 +337,6 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`, if not empty.
     pub zone: Option<Arc<str>>,
+    /// It is being deleted, or the cluster autoscaler is about to delete it: it should get no new traffic from outside.
+    pub leaving: bool,
 }

@@ -67,6 +67,11 @@ pub enum Diagnostic {
         /// The address.
         address: IpAddr,
     },
+    /// No endpoint is left, but those that it had last are kept: see `api_server`.
+    KeptBackends {
+        /// The Service.
+        service: ServiceName,
+    },
     /// An annotation of ours that is not understood; the Service is served as without it.
     BadAnnotation {
         /// The Service.
@@ -107,6 +112,7 @@ impl Diagnostic {
             | Self::HealthPortTaken { loser: service, .. }
             | Self::NotCarried { service, .. }
             | Self::NoClusterIp { service }
+            | Self::KeptBackends { service }
             | Self::BadAnnotation { service, .. }
             | Self::WrongFamily { service, .. }
             | Self::NoNodeAddress { service, .. } => service,
@@ -133,6 +139,11 @@ impl fmt::Display for Diagnostic {
             Self::NoClusterIp { service } => {
                 write!(f, "service {service}: no cluster IP, so nothing of it is served; set spec.clusterIP")
             }
+            Self::KeptBackends { service } => write!(
+                f,
+                "service {service}: no endpoint is left, so those that it had last are kept until the Service is gone; \
+                 check the API server"
+            ),
             Self::WrongFamily { service, kind, address } => write!(
                 f,
                 "service {service}: {kind} {address} is left out: the Service has no cluster IP of that family; see \

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    api_server::{self, LastEndpoints},
     claims::Claims,
     diagnostic::Diagnostic,
     frontends::{self, Input},
@@ -65,6 +66,8 @@ pub struct Planner {
     /// Services whose frontends differ from what [`Self::take_changes`] last told.
     changed: BTreeSet<ServiceName>,
     plans: u64,
+    /// Of the API server's own Service.
+    api_server: LastEndpoints,
 }
 
 impl Planner {
@@ -258,9 +261,16 @@ impl Planner {
         self.node_addresses = addresses;
     }
 
-    fn plan(&self, name: &ServiceName) -> Option<Planned> {
-        let service = self.index.service(name)?;
+    fn plan(&mut self, name: &ServiceName) -> Option<Planned> {
+        let of_api_server = api_server::is_named_so(name);
+        let Some(service) = self.index.service(name) else {
+            if of_api_server {
+                self.api_server.forget();
+            }
+            return None;
+        };
         let groups = self.index.groups(service);
+        let (groups, kept) = if of_api_server { self.api_server.or_kept(groups) } else { (groups, false) };
         let input = Input {
             service,
             groups: &groups,
@@ -270,6 +280,9 @@ impl Planner {
             algorithm: self.config.algorithm,
         };
         let mut diagnostics = frontends::remarks(service);
+        if kept {
+            diagnostics.push(Diagnostic::KeptBackends { service: name.clone() });
+        }
         let mut won = Vec::new();
         for claim in self.claims.of(name) {
             match self.claims.owner(&claim.target) {

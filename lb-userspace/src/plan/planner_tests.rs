@@ -65,9 +65,17 @@ fn mk_slice(n: u8, endpoints: u8) -> EndpointSlice {
     }
 }
 
+/// The API server's own Service and its slice, of one endpoint with these conditions.
+fn mk_api_server(ready: bool, terminating: bool) -> [Object; 2] {
+    let name = ServiceName::new("default", "kubernetes");
+    let mut slice = EndpointSlice { name: "kubernetes".into(), service: Some(name.clone()), ..mk_slice(1, 1) };
+    slice.group.endpoints[0] = Endpoint { ready, serving: ready, terminating, ..slice.group.endpoints[0].clone() };
+    [Object::Service(Service { name, ..mk_service(1) }), Object::EndpointSlice(slice)]
+}
+
 fn mk_node(addresses: &[&str], zone: Option<&str>) -> Object {
     let addresses = addresses.iter().map(|a| ip(a)).collect();
-    Object::Node(Node { name: "n1".into(), addresses, zone: zone.map(Into::into) })
+    Object::Node(Node { name: "n1".into(), addresses, zone: zone.map(Into::into), leaving: false })
 }
 
 /// A hundred Services with a slice each, all told; every tenth has a node port.
@@ -119,7 +127,8 @@ fn what_changes_nothing_costs_nothing() {
     check(|p| p.upsert(mk_node(&["192.168.1.1"], Some("a"))), 0, &[]);
     check(|p| p.remove(&ObjectRef::new(Kind::Service, "default", "unknown")), 0, &[]);
     check(|p| p.remove(&ObjectRef::new(Kind::Node, "", "n2")), 0, &[]);
-    let other_node = Object::Node(Node { name: "n2".into(), addresses: vec![ip("192.168.1.2")], zone: None });
+    let other_node =
+        Object::Node(Node { name: "n2".into(), addresses: vec![ip("192.168.1.2")], zone: None, leaving: false });
     check(|p| p.upsert(other_node), 0, &[]);
     let not_ready = |mut slice: EndpointSlice| {
         slice.group.ports.push(EndpointPort { name: "unused".into(), port: 1, protocol: Protocol::Udp });
@@ -201,4 +210,49 @@ fn peers_are_the_other_nodes() {
     planner.upsert(other("n3", &["192.168.1.3", "fd00::3"]));
     planner.upsert(other("n2", &["192.168.1.2", "192.168.1.1"]));
     assert_eq!(planner.peer_addresses(), ["192.168.1.2", "192.168.1.3", "fd00::3"].map(ip));
+}
+
+#[test]
+fn the_api_server_keeps_its_last_backends_until_its_service_is_gone() {
+    let backends = |planner: &mut Planner| -> Vec<IpAddr> {
+        let state = planner.state();
+        state.frontends.iter().flat_map(|f| f.backends.iter().map(|b| b.address)).collect()
+    };
+    let kept =
+        |planner: &mut Planner| planner.diagnostics().iter().any(|d| matches!(d, Diagnostic::KeptBackends { .. }));
+    let [service, slice] = mk_api_server(true, false);
+    let mut planner = Planner::new(PlanConfig::default());
+    planner.upsert(service.clone());
+    planner.upsert(mk_api_server(false, false)[1].clone());
+    assert_eq!(backends(&mut planner), [] as [IpAddr; 0], "nothing was there that could be kept");
+    planner.upsert(slice.clone());
+    assert_eq!(backends(&mut planner), [ip("10.1.1.1")]);
+
+    let [_, unready] = mk_api_server(false, false);
+    for gone in [&unready, &mk_api_server(false, true)[1]] {
+        planner.upsert(gone.clone());
+        assert_eq!(backends(&mut planner), [ip("10.1.1.1")]);
+        assert!(kept(&mut planner));
+    }
+    planner.remove(&slice.key());
+    assert_eq!(backends(&mut planner), [ip("10.1.1.1")]);
+    let Object::EndpointSlice(mut moved) = slice else { unreachable!() };
+    moved.group.endpoints[0].address = ip("10.1.1.9");
+    planner.upsert(Object::EndpointSlice(moved.clone()));
+    assert_eq!(backends(&mut planner), [ip("10.1.1.9")], "a new endpoint takes the place of what was kept");
+    assert!(!kept(&mut planner));
+
+    planner.remove(&Object::EndpointSlice(moved).key());
+    planner.remove(&service.key());
+    assert_eq!(backends(&mut planner), [] as [IpAddr; 0]);
+    planner.upsert(service);
+    assert_eq!(backends(&mut planner), [] as [IpAddr; 0], "a new Service has nothing of the old one");
+}
+
+#[test]
+fn any_other_service_loses_its_backends_with_its_endpoints() {
+    let mut planner = mk_planner();
+    planner.upsert(Object::EndpointSlice(mk_slice(1, 0)));
+    let [change] = planner.take_changes().try_into().expect("one Service changed");
+    assert!(change.frontends.iter().all(|frontend| frontend.backends.is_empty()));
 }

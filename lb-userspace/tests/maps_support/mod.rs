@@ -1,6 +1,7 @@
 //! Random clusters for the tests of the maps: Services, endpoints and policies as a plan sees them, and the changes
-//! from one cluster to the next. It knows nothing of maps.
+//! from one cluster to the next. This file knows nothing of maps; `suite` and `agent` do.
 
+pub(crate) mod agent;
 mod suite;
 
 use std::{
@@ -14,7 +15,7 @@ use berrylb::plan::state::{
     State,
 };
 use ipnet::IpNet;
-pub(crate) use suite::{check, dumped, node_addresses, settle, small};
+pub(crate) use suite::{SMALL, check, check_empty, dumped, node_addresses, settle, small};
 
 /// A small generator of numbers: equal seeds give equal clusters.
 #[derive(Clone)]

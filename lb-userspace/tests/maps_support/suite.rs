@@ -3,13 +3,30 @@
 use std::collections::HashMap;
 
 use berrylb::{
-    maps::{MaglevSize, MapStore, Tables, dump},
+    maps::{Capacities, MaglevSize, MapStore, MemStore, Tables, dump},
     plan::state::{ServiceChange, State},
 };
 
-use lb_common::abi::{Addr, addr_flag, frontend};
+use lb_common::abi::{Addr, ServiceState, addr_flag, backend_state, frontend};
 
 use super::Cluster;
+
+/// Maps that any test cluster fits into.
+pub(crate) const SMALL: Capacities = Capacities {
+    services: 1024,
+    svc_state: 256,
+    slots: 2048,
+    backends: 512,
+    flows: 16,
+    embryos: 16,
+    frags: 16,
+    sock_revnat: 16,
+    affinity: 16,
+    source_ranges: 512,
+    addrs: 128,
+    pod_nets: 16,
+    devs: 16,
+};
 
 /// Tables whose Maglev tables fit into small maps; no test cluster has more endpoints in a set.
 pub(crate) fn small<S: MapStore>(tables: Tables<S>) -> Tables<S> {
@@ -70,4 +87,21 @@ pub(crate) fn settle<S: MapStore>(tables: &mut Tables<S>, changes: &[ServiceChan
 
 pub(crate) fn node_addresses<S: MapStore>(tables: &mut Tables<S>, cluster: &Cluster) {
     while tables.set_link_addresses(&cluster.node_addresses, &[], &[]).is_err() {}
+}
+
+/// Everything deleted and a grace period later, nothing is left in any map.
+#[track_caller]
+pub(crate) fn check_empty(tables: &mut Tables<MemStore>, context: &str) {
+    while tables.collect().is_err() {}
+    while tables.set_link_addresses(&[], &[], &[]).is_err() {}
+    for usage in tables.usage() {
+        assert_eq!(usage.used, 0, "{context}: {} of {} in use", usage.used, usage.map);
+    }
+    let contents = tables.store().contents();
+    assert_eq!(contents.services.entries().count(), 0, "{context}");
+    assert!(contents.source_ranges.is_empty() && contents.addrs.is_empty(), "{context}");
+    assert!(contents.svc_state.iter().all(|state| *state == ServiceState::default()), "{context}");
+    assert!(contents.backends.iter().all(|backend| backend.state == backend_state::GONE), "{context}");
+    assert_eq!(tables.services().count(), 0, "{context}");
+    assert_eq!(tables.names().sets.len(), 0, "{context}");
 }

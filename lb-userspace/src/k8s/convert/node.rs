@@ -10,6 +10,9 @@ use crate::model::Node;
 
 /// The zone that a node stands in.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// Taint of a node that the cluster autoscaler is about to delete; with `metadata.deletionTimestamp`, what makes a node
+/// ineligible to kube-proxy (`SyncNode`, `pkg/proxy/healthcheck/proxy_health.go`).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Converts a Node.
 ///
@@ -27,5 +30,11 @@ pub fn node(source: &Source) -> Result<Node, Invalid> {
     }
     addresses.append(&mut external);
     let zone = fields::word(&source.metadata.labels, ZONE).filter(|z| !z.is_empty());
-    Ok(Node { name: fields::name(&source.metadata)?, addresses, zone: zone.map(Into::into) })
+    let mut taints = source.spec.iter().filter_map(|s| s.taints.as_ref()).flatten();
+    Ok(Node {
+        name: fields::name(&source.metadata)?,
+        addresses,
+        zone: zone.map(Into::into),
+        leaving: source.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == TO_BE_DELETED),
+    })
 }

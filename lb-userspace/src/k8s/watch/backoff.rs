@@ -1,0 +1,40 @@
+//! How long to wait after failures: longer with each, and never in step with other nodes. Knows no clock.
+
+use std::{collections::hash_map::RandomState, hash::BuildHasher as _, time::Duration};
+
+/// After the first failure.
+const LEAST: Duration = Duration::from_millis(500);
+/// However many there were. client-go's bounds are 0.8 s and 30 s (`tools/cache/reflector.go`).
+const MOST: Duration = Duration::from_secs(30);
+
+/// The wait after so many failures in a row, at least one.
+pub(super) fn delay(failures: u32) -> Duration {
+    let doubled = LEAST.saturating_mul(1 << failures.saturating_sub(1).min(10));
+    doubled.min(MOST).mul_f64(0.5 + fraction())
+}
+
+/// Something between `least` and twice that.
+pub(super) fn spread(least: Duration) -> Duration {
+    least.mul_f64(1.0 + fraction())
+}
+
+/// Anything from 0 to 1. The standard library seeds its hashers at random: enough to fall out of step.
+fn fraction() -> f64 {
+    let random = RandomState::new().hash_one(0_u8) >> 32;
+    f64::from(u32::try_from(random).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_bound_and_differ() {
+        for (failures, middle) in [(1, LEAST), (2, LEAST * 2), (5, LEAST * 16), (60, MOST)] {
+            let waits: Vec<_> = (0..50).map(|_| delay(failures)).collect();
+            assert!(waits.iter().all(|w| *w >= middle / 2 && *w <= middle * 3 / 2), "{failures}: {waits:?}");
+            assert!(waits.iter().any(|w| *w != waits[0]), "{failures}");
+        }
+        assert!(spread(MOST) >= MOST && spread(MOST) <= MOST * 2);
+    }
+}

@@ -1,0 +1,156 @@
+//! One connection to the API server: requests out, bodies in, with limits on every wait. Decodes no object.
+//!
+//! kube's own client is not used, only its way from a configuration to TLS and authorization: it has no keepalive, does
+//! not say what `Retry-After` was, and reads a watch into types of Kubernetes as a whole.
+
+use std::{io::Write as _, time::Duration};
+
+use flate2::write::MultiGzDecoder;
+use http_body_util::BodyExt as _;
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, RETRY_AFTER, USER_AGENT},
+};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use kube::{
+    Config,
+    client::{Body, ConfigExt as _},
+};
+use tokio::time::timeout;
+use tower::{BoxError, Layer as _, ServiceExt as _, util::BoxCloneSyncService};
+
+use super::fault::{self, Fault, Refusal};
+
+/// To a TCP connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// From a request to the head of its answer; an API server gives up on a list after 60 s.
+const HEAD_PATIENCE: Duration = Duration::from_secs(65);
+/// A server that is silent is asked by TCP whether it is there: after this, then again and again. client-go asks by
+/// HTTP/2 after 30 s and waits 15 s (`HTTP2_READ_IDLE_TIMEOUT_SECONDS`).
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_AGAIN: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMES: u32 = 3;
+/// What was sent and is not acknowledged for this long ends the connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// As much of an error's body is read.
+const ERROR_BODY: usize = 64 << 10;
+
+/// Sends requests. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    service: BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>,
+}
+
+impl Client {
+    /// Prepares TLS and authorization, without a connection yet. May run a kubeconfig's `exec` plugin, and so blocks.
+    ///
+    /// # Errors
+    /// If certificates, keys or tokens are no good.
+    pub(super) fn new(config: &Config) -> Result<Self, Fault> {
+        let unusable = |error: kube::Error| Fault::Access(fault::chain(&error));
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_PATIENCE));
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE_AGAIN));
+        tcp.set_keepalive_retries(Some(KEEPALIVE_TIMES));
+        tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let tls = config.rustls_https_connector_with_connector(tcp).map_err(unusable)?;
+        let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build::<_, Body>(tls);
+        let headers = config.extra_headers_layer().map_err(unusable)?.layer(http.map_err(BoxError::from));
+        let base = config.base_uri_layer();
+        let service = match config.auth_layer().map_err(unusable)? {
+            Some(auth) => BoxCloneSyncService::new(base.layer(auth.layer(headers))),
+            None => BoxCloneSyncService::new(base.layer(headers)),
+        };
+        Ok(Self { service })
+    }
+
+    /// Asks for a path and waits for the head of the answer. `compressed`: the body may be.
+    ///
+    /// # Errors
+    /// If there is none, or its status is not 200.
+    pub(super) async fn get(&self, path: &str, compressed: bool) -> Result<Answer, Fault> {
+        let request = Request::get(path)
+            .header(ACCEPT, "application/json")
+            .header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" })
+            .header(USER_AGENT, concat!("berrylb/", env!("CARGO_PKG_VERSION")))
+            .body(Body::empty())
+            .map_err(|error| Fault::Access(fault::chain(&error)))?;
+        let response = match timeout(HEAD_PATIENCE, self.service.clone().oneshot(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(Fault::Transport(fault::chain(&*error))),
+            Err(_) => return Err(Fault::Silent(HEAD_PATIENCE)),
+        };
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after = header(RETRY_AFTER).and_then(|value| value.trim().parse().ok());
+        let inflate = match header(CONTENT_ENCODING) {
+            None | Some("" | "identity") => None,
+            // Since Kubernetes 1.37 a watch is one gzip member after another.
+            Some("gzip") => Some(MultiGzDecoder::new(Vec::new())),
+            Some(other) => return Err(Fault::Garbled(format!("the answer is encoded as {other:?}"))),
+        };
+        let status = response.status();
+        let mut answer = Answer { body: response.into_body(), inflate };
+        if status == StatusCode::OK {
+            return Ok(answer);
+        }
+        let mut body = Vec::new();
+        while body.len() < ERROR_BODY
+            && let Ok(Some(chunk)) = answer.chunk(CONNECT_PATIENCE).await
+        {
+            body.extend_from_slice(&chunk);
+        }
+        Err(Refusal::new(status, retry_after, &body).into())
+    }
+}
+
+/// A body with status 200.
+pub(super) struct Answer {
+    body: Incoming,
+    inflate: Option<MultiGzDecoder<Vec<u8>>>,
+}
+
+impl Answer {
+    /// What comes next; `None` at an orderly end.
+    ///
+    /// # Errors
+    /// If it breaks off, or nothing comes for as long as `patience`.
+    pub(super) async fn chunk(&mut self, patience: Duration) -> Result<Option<Bytes>, Fault> {
+        loop {
+            let frame = match timeout(patience, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => return Err(Fault::Transport(fault::chain(&error))),
+                Ok(None) => return Ok(None),
+                Err(_) => return Err(Fault::Silent(patience)),
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            let Some(inflate) = &mut self.inflate else { return Ok(Some(data)) };
+            inflate
+                .write_all(&data)
+                .and_then(|()| inflate.flush())
+                .map_err(|error| Fault::Garbled(format!("the answer is no good gzip: {error}")))?;
+            let plain = std::mem::take(inflate.get_mut());
+            if !plain.is_empty() {
+                return Ok(Some(plain.into()));
+            }
+        }
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`].
+    pub(super) async fn all(mut self, patience: Duration) -> Result<Vec<u8>, Fault> {
+        let mut all = Vec::new();
+        while let Some(chunk) = self.chunk(patience).await? {
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all)
+    }
+}
