@@ -34,6 +34,7 @@ pub struct Agent {
 #[derive(Clone, Debug)]
 struct Args {
     from: PathBuf,
+    api_server: Option<String>,
     name: String,
     addresses: Vec<IpAddr>,
     bpffs: PathBuf,
@@ -49,8 +50,21 @@ impl Agent {
     /// # Errors
     /// It ends or is not ready in time; the message holds its log.
     pub fn start(node: &Node, binary: &Path, from: &Path, extra: &[&str]) -> Result<Self> {
+        Self::start_by(node, binary, from, None, extra)
+    }
+
+    /// As [`Self::start`], but with the objects of the API server at `url`. [`Self::plan`] goes on reading `from`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_at_api_server(node: &Node, binary: &Path, from: &Path, url: &str, extra: &[&str]) -> Result<Self> {
+        Self::start_by(node, binary, from, Some(url.into()), extra)
+    }
+
+    fn start_by(node: &Node, binary: &Path, from: &Path, api_server: Option<String>, extra: &[&str]) -> Result<Self> {
         let args = Args {
             from: from.into(),
+            api_server,
             name: node.name().into(),
             addresses: node.ips(),
             bpffs: node.bpffs(),
@@ -199,8 +213,12 @@ impl Agent {
     /// The command line of the agent itself.
     #[must_use]
     pub fn agent_command(&self) -> Command {
-        let Args { from, name, addresses, bpffs, cgroup, socket, overlays } = &self.args;
-        let command = self.command(&["agent"]).arg("--from").arg(from).args(["--node-name", name]);
+        let Args { from, api_server, name, addresses, bpffs, cgroup, socket, overlays } = &self.args;
+        let command = match api_server {
+            Some(url) => self.command(&["agent"]).args(["--api-server", url]),
+            None => self.command(&["agent"]).arg("--from").arg(from),
+        };
+        let command = command.args(["--node-name", name]);
         let command = command.arg("--bpffs").arg(bpffs).arg("--cgroup").arg(cgroup).arg("--api-socket").arg(socket);
         let command = addresses.iter().fold(command, |c, ip| c.args(["--node-address", &ip.to_string()]));
         let command = command.args(["--uplinks", "eth0", "--pod-links", "veth*"]);

@@ -6,10 +6,9 @@ use lb_common::abi::Counter;
 
 use super::{
     api::{ApiAnswer, ApiHealthCheck},
-    cluster::Cluster,
     health_checks::HealthAnswer,
     state::Agent,
-    status::{Question, Status},
+    status::Question,
 };
 use crate::maps::MapStore as _;
 
@@ -25,16 +24,10 @@ impl Agent {
             }
             Question::HealthCheck(port, sender) => {
                 let check = self.planner.health_checks().into_iter().find(|check| check.port == port);
-                let _gone = sender.send(check.map(|check| HealthAnswer::new(&check, self.ready)));
+                let _gone = sender.send(check.map(|check| HealthAnswer::new(&check, self.ready && !self.is_stuck())));
             }
             Question::Status(sender) => {
-                let _gone = sender.send(Status {
-                    ready: self.ready,
-                    failed_services: self.failed.len(),
-                    unreadable_sources: self.unreadable.len()
-                        + self.unreadable_files.len()
-                        + self.cluster.as_ref().map_or(0, Cluster::failing),
-                });
+                let _gone = sender.send(self.status());
             }
         }
     }
@@ -60,7 +53,7 @@ impl Agent {
             skipped: self.skips.names(),
             links: self.links.names(),
             failed: {
-                let services = self.failed.values().map(|(_, reason)| reason);
+                let services = self.failed.values().map(|failed| &failed.reason);
                 services.chain(self.health_checks.failures()).cloned().collect()
             },
         }

@@ -12,6 +12,7 @@ mod api;
 mod cluster;
 mod config;
 mod files;
+mod health;
 mod health_checks;
 mod http;
 mod links;

@@ -31,6 +31,14 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (asker, mut questions) = mpsc::channel(16);
     let (file_events, mut changed_files) = mpsc::unbounded_channel();
     let mut watch = Watch::new(&settings.from, file_events).context("watch --from: no inotify instance to be had")?;
+    // Before anything is loaded: a wrong path is told, and nothing is touched.
+    let mut watches = match settings.access.clone() {
+        Some(access) => {
+            tracing::info!("objects come from {access}, for node {}", settings.node_name);
+            Some(k8s::watch::start(access, &settings.node_name).await?)
+        }
+        None => None,
+    };
     let mut follower = Follower::start().await?;
     let mut agent = Agent::start(settings, &follower, asker.clone())?;
     let _log_forwarder = agent.datapath.forward_logs()?;
@@ -49,13 +57,6 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     serve::api(&agent.settings.api_socket, asker)
         .with_context(|| format!("serve {}: give another --api-socket", agent.settings.api_socket.display()))?;
-    let mut watches = match agent.settings.access.clone() {
-        Some(access) => {
-            tracing::info!("objects come from {access}, for node {}", agent.settings.node_name);
-            Some(k8s::watch::start(access, &agent.settings.node_name).await?)
-        }
-        None => None,
-    };
     agent.read_all();
     let mut stale = StaleSockets::new(agent.settings.socket_lb);
     if agent.adopted {

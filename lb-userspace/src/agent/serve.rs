@@ -43,14 +43,13 @@ pub(super) async fn health(addr: SocketAddr, asker: Asker) -> io::Result<SocketA
     tokio::task::spawn_local(http::serve(listener, move |path| {
         let asker = asker.clone();
         async move {
-            let needs_ready = match path.as_str() {
-                "/healthz" => true,
-                "/livez" => false,
+            let good: fn(&Status) -> bool = match path.as_str() {
+                "/healthz" => Status::is_healthy,
+                "/livez" => Status::is_alive,
                 _ => return not_found(&path),
             };
             let Some(status) = ask::<Status>(&asker, Question::Status).await else { return stuck() };
-            let good = status.ready || !needs_ready;
-            Answer::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &status)
+            Answer::json(if good(&status) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &status)
         }
     }));
     Ok(bound)

@@ -16,6 +16,7 @@ use super::{
     cluster::Cluster,
     config::Settings,
     files::{FileKey, FileSet, ObjectChange, Outcome},
+    health::Failed,
     health_checks::HealthChecks,
     links::{self, Links},
     serve::Asker,
@@ -53,12 +54,14 @@ pub(super) struct Agent {
     pub(super) cluster: Option<Cluster>,
     /// The node's object names its addresses; without it, the links do.
     pub(super) node_known: bool,
+    /// The node's object says that the node is about to be deleted.
+    pub(super) node_leaving: bool,
     /// Sources that could not be read, with the reason that was logged.
     pub(super) unreadable: BTreeMap<usize, String>,
     /// Files that could not be read, likewise.
     pub(super) unreadable_files: BTreeMap<FileKey, String>,
     /// Services whose last change is not wholly in the maps, with that change.
-    pub(super) failed: BTreeMap<ServiceName, (ServiceChange, String)>,
+    pub(super) failed: BTreeMap<ServiceName, Failed>,
     /// Diagnostics that were logged.
     pub(super) said: BTreeSet<String>,
     /// What an earlier run left is pruned, and `ready` is said.
@@ -142,6 +145,7 @@ impl Agent {
             files: FileSet::default(),
             cluster,
             node_known: false,
+            node_leaving: false,
             unreadable: BTreeMap::new(),
             unreadable_files: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -175,6 +179,7 @@ impl Agent {
                         && *node.name == *self.settings.node_name
                     {
                         self.node_known = !node.addresses.is_empty();
+                        self.node_leaving = node.leaving;
                     }
                     self.planner.upsert(*object);
                 }
@@ -279,11 +284,12 @@ impl Agent {
         for change in changes {
             match failed.remove(&change.service) {
                 Some(error) => {
-                    let reason = error.to_string();
-                    let old = self.failed.insert(change.service.clone(), (change.clone(), reason.clone()));
-                    if old.is_none_or(|(_, said)| said != reason) {
-                        tracing::error!("{reason}");
+                    let old = self.failed.remove(&change.service);
+                    let failed = Failed::new(change, &error, old.as_ref());
+                    if old.is_none_or(|old| old.reason != failed.reason) {
+                        tracing::error!("{}", failed.reason);
                     }
+                    self.failed.insert(change.service.clone(), failed);
                     self.schedule_retry();
                 }
                 None => {
@@ -400,7 +406,7 @@ impl Agent {
         }
         self.configure();
         self.apply_skips();
-        let failed: Vec<ServiceChange> = self.failed.values().map(|(change, _)| change.clone()).collect();
+        let failed: Vec<ServiceChange> = self.failed.values().map(|failed| failed.change.clone()).collect();
         // What the plan says by now counts, so its newest changes go first.
         let newest = if self.is_complete() { self.planner.take_changes() } else { Vec::new() };
         let stale: HashSet<&ServiceName> = newest.iter().map(|change| &change.service).collect();

@@ -11,6 +11,10 @@ use super::{api::ApiAnswer, health_checks::HealthAnswer};
 pub(super) struct Status {
     /// The first full state is in the datapath.
     pub(super) ready: bool,
+    /// The node is not about to be deleted. kube-proxy's name for it.
+    pub(super) node_eligible: bool,
+    /// Changes that the kernel refuses for a minute.
+    pub(super) stuck: bool,
     /// Services that are not, or only partly, in the datapath.
     pub(super) failed_services: usize,
     /// Sources that cannot be read.

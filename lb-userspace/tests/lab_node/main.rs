@@ -5,6 +5,7 @@
 //! It needs root; without, each test fails when it makes its lab. Labs never meet, so tests may run side by side.
 
 mod affinity;
+mod api;
 mod changes;
 mod commands;
 mod dsr;

@@ -89,6 +89,8 @@ pub(super) struct Reflector {
     confirm_at: Option<Instant>,
     /// The last list was empty.
     was_empty: bool,
+    /// The connection failed, so this may be another server than before, or another history.
+    doubts: bool,
 }
 
 impl Reflector {
@@ -105,6 +107,7 @@ impl Reflector {
             told: None,
             confirm_at: None,
             was_empty: false,
+            doubts: false,
         }
     }
 
@@ -126,6 +129,11 @@ impl Reflector {
     async fn round(&mut self) -> Result<(), Interrupt> {
         let client = self.client().await?;
         match self.version.clone() {
+            Some(version) if self.doubts && self.has_gone_back(&client, &version).await? => {
+                tracing::debug!("{}: the server was restored from a backup; listing again", self.resource.plural());
+                self.version = None;
+                Ok(())
+            }
             Some(version) => {
                 let path = self.resource.watch(&version, backoff::spread(WATCH).as_secs());
                 let answer = client.get(&path, false).await?;
@@ -152,6 +160,15 @@ impl Reflector {
             }
             None => self.list(&client).await,
         }
+    }
+
+    /// Whether the server is at a version before the one to go on from: it would take the watch, and say nothing until it
+    /// has come so far.
+    async fn has_gone_back(&mut self, client: &Client, version: &str) -> Result<bool, Fault> {
+        let body = client.get(&self.resource.list(&Page::Probe), true).await?.all(self.patience.list).await?;
+        let now = decode::page(self.resource.kind, &body)?.version;
+        self.doubts = false;
+        Ok(is_before(&now, version))
     }
 
     async fn client(&mut self) -> Result<Client, Fault> {
@@ -336,6 +353,7 @@ impl Reflector {
         self.failures += 1;
         if fault.wants_new_connection() {
             self.client = None;
+            self.doubts = true;
         }
         if matches!(fault, Fault::Expired) {
             self.version = None;

@@ -302,6 +302,20 @@ async fn a_server_that_went_back_in_time_is_listed_again() {
 }
 
 #[tokio::test]
+async fn after_a_broken_connection_the_server_is_asked_where_it_is() {
+    let replies = vec![
+        Reply::broken_watch(&[line("ADDED", &service("a", 3)), list_end(50)]),
+        Reply::ok(&list(51, "", &[])),
+        Reply::broken_watch(&[line("ADDED", &service("b", 52))]),
+        Reply::ok(&list(9, "", &[])),
+        Reply::open_watch(&[line("ADDED", &service("a", 7)), list_end(8)]),
+    ];
+    let asked = check(replies, &["+a", "=a", "+b", "+a", "=a"]).await;
+    assert!(asked[1].contains("&limit=1 "), "{}", asked[1]);
+    assert!(asked[2].contains("resourceVersion=50"), "{}", asked[2]);
+}
+
+#[tokio::test]
 async fn compressed_answers_are_read_also_of_several_members() {
     let gzip = |text: &str| {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());

@@ -27,6 +27,8 @@ pub(super) enum Page {
     After(String),
     /// Everything at once.
     All,
+    /// As little as can be, for the version that the server is at.
+    Probe,
 }
 
 impl Resource {
@@ -59,6 +61,7 @@ impl Resource {
             Page::First => format!("{}&limit={PAGE}", self.base),
             Page::After(token) => format!("{}&limit={PAGE}&continue={}", self.base, encoded(token)),
             Page::All => self.base.clone(),
+            Page::Probe => format!("{}&limit=1", self.base),
         }
     }
 
