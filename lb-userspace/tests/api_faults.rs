@@ -172,7 +172,7 @@ struct Life {
 impl Life {
     async fn watch(server: &ApiServer) -> Watches {
         let access = Access::new(None, Some(&server.url()), |_| None).expect("a URL");
-        watch::start(access, "n1").await.expect("nothing to be read")
+        watch::start(access).await.expect("nothing to be read")
     }
 
     async fn start(server: &ApiServer, faults: Faults) -> Self {

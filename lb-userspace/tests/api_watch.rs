@@ -50,7 +50,7 @@ async fn expired_tokens_and_rotated_authorities_are_read_again() {
     server.apply(&service("first")).unwrap();
     let local = tokio::task::LocalSet::new();
     let work = async {
-        let mut watches = watch::start(access, "raspi002").await.unwrap();
+        let mut watches = watch::start(access).await.unwrap();
         let mut whole = 0;
         while whole < KINDS.len() {
             let update = tokio::time::timeout(LIMIT, watches.next()).await.unwrap();

@@ -204,7 +204,7 @@ fn peers_are_the_other_nodes() {
     let mut planner = Planner::new(PlanConfig { node_name: "n1".into(), ..PlanConfig::default() });
     let other = |name: &str, addresses: &[&str]| {
         let addresses = addresses.iter().map(|text| ip(text)).collect();
-        Object::Node(Node { name: name.into(), addresses, zone: None })
+        Object::Node(Node { name: name.into(), addresses, zone: None, leaving: false })
     };
     planner.upsert(mk_node(&["192.168.1.1"], None));
     planner.upsert(other("n3", &["192.168.1.3", "fd00::3"]));

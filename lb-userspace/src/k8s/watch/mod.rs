@@ -87,17 +87,17 @@ impl Watches {
     }
 }
 
-/// Starts to watch everything that matters to the node of this name. Runs inside a [`tokio::task::LocalSet`].
+/// Starts to watch everything that matters to a node. Runs inside a [`tokio::task::LocalSet`].
 ///
 /// # Errors
 /// If what the way to the server is to be read from cannot be read. That the server does not answer is no error.
-pub async fn start(access: Access, node: &str) -> Result<Watches, AccessError> {
+pub async fn start(access: Access) -> Result<Watches, AccessError> {
     // Once here, so that a wrong path is told at once; each watch has a connection of its own.
     access.config().await?;
     let (sender, updates) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     for kind in KINDS {
-        let reflector = Reflector::new(Resource::new(kind, node), access.clone(), sender.clone());
+        let reflector = Reflector::new(Resource::new(kind), access.clone(), sender.clone());
         tasks.spawn_local(reflector.run());
     }
     Ok(Watches { updates, _tasks: tasks })

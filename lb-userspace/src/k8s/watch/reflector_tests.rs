@@ -127,7 +127,7 @@ async fn check(replies: Vec<Reply>, expected: &[&str]) -> Vec<String> {
             let mut asked = serve(listener, replies);
             let (sender, mut updates) = mpsc::channel(4);
             let access = Access::new(None, Some(&server), |_| None).unwrap();
-            let mut reflector = Reflector::new(Resource::new(Kind::Service, "n1"), access, sender);
+            let mut reflector = Reflector::new(Resource::new(Kind::Service), access, sender);
             let ms = Duration::from_millis;
             reflector.patience = Patience {
                 list: ms(500),

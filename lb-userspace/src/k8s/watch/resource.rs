@@ -16,7 +16,7 @@ const PAGE: u32 = 500;
 #[derive(Clone, Debug)]
 pub(super) struct Resource {
     pub(super) kind: Kind,
-    /// Path and selector, up to further parameters.
+    /// Path and selector; the character behind them leads to further parameters.
     base: String,
 }
 
@@ -32,15 +32,15 @@ pub(super) enum Page {
 }
 
 impl Resource {
-    /// `node`: the name of this node, the only one that is asked for.
-    pub(super) fn new(kind: Kind, node: &str) -> Self {
+    /// All nodes are asked for: what another node hands over is known by that node's addresses.
+    pub(super) fn new(kind: Kind) -> Self {
         let base = match kind {
             Kind::Service => format!("/api/v1/services?labelSelector={}", encoded(NOT_OURS)),
             Kind::EndpointSlice => {
                 format!("/apis/discovery.k8s.io/v1/endpointslices?labelSelector={}", encoded(NOT_OURS))
             }
             Kind::Endpoints => format!("/api/v1/endpoints?labelSelector={}", encoded(NOT_OURS)),
-            Kind::Node => format!("/api/v1/nodes?fieldSelector={}", encoded(&format!("metadata.name={node}"))),
+            Kind::Node => "/api/v1/nodes".to_owned(),
         };
         Self { kind, base }
     }
@@ -51,36 +51,39 @@ impl Resource {
             Kind::Service => "services",
             Kind::EndpointSlice => "endpointslices",
             Kind::Endpoints => "endpoints",
-            Kind::Node => "this node",
+            Kind::Node => "nodes",
         }
     }
 
     /// A list of the newest state: no version is asked for, as an answer from a cache may be older than what we know.
     pub(super) fn list(&self, page: &Page) -> String {
         match page {
-            Page::First => format!("{}&limit={PAGE}", self.base),
-            Page::After(token) => format!("{}&limit={PAGE}&continue={}", self.base, encoded(token)),
+            Page::First => self.with(&format!("limit={PAGE}")),
+            Page::After(token) => self.with(&format!("limit={PAGE}&continue={}", encoded(token))),
             Page::All => self.base.clone(),
-            Page::Probe => format!("{}&limit=1", self.base),
+            Page::Probe => self.with("limit=1"),
         }
     }
 
     /// A list as a stream of objects that goes over into a watch (KEP-3157): nobody holds all of it in memory.
     pub(super) fn stream(&self, seconds: u64) -> String {
-        format!(
-            "{}&watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true\
-             &timeoutSeconds={seconds}",
-            self.base
-        )
+        self.with(&format!(
+            "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true\
+             &timeoutSeconds={seconds}"
+        ))
     }
 
     /// What happened since `version`.
     pub(super) fn watch(&self, version: &str, seconds: u64) -> String {
-        format!(
-            "{}&watch=true&resourceVersion={}&allowWatchBookmarks=true&timeoutSeconds={seconds}",
-            self.base,
+        self.with(&format!(
+            "watch=true&resourceVersion={}&allowWatchBookmarks=true&timeoutSeconds={seconds}",
             encoded(version)
-        )
+        ))
+    }
+
+    fn with(&self, parameters: &str) -> String {
+        let lead = if self.base.contains('?') { '&' } else { '?' };
+        format!("{}{lead}{parameters}", self.base)
     }
 }
 
@@ -104,13 +107,11 @@ mod tests {
 
     #[test]
     fn requests() {
-        let services = Resource::new(Kind::Service, "raspi002");
+        let services = Resource::new(Kind::Service);
         let selector = "%21service.kubernetes.io%2Fheadless%2C%21service.kubernetes.io%2Fservice-proxy-name";
         assert_eq!(services.list(&Page::All), format!("/api/v1/services?labelSelector={selector}"));
         assert!(services.list(&Page::After("a=/".into())).ends_with("&limit=500&continue=a%3D%2F"));
-        let node = Resource::new(Kind::Node, "raspi002");
-        let watch = node.watch("12", 300);
-        assert!(watch.starts_with("/api/v1/nodes?fieldSelector=metadata.name%3Draspi002&watch=true"), "{watch}");
-        assert!(watch.contains("&resourceVersion=12&"), "{watch}");
+        let watch = Resource::new(Kind::Node).watch("12", 300);
+        assert!(watch.starts_with("/api/v1/nodes?watch=true&resourceVersion=12&"), "{watch}");
     }
 }
