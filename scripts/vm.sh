@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `cargo xtask vm` needs root for: a Debian 12 in a folder of its own that holds the emulator and Debian's kernels
 # (on the machine itself, installing the emulator can remove packages), and booting one of them there. Nothing is mounted
-# into the folder, so it can be removed as any other. As this machine, it must be Debian 12 on amd64.
+# into the folder, so it can be removed as any other. It takes apt's sources from this machine, so that has to be Debian 12.
 # usage: sh scripts/vm.sh kernel DIR VERSION         brings kernel VERSION, such as 6.1, into DIR/kernels/VERSION
 #        sh scripts/vm.sh boot DIR VERSION IMAGE     boots it with that initramfs; its console is standard output
 set -eu
@@ -29,6 +29,7 @@ inside() {
 
 # Debian's own packages come from wherever this machine takes them.
 make_system() {
+    [ "$(dpkg --print-architecture)" = amd64 ] || die "only amd64's kernels are known here" "use a Debian 12 on amd64"
     rm -rf "$dir"
     mkdir -p "$dir"
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' 'Created-By: Packages' | head -n 1)

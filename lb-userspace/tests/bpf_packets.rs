@@ -82,7 +82,7 @@ fn xdp_does_in_the_kernel_what_it_does_on_the_host() {
     const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
     if !raw::runs_xdp_for_a_device() {
         eprintln!(
-            "not shown here: XDP. A test run names no device before Linux 5.14 (ec94670fcb3b), and without one every \
+            "not shown here: XDP. A test run names no device before Linux 5.15 (ec94670fcb3b), and without one every \
              frame passes"
         );
         return;
