@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages named as arguments: quietly, without recommended packages, without removing any package
-# and without starting or enabling a service. The one place in this project that calls apt.
+# and without starting or enabling a service. The one place in this project that calls apt on the machine itself.
 # usage: sh scripts/apt-install.sh [--arch ARCH] PACKAGE…
 set -eu
 

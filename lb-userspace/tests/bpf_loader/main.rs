@@ -8,4 +8,5 @@ mod restart;
 mod skips;
 mod support;
 mod tables;
+mod this_kernel;
 mod xdp;

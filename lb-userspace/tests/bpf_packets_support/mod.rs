@@ -5,7 +5,9 @@
 pub(crate) mod interrupts;
 pub(crate) mod netns;
 pub(crate) mod raw;
+pub(crate) mod stack;
 pub(crate) mod tables;
+pub(crate) mod verifier;
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
@@ -14,8 +16,9 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{Program, SchedClassifier, Xdp, XdpMode},
+    programs::{SchedClassifier, Xdp, XdpMode},
 };
+use berrylb::loader::{Feature, Probe, host};
 use lb_common::{
     abi::{global, map, program},
     testing::{ARRAY_LEN, Action, Hook},
@@ -60,17 +63,7 @@ impl Kernel {
 
     /// As [`Self::load`], with other sizes for these maps.
     pub(crate) fn with_sizes(sizes: &[(&'static str, u32)]) -> Self {
-        let mut loader = EbpfLoader::new();
-        loader.btf(None).override_global(global::LOG_LEVEL, &0_u8, false);
-        for name in [map::SVC_STATE, map::SLOTS, map::BACKENDS, map::SVC_COUNTERS] {
-            loader.map_max_entries(name, ARRAY_LEN);
-        }
-        for (name, entries) in sizes {
-            loader.map_max_entries(name, *entries);
-        }
-        let mut bpf = loader.load(&object()).unwrap_or_else(|error| {
-            panic!("load the BPF object: {error:?}. Next step: run the test as root, on a kernel with BPF")
-        });
+        let mut bpf = maps(sizes);
         for name in program::TC {
             let program = bpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
             let program: &mut SchedClassifier =
@@ -104,27 +97,6 @@ impl Kernel {
         program(&self.bpf, hook)
     }
 
-    /// How many instructions the verifier walked through for each program of the object, in order of name.
-    pub(crate) fn verified(&mut self) -> Vec<(String, u32)> {
-        let mut counts = Vec::new();
-        for (name, program) in self.bpf.programs_mut() {
-            // Those of tc are loaded already.
-            let loaded = if let Program::Xdp(program) = program {
-                program.load()
-            } else if let Program::CgroupSockAddr(program) = program {
-                program.load()
-            } else {
-                Ok(())
-            };
-            loaded.unwrap_or_else(|error| panic!("load program {name}: {error:?}"));
-            let info = program.info().unwrap_or_else(|error| panic!("program {name}: {error}"));
-            // Linux tells since 5.16.
-            counts.extend(info.verified_instruction_count().map(|count| (name.to_owned(), count)));
-        }
-        counts.sort_unstable();
-        counts
-    }
-
     /// Runs the program of a hook on a packet, once.
     pub(crate) fn run(&self, hook: Hook, packet: &[u8]) -> Run {
         let raw = raw::test_run(self.program(hook), packet, hook.ifindex(), 1)
@@ -137,6 +109,32 @@ impl Kernel {
         };
         Run { action, packet: raw.packet, nanos: raw.nanos }
     }
+}
+
+/// The object's maps in the kernel, with these sizes; none of its programs is loaded yet.
+fn maps(sizes: &[(&'static str, u32)]) -> Ebpf {
+    // As the agent does: on an old kernel the programs do without.
+    let probe = Probe::run();
+    let has = |feature| u8::from(probe.has(feature));
+    let (set_retval, coarse_clock) = (has(Feature::SetRetval), has(Feature::CoarseClock));
+    if coarse_clock == 0 {
+        host::raise_memory_limit().unwrap_or_else(|error| panic!("{error}"));
+    }
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None)
+        .override_global(global::LOG_LEVEL, &0_u8, false)
+        .override_global(global::HAS_SET_RETVAL, &set_retval, true)
+        .override_global(global::HAS_COARSE_CLOCK, &coarse_clock, true);
+    for name in [map::SVC_STATE, map::SLOTS, map::BACKENDS, map::SVC_COUNTERS] {
+        loader.map_max_entries(name, ARRAY_LEN);
+    }
+    for (name, entries) in sizes {
+        loader.map_max_entries(name, *entries);
+    }
+    loader.load(&object()).unwrap_or_else(|error| {
+        panic!("load the BPF object: {error:?}. Next step: run the test as root, on a kernel with BPF")
+    })
 }
 
 fn program(bpf: &Ebpf, hook: Hook) -> BorrowedFd<'_> {

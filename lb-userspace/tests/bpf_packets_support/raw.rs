@@ -1,9 +1,9 @@
-//! Two commands of `bpf(2)`, raw: `BPF_PROG_TEST_RUN` with a repeat count and its time, and the smallest programs there
-//! are, which tell what a run costs by itself.
+//! Two commands of `bpf(2)`, raw: `BPF_PROG_TEST_RUN` with a repeat count and its time, and `BPF_PROG_LOAD`, with the
+//! smallest programs there are, which tell what a run costs by itself.
 
 use std::{
     io, mem,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
@@ -50,6 +50,17 @@ pub(crate) fn test_run_xdp(program: BorrowedFd<'_>, packet: &[u8], ifindex: u32,
     context[DATA_END_AT..][..4].copy_from_slice(&(packet.len() as u32).to_ne_bytes());
     context[INGRESS_IFINDEX_AT..][..4].copy_from_slice(&ifindex.to_ne_bytes());
     run_in(&context, program, packet, repeat)
+}
+
+/// Whether this kernel takes a context for a test run of XDP.
+pub(crate) fn runs_xdp_for_a_device() -> bool {
+    let program = empty_xdp().unwrap_or_else(|error| panic!("an empty XDP program: {error}"));
+    // Device 0 is what a run without a context is for.
+    match test_run_xdp(program.as_fd(), &[0; 64], 0, 1) {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => false,
+        Err(error) => panic!("test run of an empty XDP program: {error}"),
+    }
 }
 
 fn run_in(context: &[u8], program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<Raw> {
@@ -99,7 +110,12 @@ fn empty(kind: bpf_prog_type, value: i32) -> io::Result<OwnedFd> {
     load.insns = insns.as_ptr() as u64;
     load.insn_cnt = insns.len() as u32;
     load.license = c"GPL".as_ptr() as u64;
-    let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?;
+    program(&mut attr)
+}
+
+/// Loads a program.
+pub(crate) fn program(attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(bpf_cmd::BPF_PROG_LOAD, attr)?;
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -1,20 +1,22 @@
 //! The maps of the loaded programs, filled from a case's tables and read back.
 
-use std::{borrow::Borrow, collections::BTreeMap};
+use std::{borrow::Borrow, collections::BTreeMap, sync::LazyLock};
 
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key},
     util::nr_cpus,
 };
+use berrylb::loader::{Feature, Probe};
 use lb_common::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow,
-        RangeKey, ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map,
+        RangeKey, ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map, role,
     },
     datapath::FlowTable,
     testing::Contents,
 };
+use nix::time::{ClockId, clock_gettime};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A map key or value of the ABI.
@@ -223,13 +225,26 @@ impl KernelTables {
         {
             let mut entries: Vec<(Tuple, Flow)> = map
                 .iter()
-                .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)))
+                .map(|entry| entry.map(|(key, flow)| (key.0, self.with_mtu(&key.0, flow.0))))
                 .collect::<Result<_, _>>()
                 .expect("flows");
             entries.sort_by_key(|(key, _)| key.as_bytes().to_vec());
             all.extend(entries.into_iter().map(|(key, flow)| (table, key, flow)));
         }
         all
+    }
+
+    /// The flow as it would be if routes told the MTU, which is 1500 on all the cases' devices that `devs` may lack.
+    fn with_mtu(&self, key: &Tuple, mut flow: Flow) -> Flow {
+        if !routes_tell_mtu() && flow.is_for(key) && flow.role & role::ROUTED != 0 {
+            let forward = flow.role & role::FORWARD != 0;
+            let (oif, mtu) = if forward { (flow.oif, &mut flow.mtu) } else { (flow.mate_oif, &mut flow.mate_mtu) };
+            if *mtu == 0 && self.devs.get(&Plain(oif), 0).is_err() {
+                *mtu = 1500;
+            }
+            flow.reseal(key);
+        }
+        flow
     }
 
     /// All entries of `affinity`.
@@ -239,9 +254,24 @@ impl KernelTables {
     }
 }
 
-/// The programs' clock, in ticks.
+/// Whether routes tell the MTU of their way. Before Linux 5.12 (e1850ea9bd9e) they do not, and a flow has the one of its
+/// device in `devs`, or none where that does not hold the device, such as the bridge of the pods.
+pub(crate) fn routes_tell_mtu() -> bool {
+    static TOLD: LazyLock<bool> = LazyLock::new(|| {
+        let release = Probe::run().release;
+        let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+        (numbers.next(), numbers.next()) >= (Some(5), Some(12))
+    });
+    *TOLD
+}
+
+/// The programs' clock, in ticks: the coarse one where they have it.
 pub(crate) fn now() -> u32 {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("the coarse clock");
+    static CLOCK: LazyLock<ClockId> = LazyLock::new(|| {
+        let coarse = Probe::run().has(Feature::CoarseClock);
+        if coarse { ClockId::CLOCK_MONOTONIC_COARSE } else { ClockId::CLOCK_MONOTONIC }
+    });
+    let time = clock_gettime(*CLOCK).expect("the programs' clock");
     let nanos = time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64;
     (nanos >> TICK_SHIFT) as u32
 }

@@ -10,10 +10,10 @@ use crate::process;
 
 /// What was counted. A check that is no test counts as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
-    pub(super) ignored: u64,
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
 }
 
 impl Counts {
@@ -22,7 +22,10 @@ impl Counts {
     }
 
     /// The sum of libtest's own closing lines in `output`.
-    fn parse(output: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When such a line holds no numbers.
+    pub(crate) fn parse(output: &str) -> Result<Self> {
         let mut sum = Self::default();
         for line in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
             let number = |what: &str| {

@@ -11,10 +11,8 @@ use std::{env, fs, time::Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use self::{
-    libtest::{Counts, Kind},
-    log::Log,
-};
+pub(crate) use self::libtest::Counts;
+use self::{libtest::Kind, log::Log};
 use crate::{
     build_ebpf, process,
     setup::{self, Purpose},

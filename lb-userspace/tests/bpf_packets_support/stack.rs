@@ -1,55 +1,30 @@
-//! The BPF stack that each program's deepest chain of calls takes, counted as the pickiest kernel counts it. Reads the
-//! object only: no root, no kernel.
+//! The BPF stack of a linked program, counted as the pickiest kernel counts it.
 //!
 //! Kernels before 6.6 round each frame up to 32 bytes and count a frame for functions without one
 //! (`check_max_stack_depth` in kernel/bpf/verifier.c); newer ones, with a JIT, round to 16. A program may fit here and
 //! be refused there.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fs,
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use aya_obj::{Object, generated::bpf_insn};
-
-/// `MAX_BPF_STACK`, in bytes.
-const STACK: u32 = 512;
+use aya_obj::generated::bpf_insn;
 
 const CALL: u8 = 0x85;
 /// `BPF_PSEUDO_CALL`, in the source register of a call.
 const OWN_FUNCTION: u8 = 1;
 const FRAME_POINTER: u8 = 10;
 
-#[test]
-fn every_chain_of_calls_fits_on_old_kernels_too() {
-    let path = std::env::var_os("BERRYLB_BPF_OBJECT")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/berrylb.o")), PathBuf::from);
-    let bytes = fs::read(&path).unwrap_or_else(|error| {
-        panic!("BPF object {}: {error}. Next step: `cargo xtask build-ebpf` builds it", path.display())
-    });
-    let mut object = Object::parse(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let names: BTreeMap<(usize, u64), String> =
-        object.functions.iter().map(|(key, function)| (*key, function.name.clone())).collect();
-    let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    object.relocate_calls(&sections).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+/// Depths of the frames of a program's deepest chain of calls. Calls must be relocated.
+pub(crate) fn deepest(instructions: &[bpf_insn]) -> Vec<u32> {
+    Frames::of(instructions).deepest(0)
+}
 
-    assert!(!object.programs.is_empty(), "{} holds no program", path.display());
-    let mut too_deep = Vec::new();
-    for (name, program) in &object.programs {
-        let function = &object.functions[&program.function_key()];
-        let chain = Frames::of(&function.instructions).deepest(0);
-        let text = format!("{name}: {} bytes in frames of {:?}", chain.iter().map(|d| counted(*d)).sum::<u32>(), chain);
-        eprintln!("{text}");
-        if chain.iter().map(|depth| counted(*depth)).sum::<u32>() > STACK {
-            too_deep.push(text);
-        }
-    }
-    assert!(too_deep.is_empty(), "more than {STACK} bytes of BPF stack:\n{}\n({names:?})", too_deep.join("\n"));
+/// What a chain of frames takes.
+pub(crate) fn sum(frames: &[u32]) -> u32 {
+    frames.iter().map(|depth| counted(*depth)).sum()
 }
 
 /// What a frame counts on kernels before 6.6.
-const fn counted(depth: u32) -> u32 {
+pub(crate) const fn counted(depth: u32) -> u32 {
     let depth = if depth == 0 { 1 } else { depth };
     depth.next_multiple_of(32)
 }
@@ -79,10 +54,7 @@ impl Frames {
     /// Depths along the deepest chain from a function on.
     fn deepest(&self, function: usize) -> Vec<u32> {
         let (depth, callees) = &self.0[&function];
-        let below = callees
-            .iter()
-            .map(|callee| self.deepest(*callee))
-            .max_by_key(|chain| chain.iter().map(|depth| counted(*depth)).sum::<u32>());
+        let below = callees.iter().map(|callee| self.deepest(*callee)).max_by_key(|chain| sum(chain));
         [vec![*depth], below.unwrap_or_default()].concat()
     }
 }
@@ -115,9 +87,4 @@ fn depth(instructions: &[bpf_insn]) -> u32 {
         }
     }
     deepest.next_multiple_of(8)
-}
-
-#[test]
-fn old_kernels_count_whole_32_bytes_for_every_frame() {
-    assert_eq!([0, 1, 32, 33, 208].map(counted), [32, 32, 32, 64, 224]);
 }
