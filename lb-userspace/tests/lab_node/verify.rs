@@ -6,17 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berrylb::{
-    loader::Layout,
-    maps::{BpfStore, MapStore as _},
-};
+use berrylb::maps::{BpfStore, MapStore as _};
 use lb_common::abi::{map, scope};
 use lb_lab::{Agent, Host, Node, Peer, Pod};
 use serde_json::{Value, json};
 
 use crate::{
     rules::{Call, Manner},
-    world::{VIPS, World, at, bpftool, eventually, manifest, sample_service},
+    world::{VIPS, World, at, bpftool, eventually, layout, manifest, sample_service},
 };
 
 const NODE: &str = "raspi002";
@@ -35,10 +32,6 @@ fn web(flags: &[&str]) -> Web {
     world.start(NODE, flags);
     world.put("sample", &[&manifest(&sample_service(), &[&pod])]);
     Web { world, client, _server: (pod, server) }
-}
-
-fn layout(node: &Node) -> Layout {
-    Layout::new(node.bpffs())
 }
 
 /// Pins of the links whose names begin so.
