@@ -8,7 +8,7 @@ use super::{
     api::{ApiAnswer, ApiHealthCheck},
     health_checks::HealthAnswer,
     state::Agent,
-    status::Question,
+    status::{Question, Repair},
 };
 use crate::maps::MapStore as _;
 
@@ -18,6 +18,10 @@ impl Agent {
         match question {
             Question::Names(sender) => {
                 let _gone = sender.send(self.names());
+            }
+            Question::Verify(repair, sender) => {
+                let verdict = self.verify(repair == Repair::Yes).map_err(|error| format!("{error:#}"));
+                let _gone = sender.send(verdict);
             }
             Question::Metrics(sender) => {
                 let _gone = sender.send(self.metrics());
@@ -86,10 +90,12 @@ impl Agent {
         family("ready", "gauge", "The first full state is in the datapath.", &[(String::new(), self.ready.into())]);
         let failed = u64::try_from(self.failed.len()).unwrap_or(u64::MAX);
         family("failed_services", "gauge", "Services that are not wholly in the datapath.", &[(String::new(), failed)]);
+        let drift = [(String::new(), self.audit.drift)];
+        family("audit_drift_total", "counter", "Differences that the audit of the datapath found.", &drift);
         text
     }
 }
 
-fn absolute(path: &Path) -> String {
+pub(super) fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
 }

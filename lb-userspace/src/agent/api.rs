@@ -1,19 +1,22 @@
-//! What the other commands ask a running agent: the names behind the maps' numbers. Over a Unix socket, as HTTP.
+//! What the other commands ask a running agent: the names behind the maps' numbers, and whether the maps are as they
+//! should be. Over a Unix socket, as HTTP.
 //!
 //! The maps stay the truth about what the datapath does; the agent only tells names and health checks.
 
 use std::{io, path::Path, time::Duration};
 
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, body::Bytes};
+use hyper::{Method, Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use crate::maps::Names;
+use crate::{maps::Names, plan::compare::Difference};
 
-/// The one thing that is served.
+/// Names: to be got.
 pub(super) const PATH: &str = "/v1/names";
+/// Differences: to be got, or to be mended by a POST.
+pub(super) const VERIFY: &str = "/v1/verify";
 
 /// A `healthCheckNodePort`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -81,17 +84,46 @@ pub struct ApiAnswer {
     pub links: Vec<ApiLink>,
 }
 
+/// How the datapath differs from what the agent wants.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiVerdict {
+    /// As in [`ApiAnswer`].
+    pub bpffs: String,
+    /// As in [`ApiAnswer`]; nothing is compared before.
+    pub ready: bool,
+    /// What differed and was mended.
+    pub repaired: Vec<Difference>,
+    /// What differs now.
+    pub left: Vec<Difference>,
+    /// Why something could not be mended.
+    pub problems: Vec<String>,
+}
+
 /// How long an agent may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Asks the agent behind the socket. `Ok(None)`: no agent runs there.
 ///
 /// # Errors
 /// If one does but does not answer, or answers something else.
 pub fn ask(socket: &Path) -> io::Result<Option<ApiAnswer>> {
+    request(socket, Method::GET, PATH)
+}
+
+/// Asks the agent behind the socket how the datapath differs from what it should be, and to mend it. `Ok(None)`: no
+/// agent runs there.
+///
+/// # Errors
+/// If one does but does not answer, or cannot tell.
+pub fn verify(socket: &Path, repair: bool) -> io::Result<Option<ApiVerdict>> {
+    request(socket, if repair { Method::POST } else { Method::GET }, VERIFY)
+}
+
+fn request<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> io::Result<Option<T>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        match tokio::time::timeout(PATIENCE, exchange(socket)).await {
+        match tokio::time::timeout(PATIENCE, exchange(socket, method, path)).await {
             Ok(answer) => answer,
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
@@ -101,7 +133,7 @@ pub fn ask(socket: &Path) -> io::Result<Option<ApiAnswer>> {
     })
 }
 
-async fn exchange(socket: &Path) -> io::Result<Option<ApiAnswer>> {
+async fn exchange<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> io::Result<Option<T>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -111,13 +143,20 @@ async fn exchange(socket: &Path) -> io::Result<Option<ApiAnswer>> {
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let request = Request::get(PATH)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(hyper::header::HOST, "berrylb")
         .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let status = response.status();
         let body = response.into_body().collect().await.map_err(io::Error::other)?;
+        if !status.is_success() {
+            let reason = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+            return Err(io::Error::other(format!("it answers {status}: {reason}")));
+        }
         serde_json::from_slice(&body.to_bytes()).map_err(io::Error::other)
     };
     tokio::pin!(answer);

@@ -152,6 +152,10 @@ pub struct AgentArgs {
     /// connections that kube-proxy translated before. Default: 0.
     #[arg(long, env = "BERRYLB_GRACE_SECONDS", value_name = "S")]
     pub grace_seconds: Option<u32>,
+    /// Seconds between looks at whether maps, programs and pins are as they should be; what differs is mended. 0: never.
+    /// Default: 300.
+    #[arg(long, env = "BERRYLB_AUDIT_INTERVAL", value_name = "S")]
+    pub audit_interval: Option<u32>,
     /// Most frontends.
     #[arg(long, env = "BERRYLB_MAX_SERVICES", value_name = "N")]
     pub max_services: Option<u32>,
@@ -231,6 +235,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub datapath_log: Option<tracing::Level>,
     pub grace_seconds: u32,
+    /// Seconds; 0: never.
+    pub audit_interval: u32,
     pub capacities: Capacities,
 }
 
@@ -238,6 +244,9 @@ pub struct Settings {
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/berrylb";
 /// Default of `--api-socket`.
 pub const DEFAULT_API_SOCKET: &str = "/run/berrylb/agent.sock";
+
+/// Default of `--audit-interval`, in seconds.
+const DEFAULT_AUDIT_INTERVAL: u32 = 300;
 
 /// Maglev tables that the default of `--max-slots` has room for if Maglev is the default algorithm.
 const DEFAULT_TABLES: u32 = 64;
@@ -298,7 +307,7 @@ impl AgentArgs {
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
             cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
             healthz, metrics, api_socket, log_level, log_format,
-            datapath_log, grace_seconds, max_services, max_backend_sets, max_slots, max_backends, max_flows,
+            datapath_log, grace_seconds, audit_interval, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
             max_devices,
         });
@@ -394,6 +403,7 @@ impl AgentArgs {
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             datapath_log: self.datapath_log.map(|log| log.0),
             grace_seconds: self.grace_seconds.unwrap_or(0),
+            audit_interval: self.audit_interval.unwrap_or(DEFAULT_AUDIT_INTERVAL),
             capacities,
         })
     }

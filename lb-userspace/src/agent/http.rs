@@ -1,4 +1,4 @@
-//! The agent's small HTTP servers: health, metrics and the API socket, each a function from path to answer.
+//! The agent's small HTTP servers: health, metrics and the API socket, each a function from method and path to answer.
 
 use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 
@@ -74,10 +74,29 @@ impl Accept for UnixListener {
     }
 }
 
-/// Serves until dropped.
+/// Serves what is only read, by path, until dropped.
 pub(super) async fn serve<H, F>(listener: impl Accept, handler: H)
 where
     H: Fn(String) -> F + Clone + 'static,
+    F: Future<Output = Answer> + 'static,
+{
+    serve_all(listener, move |method, path| {
+        let handler = handler.clone();
+        async move {
+            if method == Method::GET || method == Method::HEAD {
+                handler(path).await
+            } else {
+                Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned())
+            }
+        }
+    })
+    .await;
+}
+
+/// Serves by method and path, until dropped.
+pub(super) async fn serve_all<H, F>(listener: impl Accept, handler: H)
+where
+    H: Fn(Method, String) -> F + Clone + 'static,
     F: Future<Output = Answer> + 'static,
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -99,7 +118,7 @@ async fn pause(error: &io::Error) {
 fn spawn<S, H, F>(stream: S, handler: H, place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(String) -> F + Clone + 'static,
+    H: Fn(Method, String) -> F + Clone + 'static,
     F: Future<Output = Answer> + 'static,
 {
     tokio::task::spawn_local(async move {
@@ -123,14 +142,10 @@ where
 
 async fn respond<H, F>(request: Request<Incoming>, handler: H) -> Response<Full<Bytes>>
 where
-    H: Fn(String) -> F,
+    H: Fn(Method, String) -> F,
     F: Future<Output = Answer>,
 {
-    let answer = if request.method() == Method::GET || request.method() == Method::HEAD {
-        handler(request.uri().path().to_owned()).await
-    } else {
-        Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned())
-    };
+    let answer = handler(request.method().clone(), request.uri().path().to_owned()).await;
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() = answer.status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));

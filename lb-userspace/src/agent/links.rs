@@ -7,9 +7,10 @@ use lb_common::abi::{Config, Dev, local_path};
 
 use super::{api::ApiLink, config::Settings, values::LocalPath, xdp::XdpLinks};
 use crate::{
-    loader::{Datapath, Error as LoadError},
+    loader::{Datapath, Error as LoadError, LinkPin},
     maps::{MapStore, PodNet, StoreError},
     net::{BridgeNetfilter, ClassifyOptions, LinkKind, LinkRole, Patterns, Topology, XdpMode},
+    plan::compare::Difference,
 };
 
 /// The links as they were brought to the kernel, and what could not be.
@@ -110,7 +111,7 @@ impl Links {
     }
 
     /// Makes `devs` and `pod_nets` hold what the topology says and nothing else, whatever they hold now.
-    fn settle_tables(&mut self, store: &mut impl MapStore) {
+    pub(super) fn settle_tables(&mut self, store: &mut impl MapStore) {
         self.tables_incomplete = false;
         if let Err(error) = settle_devs(&self.topology.devs, store) {
             self.tables_incomplete = true;
@@ -155,6 +156,57 @@ impl Links {
             if self.xdp.is_refused(role.ifindex) {
                 self.xdp.settle(role, datapath);
             }
+        }
+    }
+
+    /// The programs that are to be attached, each with its device's name.
+    pub(super) fn pins(&self) -> BTreeMap<LinkPin, String> {
+        let wanted = self.topology.roles().filter(|role| self.wants(role));
+        wanted
+            .flat_map(|role| {
+                let pins = Datapath::pins_of(role, self.xdp.is_attached(role.ifindex));
+                pins.into_iter().map(|pin| (pin, role.name.clone()))
+            })
+            .collect()
+    }
+
+    /// How the tables of the links differ from the topology.
+    pub(super) fn verify_tables(&self, store: &impl MapStore) -> Result<Vec<Difference>, StoreError> {
+        let mut differences = Vec::new();
+        let found: BTreeMap<u32, Dev> = store.devs()?.into_iter().collect();
+        let text = |dev: Option<&Dev>| dev.map_or_else(|| "nothing".to_owned(), |dev| format!("{dev:?}"));
+        let all: BTreeSet<&u32> = found.keys().chain(self.topology.devs.keys()).collect();
+        for ifindex in all {
+            let (now, wanted) = (found.get(ifindex), self.topology.devs.get(ifindex));
+            if now != wanted {
+                differences.push(Difference::of_map(format!("device {ifindex}"), text(now), text(wanted)));
+            }
+        }
+        let found: HashSet<PodNet> = store.pod_nets()?.into_iter().collect();
+        let wanted = pod_nets(&self.topology.pod_nets);
+        if found != wanted {
+            let text = |nets: &HashSet<PodNet>| format!("{} of them", nets.len());
+            let common = found.intersection(&wanted).count();
+            let found = format!("{}, {common} of them wanted", text(&found));
+            differences.push(Difference::of_map("networks of other nodes' pods", found, text(&wanted)));
+        }
+        Ok(differences)
+    }
+
+    /// Attaches what these devices are to carry, and takes off what they are not to.
+    pub(super) fn attach_again(&mut self, devices: &BTreeSet<u32>, datapath: &mut Datapath) {
+        let wanted: BTreeMap<u32, LinkRole> = self
+            .topology
+            .roles()
+            .filter(|role| self.wants(role) && devices.contains(&role.ifindex))
+            .map(|role| (role.ifindex, role.clone()))
+            .collect();
+        for ifindex in devices.iter().filter(|ifindex| !wanted.contains_key(ifindex)) {
+            detach(*ifindex, datapath);
+        }
+        for (ifindex, role) in wanted {
+            self.failed.remove(&ifindex);
+            self.attach(&role, datapath);
         }
     }
 
@@ -213,8 +265,12 @@ fn settle_devs(wanted: &BTreeMap<u32, Dev>, store: &mut impl MapStore) -> Result
     Ok(())
 }
 
+fn pod_nets(nets: &BTreeSet<IpNet>) -> HashSet<PodNet> {
+    nets.iter().map(|net| PodNet::new(net.addr().into(), net.prefix_len())).collect()
+}
+
 fn settle_pod_nets(wanted: &BTreeSet<IpNet>, store: &mut impl MapStore) -> Result<(), StoreError> {
-    let wanted: HashSet<PodNet> = wanted.iter().map(|net| PodNet::new(net.addr().into(), net.prefix_len())).collect();
+    let wanted = pod_nets(wanted);
     let found: HashSet<PodNet> = store.pod_nets()?.into_iter().collect();
     for stale in found.difference(&wanted) {
         store.delete_pod_net(*stale)?;

@@ -3,12 +3,13 @@
 //! ```text
 //! files, or the API server ──► planner ──► tables ──► pinned maps
 //! netlink ─► topology ─► loader (attach), devs, node addresses ─► planner
-//! api, health, metrics ◄── read from the loop, never write to it
+//! api, health, metrics ◄── ask the loop, and have it verify; never write to it
 //! ```
 //! One task owns all state ([`run`]); what waits or serves runs beside it and talks to it by messages.
 
 mod answers;
 mod api;
+mod audit;
 mod cluster;
 mod config;
 mod files;
@@ -26,10 +27,11 @@ mod stale;
 mod state;
 mod status;
 mod values;
+mod verify;
 mod watch;
 mod xdp;
 
-pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiXdp, ask};
+pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiVerdict, ApiXdp, ask, verify};
 pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, SettingsError};
 pub use run::run;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};

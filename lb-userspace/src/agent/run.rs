@@ -73,6 +73,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         }
         stale.look_for(agent.tables.take_retired_udp());
         let look_at = stale.at();
+        let audit_at = agent.audit.at();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -131,6 +132,10 @@ pub async fn run(settings: Settings) -> Result<()> {
             }
             Some(listed) = stale.listed() => {
                 stale.finish(listed, agent.tables.store());
+                continue;
+            }
+            () = sleep_until(audit_at.unwrap_or_else(Instant::now)), if audit_at.is_some() => {
+                agent.audit();
                 continue;
             }
             () = sleep_until(local_path_at), if agent.settings.local_path == LocalPath::Auto => {

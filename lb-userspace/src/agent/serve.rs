@@ -1,8 +1,9 @@
-//! The agent's listening sockets. They only ask the loop; nothing here changes anything.
+//! The agent's listening sockets. They only ask the loop; nothing here changes anything. One question has the loop mend
+//! what differs: it takes a POST, on the socket that only root may open.
 
 use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, oneshot},
@@ -11,7 +12,7 @@ use tokio::{
 use super::{
     api,
     http::{self, Answer},
-    status::{Question, Status},
+    status::{Question, Repair, Status},
 };
 
 /// Where questions to the loop go.
@@ -95,14 +96,21 @@ pub(super) fn api(path: &Path, asker: Asker) -> io::Result<()> {
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    tokio::task::spawn_local(http::serve(listener, move |path| {
+    tokio::task::spawn_local(http::serve_all(listener, move |method, path| {
         let asker = asker.clone();
         async move {
-            if path != api::PATH {
-                return not_found(&path);
-            }
-            match ask(&asker, Question::Names).await {
-                Some(answer) => Answer::json(StatusCode::OK, &answer),
+            let repair = match (&method, path.as_str()) {
+                (&Method::GET, api::PATH) => {
+                    let answer = ask(&asker, Question::Names).await;
+                    return answer.map_or_else(stuck, |answer| Answer::json(StatusCode::OK, &answer));
+                }
+                (&Method::GET, api::VERIFY) => Repair::No,
+                (&Method::POST, api::VERIFY) => Repair::Yes,
+                _ => return not_found(&path),
+            };
+            match ask(&asker, |sender| Question::Verify(repair, sender)).await {
+                Some(Ok(verdict)) => Answer::json(StatusCode::OK, &verdict),
+                Some(Err(reason)) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, reason),
                 None => stuck(),
             }
         }

@@ -13,6 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::{
+    audit::Audit,
     cluster::Cluster,
     config::Settings,
     files::{FileKey, FileSet, ObjectChange, Outcome},
@@ -29,7 +30,7 @@ use crate::{
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
         PlanConfig, Planner,
-        state::{Frontend, ServiceChange, ServiceName},
+        state::{ServiceChange, ServiceName},
     },
 };
 
@@ -73,6 +74,7 @@ pub(super) struct Agent {
     pub(super) skips: Skips,
     pub(super) retry_after: Duration,
     pub(super) retry_at: Option<Instant>,
+    pub(super) audit: Audit,
 }
 
 impl Agent {
@@ -132,6 +134,7 @@ impl Agent {
             external_cluster_ips: settings.allow_external_cluster_ip,
             algorithm: settings.algorithm,
         });
+        let audit_interval = settings.audit_interval;
         let cluster = settings.access.as_ref().map(|_| Cluster::default());
         let mut agent = Self {
             classify: links::classify_options(&settings),
@@ -157,6 +160,7 @@ impl Agent {
             skips,
             retry_after: RETRY_LEAST,
             retry_at: None,
+            audit: Audit::new(audit_interval),
         };
         if !fresh {
             // The first run's grace goes on across restarts.
@@ -228,7 +232,7 @@ impl Agent {
         self.cluster.as_ref().is_none_or(Cluster::is_synced)
     }
 
-    fn settle_addresses(&mut self) {
+    pub(super) fn settle_addresses(&mut self) {
         if self.settings.node_address.is_none() {
             self.planner.set_node_addresses(None);
             // They say which devices lead out of the node; only what the Node object says, not what followed from the links.
@@ -262,21 +266,12 @@ impl Agent {
 
     /// Applies the Services with source ranges again: whether the node itself is among the sources may have changed.
     fn apply_restricted(&mut self) {
-        let mut changes: BTreeMap<ServiceName, Vec<Frontend>> = BTreeMap::new();
-        for frontend in self.planner.state().frontends {
-            if let Some(service) = frontend.service.clone() {
-                changes.entry(service).or_default().push(frontend);
-            }
-        }
-        let changes: Vec<ServiceChange> = changes
-            .into_iter()
-            .filter(|(_, frontends)| frontends.iter().any(|frontend| frontend.has_source_ranges))
-            .map(|(service, frontends)| ServiceChange { service, frontends })
-            .collect();
+        let mut changes = self.planner.all();
+        changes.retain(|change| change.frontends.iter().any(|frontend| frontend.has_source_ranges));
         self.apply(&changes);
     }
 
-    fn apply(&mut self, changes: &[ServiceChange]) {
+    pub(super) fn apply(&mut self, changes: &[ServiceChange]) {
         let (outcome, errors) = self.tables.apply_all(changes);
         tracing::debug!(?outcome, "applied {} services", changes.len());
         let mut failed: BTreeMap<ServiceName, ApplyError> =
@@ -311,19 +306,7 @@ impl Agent {
     }
 
     fn become_ready(&mut self) -> Result<()> {
-        // Services that have a bad object now keep what an earlier run gave them.
-        let bad = self.files.has_bad_objects() || self.cluster.as_ref().is_some_and(Cluster::has_bad_objects);
-        if !bad {
-            let keep: HashSet<ServiceName> =
-                self.planner.state().frontends.iter().filter_map(|frontend| frontend.service.clone()).collect();
-            if let Err(errors) = self.tables.prune(&keep) {
-                for error in errors {
-                    tracing::error!("{error}");
-                }
-            }
-        } else {
-            tracing::warn!("an object is bad, so what an earlier run left of unlisted services is kept");
-        }
+        self.prune_unlisted();
         let adopted = std::mem::take(&mut self.adopted_links);
         self.links.prune(adopted, &mut self.datapath, self.tables.store_mut());
         self.links.attach_deferred(&mut self.datapath);
@@ -381,7 +364,7 @@ impl Agent {
         }
     }
 
-    fn schedule_retry(&mut self) {
+    pub(super) fn schedule_retry(&mut self) {
         if self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + self.retry_after);
             self.retry_after = (self.retry_after * 2).min(RETRY_MOST);

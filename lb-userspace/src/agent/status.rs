@@ -3,7 +3,10 @@
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::{api::ApiAnswer, health_checks::HealthAnswer};
+use super::{
+    api::{ApiAnswer, ApiVerdict},
+    health_checks::HealthAnswer,
+};
 
 /// The loop's state, as health sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -21,11 +24,20 @@ pub(super) struct Status {
     pub(super) unreadable_sources: usize,
 }
 
+/// Whether what differs is to be mended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Repair {
+    Yes,
+    No,
+}
+
 /// A question to the loop; that it answers also shows that it is alive.
 #[derive(Debug)]
 pub(super) enum Question {
     /// For the API socket.
     Names(oneshot::Sender<ApiAnswer>),
+    /// For the API socket: how the datapath differs from what it should be, mended or not; an error for people.
+    Verify(Repair, oneshot::Sender<Result<ApiVerdict, String>>),
     /// For /metrics: the text.
     Metrics(oneshot::Sender<String>),
     /// For a `healthCheckNodePort`; `None` if no Service has it.

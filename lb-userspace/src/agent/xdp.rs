@@ -34,6 +34,10 @@ impl XdpLinks {
         self.links.remove(&ifindex);
     }
 
+    pub(super) fn is_attached(&self, ifindex: u32) -> bool {
+        matches!(self.links.get(&ifindex), Some(Outcome::Driver | Outcome::Stack))
+    }
+
     pub(super) fn is_refused(&self, ifindex: u32) -> bool {
         matches!(self.links.get(&ifindex), Some(Outcome::Refused(_)))
     }

@@ -10,6 +10,7 @@ mod live;
 pub mod output;
 pub mod plan;
 mod services;
+mod verify;
 
 use std::{
     io::{self, Write},
@@ -34,6 +35,7 @@ enum Command {
     Agent(Box<AgentArgs>),
     Plan(plan::PlanArgs),
     Dump(dump::DumpArgs),
+    Verify(verify::VerifyArgs),
     /// The Services that the datapath serves now.
     #[command(subcommand)]
     Service(services::ServiceCommand),
@@ -63,6 +65,7 @@ pub fn run() -> ExitCode {
         Command::Agent(args) => agent::run(*args),
         Command::Plan(args) => plan::run(&args),
         Command::Dump(args) => finish("dump", dump::run(&args)),
+        Command::Verify(args) => finish("verify", verify::run(&args)),
         Command::Service(command) => finish("service", services::run(&command)),
         Command::Backend(command) => finish("backend", services::run_backend(&command)),
         Command::Flow(command) => finish("flow", flows::run(&command)),

@@ -7,7 +7,10 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use crate::plan::state::{Action, Backend, BackendState, Frontend, State};
+use crate::plan::{
+    compare::ranges_text,
+    state::{Action, Backend, BackendState, Frontend, State},
+};
 
 /// Value of `-o`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -109,7 +112,7 @@ pub fn frontend_table(frontends: &[Frontend], wide: bool) -> Table {
             cells.push(Cell::new(backend_list(&f.draining)));
             cells.push(Cell::new(f.algorithm.as_str()));
             cells.push(Cell::new(f.affinity_seconds.map_or_else(|| "-".to_owned(), |s| format!("{s}s"))));
-            cells.push(Cell::new(range_text(f)));
+            cells.push(Cell::new(ranges_text(f)));
         }
         table.row(cells);
     }
@@ -152,14 +155,6 @@ fn backend_list(backends: &[Backend]) -> String {
     let text = backends.iter().map(|b| format!("{}{}", socket_text(b.address, b.port), mark(b)));
     let text = text.collect::<Vec<_>>().join(",");
     if text.is_empty() { "-".to_owned() } else { text }
-}
-
-fn range_text(f: &Frontend) -> String {
-    match (f.has_source_ranges, f.source_ranges.as_slice()) {
-        (false, []) => "-".to_owned(),
-        (true, []) => "nobody".to_owned(),
-        (_, ranges) => ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-    }
 }
 
 /// What a cell says about health; shown as colour on a terminal.

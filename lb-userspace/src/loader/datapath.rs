@@ -24,7 +24,9 @@ use super::{
     logs, pins,
     pins::{Adopted, Attachment},
     probe::{Feature, Probe},
-    sockets, tables,
+    sockets,
+    stats::{MapStats, pinned_maps},
+    tables,
     tables::KeptSize,
     tc,
 };
@@ -99,6 +101,8 @@ pub struct Datapath {
     log_level: Option<tracing::Level>,
     kept_sizes: Vec<KeptSize>,
     clsact_devices: BTreeSet<u32>,
+    /// The tables as they were pinned when the programs were loaded.
+    tables: Vec<MapStats>,
 }
 
 impl Datapath {
@@ -162,6 +166,7 @@ impl Datapath {
         }
         let ebpf = loader.load(object).map_err(|error| Error::Object(chain(&error)))?;
 
+        let tables = pinned_maps(&layout)?;
         let mut datapath = Self {
             ebpf,
             layout,
@@ -173,6 +178,7 @@ impl Datapath {
             log_level: options.log_level,
             kept_sizes: sizes.kept,
             clsact_devices: BTreeSet::new(),
+            tables,
         };
         for name in program::TC.into_iter().chain(sockets::needed(options.socket_lb)) {
             datapath.load_program(name)?;
@@ -319,6 +325,10 @@ impl Datapath {
 
     pub(super) fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    pub(super) fn tables(&self) -> &[MapStats] {
+        &self.tables
     }
 
     pub(super) const fn log_level(&self) -> Option<tracing::Level> {

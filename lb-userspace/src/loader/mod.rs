@@ -24,6 +24,7 @@ mod stats;
 mod sys;
 mod tables;
 mod tc;
+mod verify;
 mod xdp;
 
 pub use self::{
@@ -37,4 +38,5 @@ pub use self::{
     probe::{Feature, Finding, Probe},
     stats::{MapStats, ProgramStats, pinned_maps},
     tables::KeptSize,
+    verify::Fault,
 };

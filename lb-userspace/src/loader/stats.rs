@@ -90,24 +90,26 @@ impl Datapath {
 /// # Errors
 /// When the kernel does not tell.
 pub fn pinned_maps(layout: &Layout) -> Result<Vec<MapStats>> {
-    let mut stats = Vec::new();
-    for name in map::ALL {
-        let path = layout.map(name);
-        let what = || format!("read about map {}", path.display());
-        let Some(fd) = sys::get_pinned(&path).map_err(Error::kernel(what()))? else { continue };
-        let info = sys::map_info(fd.as_fd()).map_err(Error::kernel(what()))?;
-        stats.push(MapStats {
-            name,
-            id: info.id,
-            max_entries: info.max_entries,
-            key_bytes: info.key_size,
-            value_bytes: info.value_size,
-            locked_bytes: locked(&fd).ok_or_else(|| {
-                Error::setup(format!("{}: fdinfo has no memlock line", what()), "mount a proc file system on /proc")
-            })?,
-        });
-    }
-    Ok(stats)
+    let stats = map::ALL.into_iter().filter_map(|name| pinned_map(layout, name).transpose());
+    stats.collect()
+}
+
+/// Figures of one table; `None` if it is not pinned.
+pub(super) fn pinned_map(layout: &Layout, name: &'static str) -> Result<Option<MapStats>> {
+    let path = layout.map(name);
+    let what = || format!("read about map {}", path.display());
+    let Some(fd) = sys::get_pinned(&path).map_err(Error::kernel(what()))? else { return Ok(None) };
+    let info = sys::map_info(fd.as_fd()).map_err(Error::kernel(what()))?;
+    Ok(Some(MapStats {
+        name,
+        id: info.id,
+        max_entries: info.max_entries,
+        key_bytes: info.key_size,
+        value_bytes: info.value_size,
+        locked_bytes: locked(&fd).ok_or_else(|| {
+            Error::setup(format!("{}: fdinfo has no memlock line", what()), "mount a proc file system on /proc")
+        })?,
+    }))
 }
 
 /// `memlock` of proc(5)'s fdinfo: since Linux 6.4 what the map really uses, before that an upper bound.

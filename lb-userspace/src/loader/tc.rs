@@ -77,7 +77,7 @@ impl fmt::Display for Direction {
 }
 
 /// Programs of a device, in the order in which they are attached: what translates back comes first.
-fn programs(role: &LinkRole) -> &'static [&'static str] {
+pub(super) fn programs(role: &LinkRole) -> &'static [&'static str] {
     match role.kind {
         LinkKind::Pod => &[program::POD_EGRESS, program::POD_INGRESS],
         LinkKind::Uplink | LinkKind::Overlay if role.l2_len == 0 => &[program::UPLINK_L3_OUT, program::UPLINK_L3],

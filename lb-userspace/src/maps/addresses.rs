@@ -97,6 +97,14 @@ impl Addresses {
             | bit(cluster_ips, addr_flag::CLUSTER_IP)
     }
 
+    /// Addresses whose bits in the map are not the wanted ones: the bits that were found, and those.
+    pub(super) fn differing(&self, found: &HashMap<Addr, u32>) -> Vec<(Addr, u32, u32)> {
+        let known = self.written.keys().chain(self.links.keys()).chain(&self.peers).chain(self.users.keys());
+        let all: HashSet<&Addr> = found.keys().chain(known).collect();
+        let both = all.into_iter().map(|addr| (*addr, found.get(addr).copied().unwrap_or(0), self.wanted(addr)));
+        both.filter(|(_, found, wanted)| found != wanted).collect()
+    }
+
     /// Adds the bits that frontends need which are to be written, each with its job and Service. Gives the addresses
     /// that could not be written, once for each job.
     pub(super) fn announce<'a>(

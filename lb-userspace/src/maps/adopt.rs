@@ -2,11 +2,15 @@
 //! removes what no order of writes could have left whole. It never touches what serves traffic; what is served and no
 //! longer wanted goes with the first applies and `prune`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use lb_common::abi::{Backend, ServiceKey, ServiceState, backend_state};
 
 use super::{
+    content::slots_sum,
     ids::Ids,
     runs::Run,
     sets::is_open,
@@ -49,6 +53,20 @@ impl<S: MapStore> Tables<S> {
         Ok((tables, adopted))
     }
 
+    /// Goes on from `found`, the same maps adopted anew, and keeps what no map tells. Everything that is wanted is to be
+    /// applied then, as after any adoption.
+    pub fn go_on_from(&mut self, found: Self) {
+        *self = Self {
+            hash: Arc::clone(&self.hash),
+            maglev_size: self.maglev_size,
+            own_addresses: std::mem::take(&mut self.own_addresses),
+            retired_udp: std::mem::take(&mut self.retired_udp),
+            // The adoption has waited for a grace period itself: what is being waited for is free already.
+            epoch: self.epoch + 1,
+            ..found
+        };
+    }
+
     /// Frontends, and the sets that they lead to. One that leads to a free index is deleted before the index can go to
     /// another service.
     fn adopt_frontends(&mut self, adopted: &mut Adopted) -> Result<(), StoreError> {
@@ -73,7 +91,9 @@ impl<S: MapStore> Tables<S> {
                 continue;
             };
             let keys = keys.into_iter().collect();
-            self.sets.insert(index, SetRecord { identity: state.identity, run, keys, ..SetRecord::default() });
+            let slots = slots_sum(&self.store.slots(run.offset, run.len).unwrap_or_default());
+            let record = SetRecord { identity: state.identity, run, slots, keys, ..SetRecord::default() };
+            self.sets.insert(index, record);
             self.set_by_identity.entry(state.identity).or_insert(index);
         }
         self.store.delete_services(&broken).map_err(|error| error.source)?;
@@ -172,7 +192,7 @@ impl<S: MapStore> Tables<S> {
 
 /// The run that a state's word points to. While a change was under way, only the selectable part is sure to be its own;
 /// the rest is not read by the datapath, and the next apply writes the set anew.
-fn run_of(state: &ServiceState) -> Run {
+pub(super) fn run_of(state: &ServiceState) -> Run {
     let behind = if is_open(state.word) { 0 } else { state.draining };
     let len = u32::from(state.word.count()) + u32::from(behind);
     if len == 0 { Run::default() } else { Run { offset: state.word.offset(), len } }

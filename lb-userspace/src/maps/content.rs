@@ -7,7 +7,10 @@
 //! The part of weight 0 is there only if it is not empty. The datapath reads the first part only: each id repeated by its
 //! weight, or a Maglev table. The weights themselves stand with the backends.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 /// Ends the ids of weight 0. No backend has this id.
 pub const IDLE_END: u32 = u32::MAX;
@@ -55,6 +58,13 @@ impl RunContent {
     pub fn members(&self) -> BTreeSet<u32> {
         self.selectable.iter().copied().collect()
     }
+}
+
+/// A sum over slots: other slots have another one, near enough to certain.
+pub(super) fn slots_sum(slots: &[u32]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    slots.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

@@ -173,17 +173,18 @@ impl<S: MapStore> Tables<S> {
         any
     }
 
-    fn commit(&mut self, index: u32, Pending { run, word, state }: Pending, stays_open: bool) {
+    fn commit(&mut self, index: u32, Pending { run, slots, word, state }: Pending, stays_open: bool) {
         let now = self.store.state(index).unwrap_or_default();
         if !same_rest(&now, &state) {
             self.store.put_state(index, &state);
         }
         let word = if stays_open { open_after(word, now.word) } else { closed_after(word, now.word) };
         self.store.commit(index, word);
-        if let Some(set) = self.sets.get_mut(&index)
-            && set.run != run
-        {
-            self.limbo.runs.push(std::mem::replace(&mut set.run, run));
+        if let Some(set) = self.sets.get_mut(&index) {
+            set.slots = slots;
+            if set.run != run {
+                self.limbo.runs.push(std::mem::replace(&mut set.run, run));
+            }
         }
     }
 

@@ -61,6 +61,7 @@ pub(super) struct SetJob {
 #[derive(Clone, Copy)]
 pub(super) struct Pending {
     pub(super) run: Run,
+    pub(super) slots: u64,
     pub(super) word: StateWord,
     pub(super) state: ServiceState,
 }

@@ -36,6 +36,7 @@ mod store;
 mod sys;
 mod table;
 mod typed;
+mod verify;
 mod wanted;
 mod weights;
 

@@ -10,7 +10,7 @@ use std::{
 use lb_common::abi::{Backend, ServiceState, StateWord, backend_state, service_flag};
 
 use super::{
-    content::RunContent,
+    content::{RunContent, slots_sum},
     error::Cause,
     identity::set_identity,
     jobs::{Job, Pending, SetJob},
@@ -291,7 +291,9 @@ impl<S: MapStore> Tables<S> {
         self.store.put_slots(run.offset, slots);
         self.store.put_state(index, &ServiceState::new(word, identity, wanted.affinity_seconds, wanted.flags, behind));
         self.store.commit(index, word);
-        self.sets.insert(index, SetRecord { identity, port: Some(port), run, unseen: true, ..SetRecord::default() });
+        let sum = slots_sum(slots);
+        let record = SetRecord { identity, port: Some(port), run, slots: sum, unseen: true, ..SetRecord::default() };
+        self.sets.insert(index, record);
         self.set_by_identity.insert(identity, index);
         self.ports.entry(port).or_default().sets.push(index);
         Ok(SetJob { index, fresh: true, pending: None, stale_ranges: Vec::new(), open: false })
@@ -330,7 +332,7 @@ impl<S: MapStore> Tables<S> {
         if !same_rest(&now, &state) {
             begin(&mut self.store, index);
         }
-        job.pending = Some(Pending { run, word, state });
+        job.pending = Some(Pending { run, slots: slots_sum(slots), word, state });
         Ok(job)
     }
 }

@@ -52,7 +52,8 @@ pub(super) struct PortRecord {
     pub(super) backends: HashMap<Endpoint, LiveBackend>,
 }
 
-/// A backend set, by its index. What is in its slots and state is in the map only.
+/// A backend set, by its index. What is in its slots and state is in the map only; of the slots there is a sum, by which
+/// `verify` tells that somebody else wrote there.
 #[derive(Debug, Default)]
 pub(super) struct SetRecord {
     pub(super) identity: u64,
@@ -60,6 +61,8 @@ pub(super) struct SetRecord {
     pub(super) port: Option<u64>,
     /// The run that its commit word points to.
     pub(super) run: Run,
+    /// [`super::content::slots_sum`] of what was written there.
+    pub(super) slots: u64,
     /// Frontends that lead to it.
     pub(super) keys: HashSet<ServiceKey>,
     pub(super) ranges: HashSet<RangeEntry>,
@@ -85,7 +88,10 @@ impl Limbo {
 /// Places that were freed and wait for a grace period.
 #[derive(Debug)]
 #[must_use = "the places are lost if they are not handed back"]
-pub struct Freed(Limbo);
+pub struct Freed {
+    places: Limbo,
+    epoch: u64,
+}
 
 /// How full a map is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,6 +124,8 @@ pub struct Tables<S> {
     pub(super) generations: Vec<u32>,
     pub(super) runs: Runs,
     pub(super) limbo: Limbo,
+    /// How often the maps were adopted anew: what was freed before is not freed twice.
+    pub(super) epoch: u64,
     /// UDP endpoints of backends that were let go, until somebody asks.
     pub(super) retired_udp: HashSet<SocketAddr>,
 }
@@ -144,6 +152,7 @@ impl<S: MapStore> Tables<S> {
             generations: Vec::new(),
             runs: Runs::new(capacities.slots),
             limbo: Limbo::default(),
+            epoch: 0,
             retired_udp: HashSet::new(),
         }
     }
@@ -236,7 +245,7 @@ impl<S: MapStore> Tables<S> {
     /// Takes out what was freed so far. Once a grace period that began after this call is over (see [`super::Grace`]),
     /// hand it to [`Tables::finish_collect`], or to [`Tables::give_up_collect`] if there was none.
     pub fn begin_collect(&mut self) -> Freed {
-        Freed(std::mem::take(&mut self.limbo))
+        Freed { places: std::mem::take(&mut self.limbo), epoch: self.epoch }
     }
 
     /// Makes what was freed free to use again.
@@ -244,7 +253,10 @@ impl<S: MapStore> Tables<S> {
     /// # Errors
     /// If a write fails; what is concerned is not reused then, and the next collect tries again.
     pub fn finish_collect(&mut self, freed: Freed) -> Result<(), StoreError> {
-        let Limbo { indexes, backends, runs } = freed.0;
+        if freed.epoch != self.epoch {
+            return Ok(());
+        }
+        let Limbo { indexes, backends, runs } = freed.places;
         for index in indexes {
             clear_state(&mut self.store, index);
             self.indexes.free(index);
@@ -266,7 +278,10 @@ impl<S: MapStore> Tables<S> {
 
     /// Puts back what could not be collected.
     pub fn give_up_collect(&mut self, freed: Freed) {
-        let Limbo { indexes, backends, runs } = freed.0;
+        if freed.epoch != self.epoch {
+            return;
+        }
+        let Limbo { indexes, backends, runs } = freed.places;
         self.limbo.indexes.extend(indexes);
         self.limbo.backends.extend(backends);
         self.limbo.runs.extend(runs);

@@ -4,6 +4,7 @@
 //! traffic policy may use, `frontends` puts both into the shape of the state document. `api_server` is the one exception
 //! for one Service.
 
+pub mod compare;
 pub mod state;
 
 mod api_server;

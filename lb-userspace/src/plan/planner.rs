@@ -152,6 +152,13 @@ impl Planner {
             .collect()
     }
 
+    /// Every Service with its whole state: what brings maps of any content to the plan.
+    pub fn all(&mut self) -> Vec<ServiceChange> {
+        self.settle();
+        let all = self.planned.iter().filter(|(_, planned)| !planned.frontends.is_empty());
+        all.map(|(name, p)| ServiceChange { service: name.clone(), frontends: p.frontends.clone() }).collect()
+    }
+
     /// The whole state.
     pub fn state(&mut self) -> State {
         self.settle();

@@ -26,5 +26,6 @@ mod skips;
 mod sockets;
 mod stale;
 mod story;
+mod verify;
 mod world;
 mod xdp;

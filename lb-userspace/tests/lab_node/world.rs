@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use berrylb::loader::Layout;
+use lb_common::abi::map;
 use lb_lab::{
     Agent, Folder, Host, Lab, LabConfig, Node, Peer, Pod,
     objects::{self, Endpoint, Port, Service},
@@ -158,9 +160,14 @@ pub(crate) fn attachments(node: &Node) -> BTreeMap<String, Attachment> {
     link_pins(node).into_iter().map(look).collect()
 }
 
+/// Where the maps and links of a node's agent are pinned.
+pub(crate) fn layout(node: &Node) -> Layout {
+    Layout::new(node.bpffs())
+}
+
 /// The pins of a node's links; none if there is no such folder.
 pub(crate) fn link_pins(node: &Node) -> Vec<PathBuf> {
-    match fs::read_dir(node.bpffs().join("v2/links")) {
+    match fs::read_dir(layout(node).links()) {
         Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => panic!("{error}"),
@@ -169,7 +176,7 @@ pub(crate) fn link_pins(node: &Node) -> Vec<PathBuf> {
 
 /// Interface indexes in a node's table of devices.
 pub(crate) fn devices(node: &Node) -> BTreeSet<u32> {
-    let pin = node.bpffs().join("v2/devs");
+    let pin = layout(node).map(map::DEVS);
     let entries = bpftool(node, &["map", "dump", "pinned", pin.to_str().unwrap()]);
     let key = |entry: &Value| entry["formatted"]["key"].as_u64().unwrap_or_else(|| panic!("no key in {entry}"));
     entries.as_array().unwrap().iter().map(|entry| u32::try_from(key(entry)).unwrap()).collect()

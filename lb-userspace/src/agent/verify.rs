@@ -1,0 +1,154 @@
+//! Whether the datapath is what the agent wants it to be: maps against the plan, programs against the links, pins
+//! against what was loaded. And the way back: pins first, then maps by the way of a restart (adopt, apply all, prune),
+//! then programs by the functions that attach them anyway. Nothing here knows how one element is written.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use anyhow::{Context as _, Result};
+
+use super::{answers::absolute, api::ApiVerdict, cluster::Cluster, state::Agent};
+use crate::{
+    loader::{Fault, LinkPin},
+    maps::{BpfStore, MapStore as _, Tables},
+    plan::{
+        compare::Difference,
+        state::{ServiceName, State},
+    },
+};
+
+/// Everything that differs, by who mends it.
+#[derive(Default)]
+struct Findings {
+    pins: Vec<Difference>,
+    services: Vec<Difference>,
+    /// Of the links' tables and the configuration.
+    links: Vec<Difference>,
+    programs: Vec<(LinkPin, Difference)>,
+}
+
+impl Findings {
+    fn all(&self) -> BTreeSet<Difference> {
+        let Self { pins, services, links, programs } = self;
+        let programs = programs.iter().map(|(_, difference)| difference);
+        pins.iter().chain(services).chain(links).chain(programs).cloned().collect()
+    }
+}
+
+impl Agent {
+    /// Compares, mends if asked to, and compares again.
+    ///
+    /// # Errors
+    /// If the kernel does not tell how things are.
+    pub(super) fn verify(&mut self, repair: bool) -> Result<ApiVerdict> {
+        let mut verdict =
+            ApiVerdict { bpffs: absolute(&self.settings.bpffs), ready: self.ready, ..ApiVerdict::default() };
+        if !self.ready {
+            return Ok(verdict);
+        }
+        let findings = self.findings()?;
+        let before = findings.all();
+        if before.is_empty() || !repair {
+            verdict.left = before.into_iter().collect();
+            return Ok(verdict);
+        }
+        verdict.problems = self.mend(&findings);
+        let left = self.findings()?.all();
+        verdict.repaired = before.difference(&left).cloned().collect();
+        verdict.left = left.into_iter().collect();
+        Ok(verdict)
+    }
+
+    fn findings(&mut self) -> Result<Findings> {
+        let pins = self.datapath.verify_maps().context("look at the pinned maps")?;
+        let pins = pins
+            .into_iter()
+            .map(|Fault { pin, found, wanted }| Difference::new(format!("pin of map {pin}"), found, wanted));
+        let intent: State = self.planner.state();
+        let keeps_unknown = self.has_bad_objects();
+        let services = self.tables.verify(&intent, keeps_unknown).context("read the maps")?;
+        let mut links = self.links.verify_tables(self.tables.store()).context("read the maps of links")?;
+        let config = self.tables.store().config()?;
+        if config != self.config {
+            let text = |config| format!("{config:?}");
+            links.push(Difference::of_map("configuration", text(config), text(self.config)));
+        }
+        let names = self.links.pins();
+        let wanted: BTreeSet<LinkPin> = names.keys().copied().chain(self.datapath.socket_pins()).collect();
+        let faults = self.datapath.verify_links(&wanted).context("look at the attached programs")?;
+        let programs = faults.into_iter().map(|fault| (fault.pin, program_difference(fault, &names)));
+        Ok(Findings { pins: pins.collect(), services, links, programs: programs.collect() })
+    }
+
+    /// Mends what can be; gives what could not be tried, for people.
+    fn mend(&mut self, findings: &Findings) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut note = |result: Result<()>| problems.extend(result.err().map(|error| format!("{error:#}")));
+        if !findings.pins.is_empty() {
+            note(self.datapath.restore_pins().map_err(Into::into));
+        }
+        if !findings.services.is_empty() {
+            note(self.adopt_again());
+        }
+        if !findings.links.is_empty() {
+            self.links.settle_tables(self.tables.store_mut());
+            self.configure();
+        }
+        let devices: BTreeSet<u32> = findings.programs.iter().filter_map(|(pin, _)| pin.ifindex()).collect();
+        self.links.attach_again(&devices, &mut self.datapath);
+        if findings.programs.iter().any(|(pin, _)| matches!(pin, LinkPin::Socket(_))) {
+            note(self.datapath.attach_sockets().map_err(Into::into));
+        }
+        if self.links.has_failures() {
+            self.schedule_retry();
+        }
+        problems
+    }
+
+    /// Takes the maps over as a new agent would, and brings them to the plan.
+    fn adopt_again(&mut self) -> Result<()> {
+        if !self.datapath.verify_maps()?.is_empty() {
+            anyhow::bail!(
+                "the pinned maps are not those that the programs use, so they are not written to: remove the pins \
+                 that `berrylb verify` names, and have it repair again"
+            );
+        }
+        let store = BpfStore::open(self.datapath.layout().version()).context("open the maps again")?;
+        let (found, adopted) = Tables::adopt(store).context("read the maps back")?;
+        tracing::debug!(?adopted, "adopted the maps again");
+        self.tables.go_on_from(found);
+        self.settle_addresses();
+        let all = self.planner.all();
+        self.apply(&all);
+        self.prune_unlisted();
+        Ok(())
+    }
+
+    /// Deletes what the maps hold of Services that are not there any more.
+    pub(super) fn prune_unlisted(&mut self) {
+        // Services that have a bad object now keep what an earlier run gave them.
+        if self.has_bad_objects() {
+            tracing::warn!("an object is bad, so what an earlier run left of unlisted services is kept");
+            return;
+        }
+        let keep: HashSet<ServiceName> = self.planner.all().into_iter().map(|change| change.service).collect();
+        if let Err(errors) = self.tables.prune(&keep) {
+            for error in errors {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    fn has_bad_objects(&self) -> bool {
+        self.files.has_bad_objects() || self.cluster.as_ref().is_some_and(Cluster::has_bad_objects)
+    }
+}
+
+fn program_difference(fault: Fault<LinkPin>, devices: &BTreeMap<LinkPin, String>) -> Difference {
+    let Fault { pin, found, wanted } = fault;
+    let place = match (pin.ifindex(), devices.get(&pin)) {
+        (None, _) => "the cgroup".to_owned(),
+        (Some(ifindex), Some(name)) => format!("device {name} (index {ifindex})"),
+        (Some(ifindex), None) => format!("device {ifindex}"),
+    };
+    Difference::new(format!("program {} on {place}", pin.program()), found, wanted)
+}

@@ -1,0 +1,157 @@
+//! Somebody else writes to the maps, detaches programs and removes pins: `berrylb verify` names each, the agent mends it,
+//! and traffic flows again; the audit does so unasked.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use berrylb::maps::{BpfStore, MapStore as _};
+use lb_common::abi::{map, scope};
+use lb_lab::{Agent, Host, Node, Peer, Pod};
+use serde_json::{Value, json};
+
+use crate::{
+    rules::{Call, Manner},
+    world::{VIPS, World, at, bpftool, eventually, layout, manifest, sample_service},
+};
+
+const NODE: &str = "raspi002";
+
+struct Web {
+    world: World,
+    client: Pod,
+    _server: (Pod, Peer),
+}
+
+fn web(flags: &[&str]) -> Web {
+    let mut world = World::of_one_node();
+    let pod = world.node(NODE).add_pod("web").unwrap();
+    let client = world.node(NODE).add_pod("client").unwrap();
+    let server = pod.serve(&[80]).unwrap();
+    world.start(NODE, flags);
+    world.put("sample", &[&manifest(&sample_service(), &[&pod])]);
+    Web { world, client, _server: (pod, server) }
+}
+
+/// Pins of the links whose names begin so.
+fn link_pins(node: &Node, prefix: &str) -> Vec<PathBuf> {
+    let pins = fs::read_dir(layout(node).links()).unwrap().map(|entry| entry.unwrap().path());
+    let pins = pins.filter(|pin| pin.file_name().unwrap().to_str().unwrap().starts_with(prefix));
+    let pins: Vec<PathBuf> = pins.collect();
+    assert!(!pins.is_empty(), "no link {prefix} is pinned");
+    pins
+}
+
+/// Deletes the frontends at an address, for the node's own side.
+fn delete_frontends(node: &Node, vip: &str) {
+    let mut store = BpfStore::open(layout(node).version()).unwrap();
+    let mut keys = store.services().unwrap();
+    keys.retain(|(key, _)| key.addr == at(vip).ip().into() && key.scope == scope::INTERNAL);
+    assert_eq!(keys.len(), 2, "one for each protocol");
+    store.delete_services(&keys.into_iter().map(|(key, _)| key).collect::<Vec<_>>()).unwrap();
+}
+
+fn detach(node: &Node, pin: &Path) {
+    let done = node.command("bpftool").args(["link", "detach", "pinned", pin.to_str().unwrap()]).output().unwrap();
+    assert!(done.status.success(), "{done}");
+}
+
+/// Exit code, and what is listed: `(repaired, "OBJECT: FOUND, intent INTENT")`.
+fn verify(agent: &Agent, flags: &[&str]) -> (Option<i32>, Vec<(bool, String)>) {
+    let output = agent.command(&["verify", "-o", "json"]).args(flags.iter().copied()).output().unwrap();
+    let rows: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"));
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let line = |row: &Value| format!("{}: {}, intent {}", text(row, "object"), text(row, "found"), text(row, "intent"));
+    let rows = rows.as_array().unwrap().iter().map(|row| (row["repaired"] == json!(true), line(row))).collect();
+    (output.status.code(), rows)
+}
+
+#[test]
+fn what_differs_is_listed_and_mended() {
+    let mut web = web(&["--audit-interval", "0"]);
+    let (node, agent) = (web.world.node(NODE), web.world.agent(NODE));
+    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
+
+    delete_frontends(node, VIPS[0]);
+    for pin in link_pins(node, "pod_ingress-") {
+        detach(node, &pin);
+    }
+    detach(node, &link_pins(node, "connect4")[0]);
+    let unlinked = link_pins(node, "uplink_egress-");
+    unlinked.iter().for_each(|pin| fs::remove_file(pin).unwrap());
+    fs::remove_file(layout(node).map(map::MARKS)).unwrap();
+
+    let (code, rows) = verify(agent, &[]);
+    assert_eq!(code, Some(1), "{rows:#?}");
+    let named = [
+        format!("service default/sample-clusterip {}/TCP internal: map has nothing, intent forward", at(VIPS[0])),
+        format!("service default/sample-clusterip {}/UDP internal: map has nothing, intent forward", at(VIPS[0])),
+        "program pod_ingress on device veth".to_owned(),
+        "program connect4 on the cgroup: detached".to_owned(),
+        "program uplink_egress on device eth0".to_owned(),
+        "pin of map marks: no pin, intent map ".to_owned(),
+    ];
+    for text in &named {
+        assert!(rows.iter().any(|(repaired, row)| !repaired && row.starts_with(text)), "no {text} in {rows:#?}");
+    }
+    // Two pods; everything else once.
+    assert_eq!(rows.len(), named.len() + 1, "{rows:#?}");
+    let shown = agent.command(&["verify"]).output().unwrap();
+    assert_eq!(shown.status.code(), Some(1), "{shown}");
+    assert!(shown.stdout.contains("differs") && shown.stderr.contains("--repair"), "{shown}");
+
+    let (code, repaired) = verify(agent, &["--repair"]);
+    assert_eq!(code, Some(0), "{repaired:#?}\n{}", agent.log().unwrap());
+    let expected: Vec<(bool, String)> = rows.into_iter().map(|(_, row)| (true, row)).collect();
+    assert_eq!(repaired, expected);
+    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
+    assert_eq!(verify(agent, &["--repair"]), (Some(0), Vec::new()));
+    web.world.settle();
+    for vip in VIPS {
+        for call in Call::ALL {
+            assert_eq!(call.ask(web.client.place(), at(vip), Manner::times(2)).all().len(), 2, "{call:?} to {vip}");
+        }
+    }
+    assert!(bpftool(node, &["map", "show", "pinned", layout(node).map(map::MARKS).to_str().unwrap()])["id"].is_u64());
+
+    // Another map in a pin's place: nothing is written, until it is gone.
+    delete_frontends(node, VIPS[1]);
+    let marks = layout(node).map(map::MARKS);
+    fs::remove_file(&marks).unwrap();
+    let create = ["map", "create", marks.to_str().unwrap(), "type", "hash", "key", "4", "value", "4", "entries", "1"];
+    node.command("bpftool").args(create).args(["name", "other"]).ok().unwrap();
+    let (code, rows) = verify(agent, &["--repair"]);
+    assert_eq!((code, rows.len()), (Some(1), 3), "{rows:#?}");
+    assert!(rows.iter().all(|(repaired, _)| !repaired), "{rows:#?}");
+    let text = agent.command(&["verify", "--repair"]).output().unwrap().stderr;
+    assert!(text.contains("remove the pins") && text.contains("3 differences are left"), "{text}");
+    fs::remove_file(&marks).unwrap();
+    assert_eq!(verify(agent, &["--repair"]).0, Some(0));
+    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
+
+    web.world.agent_mut(NODE).kill9().unwrap();
+    let nobody = web.world.agent(NODE).command(&["verify"]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(1), "{nobody}");
+    assert!(nobody.stderr.contains("no agent runs") && nobody.stderr.contains("start the agent"), "{nobody}");
+}
+
+#[test]
+fn the_audit_mends_unasked() {
+    let web = web(&["--audit-interval", "1"]);
+    let (node, agent) = (web.world.node(NODE), web.world.agent(NODE));
+    delete_frontends(node, VIPS[0]);
+    detach(node, &link_pins(node, "pod_ingress-")[0]);
+    let text = "the datapath was not what it should be, and is again";
+    eventually("the audit mends", || match (verify(agent, &[]), agent.log().unwrap()) {
+        ((Some(0), _), log) if log.contains(text) => Ok(()),
+        (found, log) => Err(format!("{found:?}\n{log}")),
+    });
+    web.world.settle();
+    assert_eq!(Call::Tcp.ask(web.client.place(), at(VIPS[0]), Manner::times(2)).all().len(), 2);
+    // Two frontends and a program.
+    let metrics = node.command("curl").args(["-sS", "-m", "5", "http://127.0.0.1:10249/metrics"]).ok().unwrap();
+    assert!(metrics.lines().any(|line| line == "berrylb_audit_drift_total 3"), "{metrics}");
+    let log = agent.log().unwrap();
+    assert!(log.lines().filter(|line| line.contains(text)).count() <= 2, "{log}");
+}
