@@ -23,7 +23,7 @@ impl Agent {
                 let _gone = sender.send(self.metrics());
             }
             Question::HealthCheck(port, sender) => {
-                let check = self.planner.health_checks().into_iter().find(|check| check.port == port);
+                let check = self.planner.health_check_at(port);
                 let _gone = sender.send(check.map(|check| HealthAnswer::new(&check, self.ready && !self.is_stuck())));
             }
             Question::Status(sender) => {

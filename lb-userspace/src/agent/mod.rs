@@ -7,6 +7,7 @@
 //! ```
 //! One task owns all state ([`run`]); what waits or serves runs beside it and talks to it by messages.
 
+mod addresses;
 mod answers;
 mod api;
 mod cluster;

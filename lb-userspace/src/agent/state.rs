@@ -1,9 +1,8 @@
 //! Everything that the agent owns, and how a change of objects, links or addresses gets to the maps. It never waits.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -29,15 +28,13 @@ use crate::{
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
         PlanConfig, Planner,
-        state::{Frontend, ServiceChange, ServiceName},
+        state::{ServiceChange, ServiceName},
     },
 };
 
 /// A failed write, attach or read is tried again after this, doubled up to [`RETRY_MOST`].
 const RETRY_LEAST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(30);
-/// Loopback addresses of every node; the first stands for 127.0.0.0/8.
-const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 pub(super) struct Agent {
     pub(super) settings: Settings,
@@ -62,8 +59,6 @@ pub(super) struct Agent {
     pub(super) unreadable_files: BTreeMap<FileKey, String>,
     /// Services whose last change is not wholly in the maps, with that change.
     pub(super) failed: BTreeMap<ServiceName, Failed>,
-    /// Diagnostics that were logged.
-    pub(super) said: BTreeSet<String>,
     /// What an earlier run left is pruned, and `ready` is said.
     pub(super) ready: bool,
     /// An earlier run left tables.
@@ -149,7 +144,6 @@ impl Agent {
             unreadable: BTreeMap::new(),
             unreadable_files: BTreeMap::new(),
             failed: BTreeMap::new(),
-            said: BTreeSet::new(),
             ready: false,
             adopted: !fresh,
             adopted_links,
@@ -207,7 +201,9 @@ impl Agent {
         if !changes.is_empty() {
             self.apply(&changes);
         }
-        self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
+        if self.planner.take_listeners_changed() {
+            self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
+        }
         if self.health_checks.failures().next().is_some() {
             self.schedule_retry();
         }
@@ -228,55 +224,7 @@ impl Agent {
         self.cluster.as_ref().is_none_or(Cluster::is_synced)
     }
 
-    fn settle_addresses(&mut self) {
-        if self.settings.node_address.is_none() {
-            self.planner.set_node_addresses(None);
-            // They say which devices lead out of the node; only what the Node object says, not what followed from the links.
-            let given = if self.node_known { self.planner.node_addresses() } else { Vec::new() };
-            if self.classify.node_addresses != given {
-                self.classify.node_addresses = given;
-                self.follow_table(false);
-            }
-            let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
-            self.planner.set_node_addresses(from_links);
-        }
-        self.planner.set_local_addresses(self.links.topology().local_addresses.clone());
-        let own_changed = self.tables.set_own_addresses(self.planner.own_addresses());
-        // Until all Node objects are read, those of an earlier run stay: packets are being handed over to this node.
-        let all_read = self.unreadable.is_empty() && self.unreadable_files.is_empty();
-        if all_read && let Err(error) = self.tables.set_peer_addresses(&self.planner.peer_addresses()) {
-            tracing::error!("the other nodes' addresses are not all in the datapath: {error}");
-            self.schedule_retry();
-        }
-        let localhost: &[IpAddr] = if self.settings.localhost_nodeports { &LOCALHOST } else { &[] };
-        let sources = self.links.topology().sources();
-        match self.tables.set_link_addresses(&self.planner.node_addresses(), localhost, &sources) {
-            Ok(changed) if changed || own_changed => self.apply_restricted(),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!("the node's addresses are not all in the datapath: {error}");
-                self.schedule_retry();
-            }
-        }
-    }
-
-    /// Applies the Services with source ranges again: whether the node itself is among the sources may have changed.
-    fn apply_restricted(&mut self) {
-        let mut changes: BTreeMap<ServiceName, Vec<Frontend>> = BTreeMap::new();
-        for frontend in self.planner.state().frontends {
-            if let Some(service) = frontend.service.clone() {
-                changes.entry(service).or_default().push(frontend);
-            }
-        }
-        let changes: Vec<ServiceChange> = changes
-            .into_iter()
-            .filter(|(_, frontends)| frontends.iter().any(|frontend| frontend.has_source_ranges))
-            .map(|(service, frontends)| ServiceChange { service, frontends })
-            .collect();
-        self.apply(&changes);
-    }
-
-    fn apply(&mut self, changes: &[ServiceChange]) {
+    pub(super) fn apply(&mut self, changes: &[ServiceChange]) {
         let (outcome, errors) = self.tables.apply_all(changes);
         tracing::debug!(?outcome, "applied {} services", changes.len());
         let mut failed: BTreeMap<ServiceName, ApplyError> =
@@ -303,11 +251,9 @@ impl Agent {
 
     /// Says each diagnostic of the plan once, for as long as it stands.
     fn tell(&mut self) {
-        let now: BTreeSet<String> = self.planner.diagnostics().iter().map(ToString::to_string).collect();
-        for new in now.difference(&self.said) {
+        for new in self.planner.take_new_diagnostics() {
             tracing::warn!("{new}");
         }
-        self.said = now;
     }
 
     fn become_ready(&mut self) -> Result<()> {
@@ -352,7 +298,7 @@ impl Agent {
         self.follow_table(resynced);
     }
 
-    fn follow_table(&mut self, resynced: bool) {
+    pub(super) fn follow_table(&mut self, resynced: bool) {
         let next = Topology::derive(&self.table, &self.classify);
         self.links.follow(next, resynced, &mut self.datapath, self.tables.store_mut());
         if self.links.has_failures() {
@@ -381,7 +327,7 @@ impl Agent {
         }
     }
 
-    fn schedule_retry(&mut self) {
+    pub(super) fn schedule_retry(&mut self) {
         if self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + self.retry_after);
             self.retry_after = (self.retry_after * 2).min(RETRY_MOST);
