@@ -161,6 +161,7 @@ fn slice() -> impl Strategy<Value = Object> {
                 ignored,
                 mirrored,
                 family: if v4 { SliceFamily::V4 } else { SliceFamily::V6 },
+                triggered: None,
                 group,
             })
         })

@@ -86,6 +86,7 @@ impl Agent {
         family("ready", "gauge", "The first full state is in the datapath.", &[(String::new(), self.ready.into())]);
         let failed = u64::try_from(self.failed.len()).unwrap_or(u64::MAX);
         family("failed_services", "gauge", "Services that are not wholly in the datapath.", &[(String::new(), failed)]);
+        self.syncs.write(&mut text);
         text
     }
 }

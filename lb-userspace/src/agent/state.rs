@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -20,6 +20,7 @@ use super::{
     links::{self, Links},
     serve::Asker,
     skips::Skips,
+    syncs::{self, Syncs},
 };
 use crate::{
     loader::{Datapath, DatapathOptions, Layout, object},
@@ -59,6 +60,7 @@ pub(super) struct Agent {
     pub(super) unreadable_files: BTreeMap<FileKey, String>,
     /// Services whose last change is not wholly in the maps, with that change.
     pub(super) failed: BTreeMap<ServiceName, Failed>,
+    pub(super) syncs: Syncs,
     /// What an earlier run left is pruned, and `ready` is said.
     pub(super) ready: bool,
     /// An earlier run left tables.
@@ -144,6 +146,7 @@ impl Agent {
             unreadable: BTreeMap::new(),
             unreadable_files: BTreeMap::new(),
             failed: BTreeMap::new(),
+            syncs: Syncs::default(),
             ready: false,
             adopted: !fresh,
             adopted_links,
@@ -166,6 +169,7 @@ impl Agent {
         for message in outcome.messages {
             tracing::warn!("{message}");
         }
+        let now = SystemTime::now();
         for change in outcome.changes {
             match change {
                 ObjectChange::Upsert(object) => {
@@ -175,12 +179,18 @@ impl Agent {
                         self.node_known = !node.addresses.is_empty();
                         self.node_leaving = node.leaving;
                     }
+                    self.syncs.queue(object.key().kind, now);
+                    let trigger = syncs::trigger_of(&object);
                     self.planner.upsert(*object);
+                    if let Some((service, at)) = trigger.filter(|(service, _)| self.planner.is_changing(service)) {
+                        self.syncs.trigger(service, at);
+                    }
                 }
                 ObjectChange::Remove(name) => {
                     if name.kind == Kind::Node && *name.name == *self.settings.node_name {
                         self.node_known = false;
                     }
+                    self.syncs.queue(name.kind, now);
                     self.planner.remove(&name);
                 }
                 ObjectChange::Retain(kind, keys) => {
@@ -191,11 +201,13 @@ impl Agent {
         }
     }
 
-    /// Brings everything that is planned to the maps; the first time also programs to sockets, and says `ready`.
-    pub(super) fn settle(&mut self) {
+    /// Brings everything that is planned to the maps; the first time also programs to sockets, and says `ready`. Returns
+    /// whether a Service changed.
+    pub(super) fn settle(&mut self) -> bool {
         if !self.is_complete() {
-            return;
+            return false;
         }
+        let start = Instant::now();
         self.settle_addresses();
         let changes = self.planner.take_changes();
         if !changes.is_empty() {
@@ -208,6 +220,9 @@ impl Agent {
             self.schedule_retry();
         }
         self.tell();
+        let failed = |service: &ServiceName| self.failed.contains_key(service);
+        let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
+        self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
         if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
             match self.become_ready() {
                 Ok(()) => {}
@@ -217,6 +232,7 @@ impl Agent {
                 }
             }
         }
+        changed
     }
 
     /// Whether what is planned may take the place of what an earlier run left.

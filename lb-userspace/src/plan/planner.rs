@@ -165,6 +165,12 @@ impl Planner {
             .collect()
     }
 
+    /// Whether this Service is to be planned anew: an object of it changed, and nobody has asked since.
+    #[must_use]
+    pub fn is_changing(&self, service: &ServiceName) -> bool {
+        self.dirty.contains(service)
+    }
+
     /// The whole state.
     pub fn state(&mut self) -> State {
         let health_checks = self.health_checks();

@@ -58,6 +58,7 @@ fn mk_slice(n: u8, endpoints: u8) -> EndpointSlice {
         ignored: false,
         mirrored: false,
         family: SliceFamily::V4,
+        triggered: None,
         group: EndpointGroup {
             ports: vec![EndpointPort { name: "".into(), port: 8080, protocol: Protocol::Tcp }],
             endpoints: (1..=endpoints).map(endpoint).collect(),
