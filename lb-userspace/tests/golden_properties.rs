@@ -7,7 +7,7 @@
 mod maps_support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -18,7 +18,7 @@ use berrylb::{
         Service, ServicePort, ServiceType, SliceFamily, Weights,
     },
     plan::{
-        PlanConfig, Planner,
+        Diagnostic, PlanConfig, Planner,
         state::{Action, Algorithm, BackendState, Frontend, FrontendType, Protocol, Scope, ServiceName, State},
     },
 };
@@ -161,6 +161,7 @@ fn slice() -> impl Strategy<Value = Object> {
                 ignored,
                 mirrored,
                 family: if v4 { SliceFamily::V4 } else { SliceFamily::V6 },
+                triggered: None,
                 group,
             })
         })
@@ -254,6 +255,8 @@ proptest! {
         let mut fresh_config = config;
         let mut world: BTreeMap<ObjectRef, Object> = BTreeMap::new();
         let mut told: BTreeMap<ServiceName, Vec<Frontend>> = BTreeMap::new();
+        let mut said: Vec<Diagnostic> = Vec::new();
+        let mut listening = (Vec::new(), Vec::new());
         for op in ops {
             match op {
                 Op::Upsert(object) => {
@@ -275,6 +278,16 @@ proptest! {
                         prop_assert_ne!(told.get(&change.service), Some(&change.frontends), "told without need");
                         told.insert(change.service, change.frontends);
                     }
+                    let (new, stand) = (planner.take_new_diagnostics(), planner.diagnostics());
+                    let wanted: BTreeSet<_> = stand.iter().filter(|remark| !said.contains(*remark)).cloned().collect();
+                    prop_assert_eq!(new, wanted);
+                    said = stand;
+                    let ports = planner.health_checks().into_iter().map(|check| check.port);
+                    let ports: BTreeSet<u16> = ports.collect();
+                    let owners = |port| planner.health_check_at(port).map(|check| (port, check.service));
+                    let now = (ports.into_iter().filter_map(owners).collect(), planner.node_addresses());
+                    prop_assert!(planner.take_listeners_changed() || now == listening);
+                    listening = now;
                 }
             }
         }

@@ -17,7 +17,7 @@ pub use sock::*;
 pub use tables::*;
 
 /// Version of the map layouts. It names the pin folder (`…/v2/`), so two versions never share a map.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 2;
 
 /// Names of the pinned maps, at most 15 characters each (the kernel's `BPF_OBJ_NAME_LEN` minus the NUL).
 pub mod map {

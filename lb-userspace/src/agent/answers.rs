@@ -27,7 +27,7 @@ impl Agent {
                 let _gone = sender.send(self.metrics());
             }
             Question::HealthCheck(port, sender) => {
-                let check = self.planner.health_checks().into_iter().find(|check| check.port == port);
+                let check = self.planner.health_check_at(port);
                 let _gone = sender.send(check.map(|check| HealthAnswer::new(&check, self.ready && !self.is_stuck())));
             }
             Question::Status(sender) => {
@@ -92,6 +92,7 @@ impl Agent {
         family("failed_services", "gauge", "Services that are not wholly in the datapath.", &[(String::new(), failed)]);
         let drift = [(String::new(), self.audit.drift)];
         family("audit_drift_total", "counter", "Differences that the audit of the datapath found.", &drift);
+        self.syncs.write(&mut text);
         text
     }
 }

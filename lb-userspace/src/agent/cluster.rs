@@ -99,7 +99,9 @@ impl Agent {
             }
             next = watches.try_next();
         }
-        self.settle();
+        if self.settle() {
+            self.syncs.reached(seen.elapsed());
+        }
         tracing::debug!(micros = seen.elapsed().as_micros(), events = taken, "from API event to datapath");
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 //! One task owns all state ([`run`]); what waits or serves runs beside it and talks to it by messages.
 
+mod addresses;
 mod answers;
 mod api;
 mod audit;
@@ -15,6 +16,7 @@ mod config;
 mod files;
 mod health;
 mod health_checks;
+mod histogram;
 mod http;
 mod links;
 mod run;
@@ -26,6 +28,7 @@ mod sources;
 mod stale;
 mod state;
 mod status;
+mod syncs;
 mod values;
 mod verify;
 mod watch;

@@ -92,7 +92,9 @@ pub async fn run(settings: Settings) -> Result<()> {
                 for event in events {
                     agent.read(event, &mut watch);
                 }
-                agent.settle();
+                if agent.settle() {
+                    agent.syncs.reached(seen.elapsed());
+                }
                 tracing::debug!(micros = seen.elapsed().as_micros(), "from file event to datapath");
                 continue;
             }

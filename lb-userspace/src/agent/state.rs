@@ -1,10 +1,9 @@
 //! Everything that the agent owns, and how a change of objects, links or addresses gets to the maps. It never waits.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -22,6 +21,7 @@ use super::{
     links::{self, Links},
     serve::Asker,
     skips::Skips,
+    syncs::{self, Syncs},
 };
 use crate::{
     loader::{Datapath, DatapathOptions, Layout, object},
@@ -37,8 +37,6 @@ use crate::{
 /// A failed write, attach or read is tried again after this, doubled up to [`RETRY_MOST`].
 const RETRY_LEAST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(30);
-/// Loopback addresses of every node; the first stands for 127.0.0.0/8.
-const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 pub(super) struct Agent {
     pub(super) settings: Settings,
@@ -63,8 +61,7 @@ pub(super) struct Agent {
     pub(super) unreadable_files: BTreeMap<FileKey, String>,
     /// Services whose last change is not wholly in the maps, with that change.
     pub(super) failed: BTreeMap<ServiceName, Failed>,
-    /// Diagnostics that were logged.
-    pub(super) said: BTreeSet<String>,
+    pub(super) syncs: Syncs,
     /// What an earlier run left is pruned, and `ready` is said.
     pub(super) ready: bool,
     /// An earlier run left tables.
@@ -152,7 +149,7 @@ impl Agent {
             unreadable: BTreeMap::new(),
             unreadable_files: BTreeMap::new(),
             failed: BTreeMap::new(),
-            said: BTreeSet::new(),
+            syncs: Syncs::default(),
             ready: false,
             adopted: !fresh,
             adopted_links,
@@ -176,6 +173,7 @@ impl Agent {
         for message in outcome.messages {
             tracing::warn!("{message}");
         }
+        let now = SystemTime::now();
         for change in outcome.changes {
             match change {
                 ObjectChange::Upsert(object) => {
@@ -185,12 +183,18 @@ impl Agent {
                         self.node_known = !node.addresses.is_empty();
                         self.node_leaving = node.leaving;
                     }
+                    self.syncs.queue(object.key().kind, now);
+                    let trigger = syncs::trigger_of(&object);
                     self.planner.upsert(*object);
+                    if let Some((service, at)) = trigger.filter(|(service, _)| self.planner.is_changing(service)) {
+                        self.syncs.trigger(service, at);
+                    }
                 }
                 ObjectChange::Remove(name) => {
                     if name.kind == Kind::Node && *name.name == *self.settings.node_name {
                         self.node_known = false;
                     }
+                    self.syncs.queue(name.kind, now);
                     self.planner.remove(&name);
                 }
                 ObjectChange::Retain(kind, keys) => {
@@ -201,21 +205,28 @@ impl Agent {
         }
     }
 
-    /// Brings everything that is planned to the maps; the first time also programs to sockets, and says `ready`.
-    pub(super) fn settle(&mut self) {
+    /// Brings everything that is planned to the maps; the first time also programs to sockets, and says `ready`. Returns
+    /// whether a Service changed.
+    pub(super) fn settle(&mut self) -> bool {
         if !self.is_complete() {
-            return;
+            return false;
         }
+        let start = Instant::now();
         self.settle_addresses();
         let changes = self.planner.take_changes();
         if !changes.is_empty() {
             self.apply(&changes);
         }
-        self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
+        if self.planner.take_listeners_changed() {
+            self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
+        }
         if self.health_checks.failures().next().is_some() {
             self.schedule_retry();
         }
         self.tell();
+        let failed = |service: &ServiceName| self.failed.contains_key(service);
+        let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
+        self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
         if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
             match self.become_ready() {
                 Ok(()) => {}
@@ -225,50 +236,12 @@ impl Agent {
                 }
             }
         }
+        changed
     }
 
     /// Whether what is planned may take the place of what an earlier run left.
     fn is_complete(&self) -> bool {
         self.cluster.as_ref().is_none_or(Cluster::is_synced)
-    }
-
-    pub(super) fn settle_addresses(&mut self) {
-        if self.settings.node_address.is_none() {
-            self.planner.set_node_addresses(None);
-            // They say which devices lead out of the node; only what the Node object says, not what followed from the links.
-            let given = if self.node_known { self.planner.node_addresses() } else { Vec::new() };
-            if self.classify.node_addresses != given {
-                self.classify.node_addresses = given;
-                self.follow_table(false);
-            }
-            let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
-            self.planner.set_node_addresses(from_links);
-        }
-        self.planner.set_local_addresses(self.links.topology().local_addresses.clone());
-        let own_changed = self.tables.set_own_addresses(self.planner.own_addresses());
-        // Until all Node objects are read, those of an earlier run stay: packets are being handed over to this node.
-        let all_read = self.unreadable.is_empty() && self.unreadable_files.is_empty();
-        if all_read && let Err(error) = self.tables.set_peer_addresses(&self.planner.peer_addresses()) {
-            tracing::error!("the other nodes' addresses are not all in the datapath: {error}");
-            self.schedule_retry();
-        }
-        let localhost: &[IpAddr] = if self.settings.localhost_nodeports { &LOCALHOST } else { &[] };
-        let sources = self.links.topology().sources();
-        match self.tables.set_link_addresses(&self.planner.node_addresses(), localhost, &sources) {
-            Ok(changed) if changed || own_changed => self.apply_restricted(),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!("the node's addresses are not all in the datapath: {error}");
-                self.schedule_retry();
-            }
-        }
-    }
-
-    /// Applies the Services with source ranges again: whether the node itself is among the sources may have changed.
-    fn apply_restricted(&mut self) {
-        let mut changes = self.planner.all();
-        changes.retain(|change| change.frontends.iter().any(|frontend| frontend.has_source_ranges));
-        self.apply(&changes);
     }
 
     pub(super) fn apply(&mut self, changes: &[ServiceChange]) {
@@ -298,11 +271,9 @@ impl Agent {
 
     /// Says each diagnostic of the plan once, for as long as it stands.
     fn tell(&mut self) {
-        let now: BTreeSet<String> = self.planner.diagnostics().iter().map(ToString::to_string).collect();
-        for new in now.difference(&self.said) {
+        for new in self.planner.take_new_diagnostics() {
             tracing::warn!("{new}");
         }
-        self.said = now;
     }
 
     fn become_ready(&mut self) -> Result<()> {
@@ -335,7 +306,7 @@ impl Agent {
         self.follow_table(resynced);
     }
 
-    fn follow_table(&mut self, resynced: bool) {
+    pub(super) fn follow_table(&mut self, resynced: bool) {
         let next = Topology::derive(&self.table, &self.classify);
         self.links.follow(next, resynced, &mut self.datapath, self.tables.store_mut());
         if self.links.has_failures() {

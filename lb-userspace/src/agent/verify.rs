@@ -116,6 +116,7 @@ impl Agent {
         let (found, adopted) = Tables::adopt(store).context("read the maps back")?;
         tracing::debug!(?adopted, "adopted the maps again");
         self.tables.go_on_from(found);
+        self.planner.tell_peers_again();
         self.settle_addresses();
         let all = self.planner.all();
         self.apply(&all);

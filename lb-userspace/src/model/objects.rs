@@ -2,7 +2,7 @@
 //!
 //! Nothing here parses, and nothing here looks at another object.
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use ipnet::IpNet;
 
@@ -271,6 +271,8 @@ pub struct EndpointSlice {
     pub mirrored: bool,
     /// Kind of its addresses.
     pub family: SliceFamily,
+    /// When the control plane saw what the last change was for; for measuring only.
+    pub triggered: Option<SystemTime>,
     /// Its ports and endpoints; no endpoints where `family` is [`SliceFamily::Fqdn`].
     pub group: EndpointGroup,
 }

@@ -1,8 +1,8 @@
 //! From the model to the desired state. Pure: no clock, no I/O, no kernel.
 //!
 //! [`Planner`] is the way in. `claims` decides which Service an address belongs to, `topology` which endpoints a
-//! traffic policy may use, `frontends` puts both into the shape of the state document. `api_server` is the one exception
-//! for one Service.
+//! traffic policy may use, `frontends` puts both into the shape of the state document; `notices` keeps what is
+//! said beside it. `api_server` is the one exception for one Service.
 
 pub mod compare;
 pub mod state;
@@ -12,6 +12,7 @@ mod claims;
 mod diagnostic;
 mod frontends;
 mod node_port_addresses;
+mod notices;
 mod planner;
 mod topology;
 

@@ -13,6 +13,7 @@ use super::{
     diagnostic::Diagnostic,
     frontends::{self, Input},
     node_port_addresses::NodePortAddresses,
+    notices::{Notice, Notices},
     state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
     topology::Here,
 };
@@ -37,22 +38,15 @@ pub struct PlanConfig {
     pub algorithm: Algorithm,
 }
 
-/// One Service's part of the state.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Planned {
-    frontends: Vec<Frontend>,
-    health_check: Option<HealthCheck>,
-    diagnostics: Vec<Diagnostic>,
-    has_node_ports: bool,
-}
-
 /// Desired state for one node.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
     config: PlanConfig,
     index: Index,
     claims: Claims,
-    planned: BTreeMap<ServiceName, Planned>,
+    /// The frontends of each Service.
+    planned: BTreeMap<ServiceName, Vec<Frontend>>,
+    notices: Notices,
     /// Addresses of the node's links, for ranges of `--nodeport-addresses`.
     local_addresses: Vec<IpAddr>,
     /// As last used for planning.
@@ -65,7 +59,12 @@ pub struct Planner {
     node_dirty: bool,
     /// Services whose frontends differ from what [`Self::take_changes`] last told.
     changed: BTreeSet<ServiceName>,
+    /// Whether the addresses of other nodes may differ from what [`Self::peers_told`] last heard of.
+    peers_dirty: bool,
+    /// Whether node ports, and so health checks, listen on other addresses than [`Self::take_listeners_changed`] last told.
+    listen_addresses_changed: bool,
     plans: u64,
+    reads: u64,
     /// Of the API server's own Service.
     api_server: LastEndpoints,
 }
@@ -74,7 +73,7 @@ impl Planner {
     /// A planner that knows no object.
     #[must_use]
     pub fn new(config: PlanConfig) -> Self {
-        Self { config, node_dirty: true, ..Self::default() }
+        Self { config, node_dirty: true, peers_dirty: true, ..Self::default() }
     }
 
     /// An object appeared or changed.
@@ -99,8 +98,10 @@ impl Planner {
 
     /// Replaces `--node-address`; `None`: the Node object's addresses count.
     pub fn set_node_addresses(&mut self, addresses: Option<Vec<IpAddr>>) {
+        let changed = addresses != self.config.node_addresses;
+        self.node_dirty |= changed;
+        self.peers_dirty |= changed;
         self.config.node_addresses = addresses;
-        self.node_dirty = true;
     }
 
     /// Replaces the addresses of the node's links, which ranges of `--nodeport-addresses` choose from as well.
@@ -109,7 +110,23 @@ impl Planner {
         self.local_addresses = addresses;
     }
 
-    /// Addresses of other nodes, by their Node objects, in order.
+    /// [`Self::peers_changed`] from now on, whatever was told: the maps have to be written again.
+    pub const fn tell_peers_again(&mut self) {
+        self.peers_dirty = true;
+    }
+
+    /// Whether [`Self::peer_addresses`] may say something else than when [`Self::peers_told`] was last called.
+    #[must_use]
+    pub const fn peers_changed(&self) -> bool {
+        self.peers_dirty
+    }
+
+    /// Whoever needs the addresses of other nodes has them.
+    pub const fn peers_told(&mut self) {
+        self.peers_dirty = false;
+    }
+
+    /// Addresses of other nodes, by their Node objects, in order. Looks at all of them.
     #[must_use]
     pub fn peer_addresses(&self) -> Vec<IpAddr> {
         let own = self.own_addresses();
@@ -145,7 +162,8 @@ impl Planner {
     /// The Services whose frontends changed since the last call, in order of name, each with its whole new state.
     pub fn take_changes(&mut self) -> Vec<ServiceChange> {
         self.settle();
-        let frontends = |name: &ServiceName| self.planned.get(name).map(|p| p.frontends.clone()).unwrap_or_default();
+        self.reads += self.changed.len() as u64;
+        let frontends = |name: &ServiceName| self.planned.get(name).cloned().unwrap_or_default();
         std::mem::take(&mut self.changed)
             .into_iter()
             .map(|service| ServiceChange { frontends: frontends(&service), service })
@@ -155,62 +173,81 @@ impl Planner {
     /// Every Service with its whole state: what brings maps of any content to the plan.
     pub fn all(&mut self) -> Vec<ServiceChange> {
         self.settle();
-        let all = self.planned.iter().filter(|(_, planned)| !planned.frontends.is_empty());
-        all.map(|(name, p)| ServiceChange { service: name.clone(), frontends: p.frontends.clone() }).collect()
+        let all = self.planned.iter().filter(|(_, frontends)| !frontends.is_empty());
+        all.map(|(service, frontends)| ServiceChange { service: service.clone(), frontends: frontends.clone() })
+            .collect()
+    }
+
+    /// Whether this Service is to be planned anew: an object of it changed, and nobody has asked since.
+    #[must_use]
+    pub fn is_changing(&self, service: &ServiceName) -> bool {
+        self.dirty.contains(service)
     }
 
     /// The whole state.
     pub fn state(&mut self) -> State {
-        self.settle();
-        let frontends = self.planned.values().flat_map(|p| p.frontends.iter().cloned()).collect();
-        let health_checks = self.planned.values().filter_map(|p| p.health_check.clone()).collect();
+        let health_checks = self.health_checks();
+        self.reads += self.planned.len() as u64;
+        let frontends = self.planned.values().flatten().cloned().collect();
         State::new(self.config.node_name.clone(), frontends, health_checks)
     }
 
     /// The health check ports, in order of Service.
     pub fn health_checks(&mut self) -> Vec<HealthCheck> {
         self.settle();
-        self.planned.values().filter_map(|p| p.health_check.clone()).collect()
+        let checks = self.notices.health_checks();
+        self.reads += checks.len() as u64;
+        checks.cloned().collect()
+    }
+
+    /// The health check that answers at this port.
+    pub fn health_check_at(&mut self, port: u16) -> Option<HealthCheck> {
+        self.settle();
+        self.notices.health_check_at(port).cloned()
+    }
+
+    /// Whether a health check port or an address that they listen on came or went since the last call.
+    pub fn take_listeners_changed(&mut self) -> bool {
+        self.settle();
+        let addresses_changed = std::mem::take(&mut self.listen_addresses_changed);
+        self.notices.take_ports_changed() | addresses_changed
     }
 
     /// How many times a Service was planned so far: the work that changes have cost.
     #[must_use]
-    pub fn plans(&self) -> u64 {
+    pub const fn plans(&self) -> u64 {
         self.plans
+    }
+
+    /// How many times the plan of a Service was read so far: the work that telling has cost.
+    #[must_use]
+    pub const fn reads(&self) -> u64 {
+        self.reads
     }
 
     /// What an operator should know, in order of kind and Service.
     pub fn diagnostics(&mut self) -> Vec<Diagnostic> {
         self.settle();
-        let mut all: Vec<_> = self.planned.values().flat_map(|p| p.diagnostics.iter().cloned()).collect();
-        let mut owners: BTreeMap<u16, &ServiceName> = BTreeMap::new();
-        for check in self.planned.values().filter_map(|p| p.health_check.as_ref()) {
-            let owner = *owners.entry(check.port).or_insert(&check.service);
-            if *owner != check.service {
-                let (loser, owner) = (check.service.clone(), owner.clone());
-                all.push(Diagnostic::HealthPortTaken { loser, port: check.port, owner });
-            }
-        }
-        if self.node_addresses.is_empty() {
-            let mut with_node_ports = self.planned.iter().filter(|(_, p)| p.has_node_ports).map(|(name, _)| name);
-            if let Some(service) = with_node_ports.next() {
-                all.push(Diagnostic::NoNodeAddress {
-                    service: service.clone(),
-                    others: with_node_ports.count(),
-                    node: self.config.node_name.clone(),
-                    chosen: self.config.node_port_addresses.is_some() && !self.own_addresses().is_empty(),
-                });
-            }
-        }
-        all.sort();
-        all
+        self.reads += self.planned.len() as u64;
+        self.notices.remarks()
+    }
+
+    /// As [`Self::diagnostics`], but only those that stand now and did not at the last call.
+    pub fn take_new_diagnostics(&mut self) -> BTreeSet<Diagnostic> {
+        self.settle();
+        let new = self.notices.take_new_remarks();
+        self.reads += new.len() as u64;
+        new
     }
 
     fn note(&mut self, change: Change) {
         match change {
             Change::None => {}
             Change::Services(names) => self.dirty.extend(names),
-            Change::Node(name) => self.node_dirty |= *name == *self.config.node_name,
+            Change::Node(name) => {
+                self.node_dirty |= *name == *self.config.node_name;
+                self.peers_dirty = true;
+            }
         }
     }
 
@@ -232,20 +269,29 @@ impl Planner {
         touched.extend(dirty);
         for name in touched {
             self.plans += 1;
-            let new = self.plan(&name);
-            let old = self.planned.get(&name);
-            if new.as_ref().map(|p| &p.frontends) != old.map(|p| &p.frontends) {
-                let was_empty = old.is_none_or(|p| p.frontends.is_empty());
-                let is_empty = new.as_ref().is_none_or(|p| p.frontends.is_empty());
-                if !(was_empty && is_empty) {
-                    self.changed.insert(name.clone());
-                }
+            let (new, notice) = self.plan(&name);
+            self.notices.set(&name, notice);
+            if new != self.planned.get(&name).map_or(&[] as &[Frontend], Vec::as_slice) {
+                self.changed.insert(name.clone());
             }
-            match new {
-                Some(planned) => self.planned.insert(name, planned),
-                None => self.planned.remove(&name),
-            };
+            if new.is_empty() {
+                self.planned.remove(&name);
+            } else {
+                self.planned.insert(name, new);
+            }
         }
+        self.notices.set_of_node(self.no_node_address());
+    }
+
+    /// The remark on node ports that nothing can listen for.
+    fn no_node_address(&self) -> Option<Diagnostic> {
+        let (service, others) = self.notices.with_node_ports().filter(|_| self.node_addresses.is_empty())?;
+        Some(Diagnostic::NoNodeAddress {
+            service: service.clone(),
+            others,
+            node: self.config.node_name.clone(),
+            chosen: self.config.node_port_addresses.is_some() && !self.own_addresses().is_empty(),
+        })
     }
 
     /// Finds the Services that a change of this node's addresses or zone has an effect on.
@@ -264,17 +310,18 @@ impl Planner {
                 self.dirty.insert(service.name.clone());
             }
         }
+        self.listen_addresses_changed |= addresses_changed;
         self.zone = zone;
         self.node_addresses = addresses;
     }
 
-    fn plan(&mut self, name: &ServiceName) -> Option<Planned> {
+    fn plan(&mut self, name: &ServiceName) -> (Vec<Frontend>, Notice) {
         let of_api_server = api_server::is_named_so(name);
         let Some(service) = self.index.service(name) else {
             if of_api_server {
                 self.api_server.forget();
             }
-            return None;
+            return Default::default();
         };
         let groups = self.index.groups(service);
         let (groups, kept) = if of_api_server { self.api_server.or_kept(groups) } else { (groups, false) };
@@ -286,23 +333,20 @@ impl Planner {
             external_cluster_ips: self.config.external_cluster_ips,
             algorithm: self.config.algorithm,
         };
-        let mut diagnostics = frontends::remarks(service);
+        let mut remarks = frontends::remarks(service);
         if kept {
-            diagnostics.push(Diagnostic::KeptBackends { service: name.clone() });
+            remarks.push(Diagnostic::KeptBackends { service: name.clone() });
         }
         let mut won = Vec::new();
         for claim in self.claims.of(name) {
             match self.claims.owner(&claim.target) {
-                Some(owner) if *owner != claim.claimant => diagnostics.push(frontends::taken(claim, owner)),
+                Some(owner) if *owner != claim.claimant => remarks.push(frontends::taken(claim, owner)),
                 Some(_) | None => won.push(claim),
             }
         }
-        Some(Planned {
-            frontends: input.frontends(won.into_iter()),
-            health_check: input.health_check(),
-            diagnostics,
-            has_node_ports: frontends::has_node_ports(service),
-        })
+        let has_node_ports = frontends::has_node_ports(service);
+        let notice = Notice { remarks, health_check: input.health_check(), has_node_ports };
+        (input.frontends(won.into_iter()), notice)
     }
 }
 

@@ -58,6 +58,7 @@ fn mk_slice(n: u8, endpoints: u8) -> EndpointSlice {
         ignored: false,
         mirrored: false,
         family: SliceFamily::V4,
+        triggered: None,
         group: EndpointGroup {
             ports: vec![EndpointPort { name: "".into(), port: 8080, protocol: Protocol::Tcp }],
             endpoints: (1..=endpoints).map(endpoint).collect(),
@@ -135,6 +136,96 @@ fn what_changes_nothing_costs_nothing() {
         Object::EndpointSlice(slice)
     };
     check(|p| p.upsert(not_ready(mk_slice(7, 3))), 1, &[]);
+}
+
+/// All that the agent asks after an event reads the one Service that changed, whatever the others have.
+#[test]
+fn telling_one_change_reads_one_service() {
+    let mut planner = mk_planner();
+    for n in 100..200 {
+        let wrong_family = vec![ip("fd00::1")];
+        planner.upsert(Object::Service(Service { external_ips: wrong_family, ..mk_local(n, 31_000 + u16::from(n)) }));
+        planner.upsert(Object::EndpointSlice(mk_slice(n, 1)));
+    }
+    planner.take_changes();
+    assert_eq!(planner.take_new_diagnostics().len(), 100);
+    assert!(planner.take_listeners_changed() && planner.peers_changed());
+    planner.peers_told();
+    for (n, endpoints) in [(7, 4), (107, 4), (107, 0)] {
+        let (plans, reads) = (planner.plans(), planner.reads());
+        planner.upsert(Object::EndpointSlice(mk_slice(n, endpoints)));
+        assert_eq!(planner.take_changes().len(), 1);
+        assert!(planner.take_new_diagnostics().is_empty());
+        assert!(!planner.take_listeners_changed() && !planner.peers_changed());
+        assert_eq!((planner.plans() - plans, planner.reads() - reads), (1, 1));
+    }
+}
+
+/// A load balancer that wants to know which nodes have endpoints.
+fn mk_local(n: u8, health_port: u16) -> Service {
+    Service {
+        kind: ServiceType::LoadBalancer,
+        external_policy: Policy::Local,
+        health_check_node_port: Some(health_port),
+        ..mk_service(n)
+    }
+}
+
+#[test]
+fn a_remark_is_told_once_while_it_stands() {
+    let mut planner = mk_planner();
+    let told = |planner: &mut Planner| {
+        let said: Vec<_> = planner.take_new_diagnostics().iter().map(|d| d.service().name.to_string()).collect();
+        said.join(" ")
+    };
+    let plain = |n| Object::Service(mk_service(n));
+    assert_eq!(told(&mut planner), "");
+    planner.upsert(with_external_ip(3));
+    planner.upsert(with_external_ip(5));
+    assert_eq!(told(&mut planner), "s005");
+    planner.upsert(plain(3));
+    assert_eq!(told(&mut planner), "");
+    planner.upsert(with_external_ip(3));
+    assert_eq!(told(&mut planner), "s005", "it stood no more in between");
+    planner.upsert(plain(3));
+    planner.take_changes();
+    planner.upsert(with_external_ip(3));
+    assert_eq!(told(&mut planner), "", "nobody saw that it did not stand");
+    planner.upsert(plain(5));
+    planner.take_changes();
+    planner.upsert(with_external_ip(9));
+    assert_eq!(told(&mut planner), "s009");
+
+    planner.remove(&ObjectRef::new(Kind::Node, "", "n1"));
+    assert_eq!(told(&mut planner), "s000", "no address for node ports");
+    planner.upsert(plain(0));
+    assert_eq!(told(&mut planner), "s010", "another one is the first of them");
+    planner.upsert(mk_node(&["192.168.1.1"], None));
+    assert_eq!(told(&mut planner), "");
+    assert_eq!(planner.diagnostics().len(), 1);
+}
+
+#[test]
+fn a_health_port_has_one_owner() {
+    let mut planner = mk_planner();
+    let owner = |planner: &mut Planner| planner.health_check_at(31_000).map(|check| check.service);
+    assert!(planner.take_listeners_changed(), "the node's addresses");
+    planner.upsert(Object::Service(mk_local(5, 31_000)));
+    assert!(planner.take_listeners_changed());
+    planner.upsert(Object::Service(mk_local(9, 31_000)));
+    assert!(!planner.take_listeners_changed());
+    assert_eq!(owner(&mut planner), Some(mk_name(5)));
+    assert_eq!(planner.take_new_diagnostics().first().map(|d| d.service().clone()), Some(mk_name(9)));
+    planner.upsert(Object::Service(mk_local(3, 31_000)));
+    assert!(planner.take_listeners_changed());
+    assert_eq!(owner(&mut planner), Some(mk_name(3)));
+    assert_eq!(planner.take_new_diagnostics().len(), 2, "both are told who has it now");
+    planner.upsert(Object::Service(mk_local(3, 31_001)));
+    assert!(planner.take_listeners_changed());
+    assert_eq!(owner(&mut planner), Some(mk_name(5)));
+    planner.retain(|key| key.kind != Kind::Service);
+    assert!(planner.take_listeners_changed());
+    assert_eq!((owner(&mut planner), planner.diagnostics()), (None, Vec::new()));
 }
 
 #[test]

@@ -129,13 +129,24 @@ fn health_and_metrics() {
     assert_eq!(get(10256, "/healthz").0, 503);
     assert_eq!(metric(&get(10249, "/metrics").2, "berrylb_ready"), 0.0);
 
-    fs::create_dir(&late).unwrap();
+    let made = world.lab.dir().join("made");
+    fs::create_dir(&made).unwrap();
+    fs::write(made.join("web.yaml"), manifest(&sample_service(), &[])).unwrap();
+    fs::rename(&made, &late).unwrap();
     late_agent.wait_line(|line| line == "ready", Duration::from_secs(20)).unwrap();
     assert_eq!((get(10256, "/livez").0, get(10256, "/healthz").0, get(10256, "/other").0), (200, 200, 404));
     let (status, kind, text) = get(10249, "/metrics");
     assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(metric(&text, "berrylb_ready"), 1.0);
     parse_metrics(&text);
+
+    // The folder came whole, so its Service was the first and only change.
+    let rules = |name: &str| metric(&text, &format!("kubeproxy_sync_proxy_rules_{name}"));
+    assert!(rules("service_changes_total") >= 1.0 && rules("duration_seconds_count") >= 1.0, "{text}");
+    assert_eq!((rules("service_changes_pending"), rules("endpoint_changes_pending")), (0.0, 0.0));
+    let (queued, synced) = (rules("last_queued_timestamp_seconds"), rules("last_timestamp_seconds"));
+    assert!(queued > 1e9 && synced >= queued, "{queued} {synced}");
+    assert_eq!(metric(&text, "kubeproxy_network_programming_duration_seconds_count"), 0.0);
     end(late_agent);
 }
 
@@ -147,6 +158,9 @@ fn metric(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
+
+/// What a histogram's series end in.
+const HISTOGRAM: [&str; 3] = ["_bucket", "_sum", "_count"];
 
 /// Prometheus' text format: for each name HELP, TYPE, samples; counters end in `_total`.
 fn parse_metrics(text: &str) {
@@ -161,14 +175,18 @@ fn parse_metrics(text: &str) {
             current = Some((name.to_owned(), String::new()));
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap_or_else(|| panic!("no type in {line}"));
-            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             assert_eq!(current, Some((name.to_owned(), String::new())), "TYPE follows its HELP: {line}");
             current = Some((name.to_owned(), kind.to_owned()));
         } else {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value in {line}"));
             let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-            assert!(current.as_ref().is_some_and(|(current, kind)| current == name && !kind.is_empty()), "{line}");
+            let is_of = |(current, kind): &(String, String)| match kind.as_str() {
+                "histogram" => name.strip_prefix(current.as_str()).is_some_and(|end| HISTOGRAM.contains(&end)),
+                kind => current == name && !kind.is_empty(),
+            };
+            assert!(current.as_ref().is_some_and(is_of), "{line}");
             assert!(labels.ends_with('}') && value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
             samples += 1;
         }

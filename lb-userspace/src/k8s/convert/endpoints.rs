@@ -1,8 +1,14 @@
 //! `discovery.k8s.io/v1 EndpointSlice` and `v1 Endpoints`.
 
-use k8s_openapi::api::{
-    core::v1::{EndpointAddress, EndpointPort as SubsetPort, EndpointSubset, Endpoints as EndpointsSource},
-    discovery::v1::{Endpoint as SliceEndpoint, EndpointPort as SlicePort, EndpointSlice as SliceSource},
+use std::time::SystemTime;
+
+use k8s_openapi::{
+    api::{
+        core::v1::{EndpointAddress, EndpointPort as SubsetPort, EndpointSubset, Endpoints as EndpointsSource},
+        discovery::v1::{Endpoint as SliceEndpoint, EndpointPort as SlicePort, EndpointSlice as SliceSource},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
 };
 
 use super::{
@@ -20,6 +26,9 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The controller that copies Endpoints into slices.
 const MIRRORING_CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
+/// When the EndpointSlice controller saw the change of a pod or Service that it wrote the slice for, as RFC 3339
+/// (`EndpointsLastChangeTriggerTime` in `k8s.io/api/core/v1`).
+const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Keeps an Endpoints object from being mirrored if "true".
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// An Endpoints object that is a lock, not a set of endpoints.
@@ -60,8 +69,14 @@ pub fn endpoint_slice(source: &SliceSource) -> Result<EndpointSlice, Invalid> {
         ignored: fields::not_ours(metadata),
         mirrored: fields::word(&metadata.labels, MANAGED_BY) == Some(MIRRORING_CONTROLLER),
         family,
+        triggered: triggered(metadata),
         group,
     })
+}
+
+/// A time that cannot be read is none: it is for measuring only, and no reason to leave a slice out.
+fn triggered(metadata: &ObjectMeta) -> Option<SystemTime> {
+    fields::word(&metadata.annotations, TRIGGERED)?.parse::<Timestamp>().ok().map(SystemTime::from)
 }
 
 /// A port; none where the number is left out, which means all ports and is nothing that a Service port could be sent
@@ -162,4 +177,25 @@ fn subset_group<'a>(
         }
     }
     Ok(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_slice_has_a_time_or_none() {
+        let converted = |time: &str| {
+            let slice = serde_json::json!({
+                "metadata": {"name": "web-x", "namespace": "a", "annotations": {TRIGGERED: time}},
+                "addressType": "IPv4", "endpoints": [],
+            });
+            endpoint_slice(&serde_json::from_value(slice).unwrap()).unwrap().triggered
+        };
+        assert_eq!(converted("1970-01-01T00:01:00.5Z"), Some(UNIX_EPOCH + Duration::from_millis(60_500)));
+        assert_eq!(converted("1970-01-01T01:00:01+01:00"), Some(UNIX_EPOCH + Duration::from_secs(1)));
+        assert_eq!(converted("yesterday"), None);
+    }
 }
