@@ -15,10 +15,10 @@ const STACK: u32 = 512;
 /// Linux 5.10, 6.1, 6.12 and 6.18, and some more. A kernel refuses a program beyond a million, and all of it is time at
 /// each start.
 const VERIFIED: [(&str, u32); 9] = [
-    ("pod_ingress", 100_000),
+    ("pod_ingress", 130_000),
     ("pod_egress", 50_000),
-    ("uplink_ingress", 100_000),
-    ("uplink_l3", 100_000),
+    ("uplink_ingress", 250_000),
+    ("uplink_l3", 250_000),
     ("uplink_egress", 50_000),
     ("uplink_xdp", 10_000),
     ("connect", 10_000),
