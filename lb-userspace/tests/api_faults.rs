@@ -290,7 +290,10 @@ async fn live(seed: u64) -> Met {
     let (wanted, end) = (wanted(&server), Instant::now() + PATIENCE);
     while !life.is_done(&wanted) {
         let (is, lists) = (life.agent.planner.state(), &life.whole);
-        assert!(Instant::now() < end, "{context}: {is:#?}\nis not\n{wanted:#?}, or not all of it was listed: {lists:?}");
+        assert!(
+            Instant::now() < end,
+            "{context}: {is:#?}\nis not\n{wanted:#?}, or not all of it was listed: {lists:?}"
+        );
         life.follow_for(Duration::from_millis(50), &context).await;
     }
     life.agent.check(&wanted, &context);
