@@ -311,7 +311,7 @@ async fn live(seed: u64) -> Met {
 #[test]
 fn in_the_end_the_maps_hold_what_the_server_has() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let lives = std::env::var("BERRYLB_API_LIVES").ok().map_or(150, |text| text.parse().expect("a number"));
+    let lives = std::env::var("BERRYLB_API_LIVES").ok().map_or(500, |text| text.parse().expect("a number"));
     let mut met = Met::default();
     let (turns, tasks) = (Rc::new(Semaphore::new(TOGETHER)), LocalSet::new());
     let all: Vec<_> = (0..lives)
