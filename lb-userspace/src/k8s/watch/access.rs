@@ -8,6 +8,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use crate::chain::chain;
+
 /// Where a pod finds its ServiceAccount: a volume that the kubelet keeps up to date.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -91,10 +93,8 @@ impl Access {
     pub(super) async fn config(&self) -> Result<Config, AccessError> {
         match &self.kubeconfig {
             Some(path) => {
-                let failed = |cause: &dyn std::error::Error| AccessError::Kubeconfig {
-                    path: path.clone(),
-                    cause: super::fault::chain(cause),
-                };
+                let failed =
+                    |cause: &dyn std::error::Error| AccessError::Kubeconfig { path: path.clone(), cause: chain(cause) };
                 let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
                 let options = KubeConfigOptions::default();
                 let mut config =
