@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_lab::{Command, Host, LabConfig, Node, Process};
+use lb_lab::{
+    Command, Host, LabConfig, Node, Process,
+    objects::{Port, Service},
+};
 
 use crate::{
     rules::{Call, Client, Manner, Mode},
@@ -147,6 +150,14 @@ fn health_and_metrics() {
     let (queued, synced) = (rules("last_queued_timestamp_seconds"), rules("last_timestamp_seconds"));
     assert!(queued > 1e9 && synced >= queued, "{queued} {synced}");
     assert_eq!(metric(&text, "kubeproxy_network_programming_duration_seconds_count"), 0.0);
+
+    // By now the folder itself is followed, not only the one above it.
+    let other = Service::new("other", &[[10, 96, 1, 1].into()], &[Port::tcp("http", 80, 80)]);
+    fs::write(late.join("other.yaml"), other.to_string()).unwrap();
+    eventually("the other Service is there", || {
+        let dump = node.command(BERRYLB).args(["dump", "-o", "json"]).ok().unwrap();
+        if dump.contains("10.96.1.1") { Ok(()) } else { Err(dump) }
+    });
     end(late_agent);
 }
 
