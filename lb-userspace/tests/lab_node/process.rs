@@ -88,9 +88,37 @@ fn ids(node: &Node, what: &str) -> BTreeSet<u64> {
 }
 
 /// An agent with nothing but its own places: no test may end up in the defaults, which are the machine's.
-fn agent(node: &Node) -> Command {
+pub(crate) fn agent(node: &Node) -> Command {
     let agent = node.command(BERRYLB).arg("agent").arg("--bpffs").arg(node.bpffs());
     agent.arg("--cgroup").arg(node.cgroup_root()).arg("--api-socket").arg(node.agent_socket())
+}
+
+/// Nor does the end wait for what runs beside the agent: here a plugin that is to bring a token and does not.
+#[test]
+fn an_end_waits_for_nobody() {
+    let world = World::of_one_node();
+    let node = world.node("raspi002");
+    let kubeconfig = world.lab.dir().join("kubeconfig");
+    let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n\
+                clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\nusers: [{name: a, user: {exec: {apiVersion: \
+                client.authentication.k8s.io/v1, command: sleep, args: ['12'], interactiveMode: Never}}}]\n";
+    fs::write(&kubeconfig, text).unwrap();
+    let mut waiting =
+        agent(node).arg("--kubeconfig").arg(&kubeconfig).args(["--metrics", "off"]).spawn("waiting").unwrap();
+    let url = "http://127.0.0.1:10256/livez";
+    eventually("/livez answers", || {
+        let got = node
+            .command("curl")
+            .args(["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url])
+            .output()
+            .unwrap();
+        if got.stdout == "200" { Ok(()) } else { Err(got.to_string()) }
+    });
+    // The plugin runs by now, or will in a moment.
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    let status = waiting.terminate(Duration::from_secs(30)).unwrap();
+    assert!(status.success() && start.elapsed() < END_LIMIT, "{status} after {:?}", start.elapsed());
 }
 
 /// Two agents on one folder would undo each other's work.
