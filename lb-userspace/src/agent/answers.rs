@@ -9,6 +9,7 @@ use super::{
     health_checks::HealthAnswer,
     state::Agent,
     status::{Question, Repair},
+    verify::Scope,
 };
 use crate::maps::MapStore as _;
 
@@ -20,7 +21,7 @@ impl Agent {
                 let _gone = sender.send(self.names());
             }
             Question::Verify(repair, sender) => {
-                let verdict = self.verify(repair == Repair::Yes).map_err(|error| format!("{error:#}"));
+                let verdict = self.verify(repair == Repair::Yes, Scope::All).map_err(|error| format!("{error:#}"));
                 let _gone = sender.send(verdict);
             }
             Question::Metrics(sender) => {

@@ -19,6 +19,8 @@ mod health_checks;
 mod histogram;
 mod http;
 mod links;
+mod own_node;
+mod retry;
 mod run;
 mod serve;
 mod skip_rules;
