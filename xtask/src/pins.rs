@@ -70,12 +70,21 @@ pub(crate) const LAB: [Package; 12] = [
 /// What makes the emulator's Debian and packs tests for it; the emulator is in that.
 pub(crate) const VM: [Package; 2] = [package("debootstrap", "debootstrap"), package("binutils", "strip")];
 
-/// The cross-linker and standard library for arm64, from Debian.
-pub(crate) const ARM64: [Package; 4] = [
-    package("rustc-web", "/usr/bin/rustc"),
+/// Debian's compiler, for static binaries of this machine's own architecture.
+pub(crate) const STATIC: [Package; 1] = [package("rustc-web", "/usr/bin/rustc")];
+
+/// The cross-linker and standard library for arm64 on amd64, from Debian.
+pub(crate) const FOR_ARM64: [Package; 3] = [
     package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc"),
     package("libc6-dev-arm64-cross", "/usr/aarch64-linux-gnu/include/stdio.h"),
     package("libstd-rust-web-dev:arm64", "/usr/lib/rustlib/aarch64-unknown-linux-gnu/lib"),
+];
+
+/// The same for amd64 on arm64.
+pub(crate) const FOR_AMD64: [Package; 3] = [
+    package("gcc-x86-64-linux-gnu", "x86_64-linux-gnu-gcc"),
+    package("libc6-dev-amd64-cross", "/usr/x86_64-linux-gnu/include/stdio.h"),
+    package("libstd-rust-web-dev:amd64", "/usr/lib/rustlib/x86_64-unknown-linux-gnu/lib"),
 ];
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 
 use crate::{
     bpf_toolchain::{self, Compiler, Core},
+    dist::Arch,
     pins::{self, Package},
     process,
 };
@@ -29,8 +30,8 @@ pub(crate) enum Purpose {
     Deny,
     /// Debian kernels in an emulator.
     Vm,
-    /// Cross-building the agent for arm64 with Debian's compiler; adds that architecture to dpkg.
-    Arm64,
+    /// Build, and static binaries for arm64 and amd64; adds the one that this machine is not to dpkg's architectures.
+    Dist,
 }
 
 /// Brings what `purpose` lacks, and says nothing when it lacks nothing.
@@ -45,7 +46,15 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
             Err(_) => cargo_install("cargo-deny", pins::CARGO_DENY, &[], &deny_root()?),
         },
         Purpose::Vm => apt(None, &missing(&pins::VM)),
-        Purpose::Arm64 => apt(Some("arm64"), &missing(&pins::ARM64)),
+        Purpose::Dist => {
+            build_and_more(Purpose::Build)?;
+            apt(None, &missing(&pins::STATIC))?;
+            let (other, packages) = match Arch::of_this_machine()? {
+                Arch::Amd64 => (Arch::Arm64, pins::FOR_ARM64),
+                Arch::Arm64 => (Arch::Amd64, pins::FOR_AMD64),
+            };
+            apt(Some(other.name()), &missing(&packages))
+        }
     }
 }
 
