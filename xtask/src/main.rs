@@ -4,6 +4,7 @@ mod bpf_toolchain;
 mod build_agent;
 mod build_ebpf;
 mod dist;
+mod manifests;
 mod miri;
 mod pins;
 mod play;
@@ -56,6 +57,8 @@ enum Task {
         #[arg(long, default_value = dist::image::NAME)]
         name: String,
     },
+    /// Write the files in manifests/ that are made of its folders; needs kubectl
+    Manifests,
     /// Run the checks and tests, by level; all levels when none is named
     ///
     /// The last line is the total. Each level's output is in target/test-logs/LEVEL.log while it runs and afterwards, and is
@@ -112,6 +115,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build => build_agent::build().map(|binary| eprintln!("berrylb: {}", binary.display())),
         Task::Dist { arch, check } => dist::run(arch, check).map(|folder| eprintln!("all in {}", folder.display())),
         Task::Image { arch, name } => dist::image::run(arch, &name).map(drop),
+        Task::Manifests => manifests::run(),
         Task::Test { levels } => test::run(&levels),
         Task::Vm { kernels } => vm::run(&kernels),
         Task::Demo { args } => play::demo(&args),

@@ -26,6 +26,12 @@ pub(crate) const BOOTSTRAP_CRATES: &str = "aya_ebpf";
 /// The licence and ban checker of the test level `deny`.
 pub(crate) const CARGO_DENY: &str = "0.20.2";
 
+/// Kubernetes' published schemas with a program that holds files against them, from PyPI.
+pub(crate) const KUBERNETES_VALIDATE: &str = "1.37.0";
+
+/// Minor versions of Kubernetes whose schemas the manifests have to fit: the oldest and the newest that are meant.
+pub(crate) const KUBERNETES: [&str; 2] = ["1.29", "1.37"];
+
 /// A Debian package, and what shows that it (or an equal from elsewhere) is there.
 pub(crate) struct Package {
     /// Debian's name for it.

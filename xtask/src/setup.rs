@@ -28,6 +28,8 @@ pub(crate) enum Purpose {
     Test,
     /// cargo-deny for the test level of that name; it is built from source, which takes minutes.
     Deny,
+    /// Kubernetes' schemas for the test level `manifests`, in a Python environment of their own.
+    Manifests,
     /// Debian kernels in an emulator.
     Vm,
     /// Build, and static binaries for arm64 and amd64; adds the one that this machine is not to dpkg's architectures.
@@ -44,6 +46,10 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
         Purpose::Deny => match deny_program() {
             Ok(_) => Ok(()),
             Err(_) => cargo_install("cargo-deny", pins::CARGO_DENY, &[], &deny_root()?),
+        },
+        Purpose::Manifests => match kubernetes_validate() {
+            Ok(_) => Ok(()),
+            Err(_) => install_kubernetes_validate(),
         },
         Purpose::Vm => apt(None, &missing(&pins::VM)),
         Purpose::Dist => {
@@ -146,6 +152,31 @@ pub(crate) fn deny_program() -> Result<std::path::PathBuf> {
     let own = Some(deny_root()?.join("bin/cargo-deny")).filter(|path| path.exists());
     own.or_else(|| process::find_in_path("cargo-deny"))
         .context("cargo-deny is not installed.\nNext step: `cargo xtask setup --for deny` (builds it, some minutes)")
+}
+
+fn validate_root() -> Result<std::path::PathBuf> {
+    process::tool_root(&format!("kubernetes-validate-{}", pins::KUBERNETES_VALIDATE))
+}
+
+/// The pinned kubernetes-validate.
+///
+/// # Errors
+/// When it is not installed.
+pub(crate) fn kubernetes_validate() -> Result<std::path::PathBuf> {
+    Some(validate_root()?.join("bin/kubernetes-validate"))
+        .filter(|path| path.exists())
+        .context("Kubernetes' schemas are not installed.\nNext step: `cargo xtask setup --for manifests`")
+}
+
+fn install_kubernetes_validate() -> Result<()> {
+    let root = validate_root()?;
+    eprintln!("setup: kubernetes-validate {} into {}", pins::KUBERNETES_VALIDATE, root.display());
+    process::output(Command::new("python3").args(["-m", "venv"]).arg(&root))
+        .context("make a Python environment.\nNext step: on Debian, install python3-venv")?;
+    let wanted = format!("kubernetes-validate=={}", pins::KUBERNETES_VALIDATE);
+    let pip = root.join("bin/pip");
+    process::output(Command::new(pip).args(["install", "--quiet", &wanted])).context("install it from PyPI")?;
+    kubernetes_validate().map(drop)
 }
 
 #[cfg(test)]

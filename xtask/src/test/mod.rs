@@ -30,6 +30,8 @@ pub(crate) enum Level {
     Clippy,
     /// rustdoc without a warning, and the examples in the documentation.
     Doc,
+    /// What kubectl makes of the manifests is what the files hold, and fits Kubernetes' published schemas.
+    Manifests,
     /// Licences, bans and sources of all dependencies; known vulnerabilities only warn.
     Deny,
     /// Unit, property and golden tests: whatever needs no privilege.
@@ -107,14 +109,16 @@ pub(crate) fn run(levels: &[Level]) -> Result<()> {
 
 /// Tools and the BPF object, for the levels that were asked for.
 fn prepare(levels: &[Level], ci: bool) -> Result<()> {
-    if levels.iter().any(|level| !matches!(level, Level::Tidy | Level::Deny)) {
+    if levels.iter().any(|level| !matches!(level, Level::Tidy | Level::Manifests | Level::Deny)) {
         setup::run(Purpose::Test)?;
     }
-    if ci && levels.contains(&Level::Deny) {
-        setup::run(Purpose::Deny)?;
+    for (level, purpose) in [(Level::Deny, Purpose::Deny), (Level::Manifests, Purpose::Manifests)] {
+        if ci && levels.contains(&level) {
+            setup::run(purpose)?;
+        }
     }
     // The agent embeds the object, so whatever compiles the agent wants a current one.
-    if levels.iter().any(|level| !matches!(level, Level::Fmt | Level::Tidy | Level::Deny)) {
+    if levels.iter().any(|level| !matches!(level, Level::Fmt | Level::Tidy | Level::Manifests | Level::Deny)) {
         build_ebpf::build()?;
     }
     Ok(())
@@ -127,6 +131,7 @@ impl Level {
             Self::Tidy => "tidy",
             Self::Clippy => "clippy",
             Self::Doc => "doc",
+            Self::Manifests => "manifests",
             Self::Deny => "deny",
             Self::Unit => "unit",
             Self::Fuzz => "fuzz",
@@ -145,6 +150,7 @@ impl Level {
             }
             Self::Clippy => checks::clippy(log),
             Self::Doc => checks::doc(log),
+            Self::Manifests => checks::manifests(log),
             Self::Deny => checks::deny(log),
             Self::Unit => libtest::unit(log),
             Self::Fuzz => libtest::integration(Kind::Fuzz, log),
