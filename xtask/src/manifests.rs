@@ -9,12 +9,13 @@ use sha2::{Digest as _, Sha256};
 use crate::process;
 
 /// Folders below `manifests/`, and the files made of them.
-pub(crate) const FILES: [(&str, &str); 5] = [
+pub(crate) const FILES: [(&str, &str); 6] = [
     ("base", "berrylb.yaml"),
     ("overlays/hardened", "berrylb-hardened.yaml"),
     ("overlays/k3s", "berrylb-k3s.yaml"),
     ("overlays/kubeadm", "berrylb-kubeadm.yaml"),
     ("overlays/kube-proxy-coexist", "berrylb-kube-proxy-coexist.yaml"),
+    ("overlays/uninstall", "berrylb-uninstall.yaml"),
 ];
 
 const FOLDER: &str = "manifests";

@@ -73,6 +73,15 @@ pub(crate) const LAB: [Package; 12] = [
     package("wrk", "wrk"),
 ];
 
+/// What takes the image apart and runs it; skopeo brings the seccomp profile along.
+pub(crate) const IMAGE: [Package; 5] = [
+    package("containerd", "containerd"),
+    package("golang-github-containers-common", "/usr/share/containers/seccomp.json"),
+    package("runc", "runc"),
+    package("skopeo", "skopeo"),
+    package("umoci", "umoci"),
+];
+
 /// What makes the emulator's Debian and packs tests for it; the emulator is in that.
 pub(crate) const VM: [Package; 2] = [package("debootstrap", "debootstrap"), package("binutils", "strip")];
 

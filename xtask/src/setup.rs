@@ -28,6 +28,8 @@ pub(crate) enum Purpose {
     Test,
     /// cargo-deny for the test level of that name; it is built from source, which takes minutes.
     Deny,
+    /// Test, and what the test level `image` builds and runs the container image with.
+    Image,
     /// Kubernetes' schemas for the test level `manifests`, in a Python environment of their own.
     Manifests,
     /// Debian kernels in an emulator.
@@ -47,6 +49,11 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
             Ok(_) => Ok(()),
             Err(_) => cargo_install("cargo-deny", pins::CARGO_DENY, &[], &deny_root()?),
         },
+        Purpose::Image => {
+            build_and_more(Purpose::Test)?;
+            apt(None, &missing(&pins::STATIC))?;
+            apt(None, &missing(&pins::IMAGE))
+        }
         Purpose::Manifests => match kubernetes_validate() {
             Ok(_) => Ok(()),
             Err(_) => install_kubernetes_validate(),

@@ -43,6 +43,18 @@ pub(crate) fn run(archs: Archs, name: &str) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Builds and packs for this machine's architecture, under the name of the manifests; returns the archive.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn for_this_machine() -> Result<PathBuf> {
+    let archs = match Arch::of_this_machine()? {
+        Arch::Arm64 => Archs::Arm64,
+        Arch::Amd64 => Archs::Amd64,
+    };
+    run(archs, NAME)?.pop().context("no image was made")
+}
+
 /// The binary, and the licences under which it is passed on.
 fn files(arch: Arch) -> Result<Vec<File>> {
     let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));

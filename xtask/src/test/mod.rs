@@ -14,7 +14,7 @@ use clap::ValueEnum;
 pub(crate) use self::libtest::Counts;
 use self::{libtest::Kind, log::Log};
 use crate::{
-    build_ebpf, process,
+    build_ebpf, dist, process,
     setup::{self, Purpose},
     tidy,
 };
@@ -42,6 +42,8 @@ pub(crate) enum Level {
     Bpf,
     /// Tests on whole nodes made of network namespaces, as root: lb-lab's and the test binaries `lab_*`.
     Lab,
+    /// The container image for this machine, built and run as the manifests say, as root: the test binaries `image_*`.
+    Image,
 }
 
 /// What became of a level that could be run to its end, or that could not run here at all.
@@ -112,6 +114,9 @@ fn prepare(levels: &[Level], ci: bool) -> Result<()> {
     if levels.iter().any(|level| !matches!(level, Level::Tidy | Level::Manifests | Level::Deny)) {
         setup::run(Purpose::Test)?;
     }
+    if levels.contains(&Level::Image) {
+        setup::run(Purpose::Image)?;
+    }
     for (level, purpose) in [(Level::Deny, Purpose::Deny), (Level::Manifests, Purpose::Manifests)] {
         if ci && levels.contains(&level) {
             setup::run(purpose)?;
@@ -137,6 +142,7 @@ impl Level {
             Self::Fuzz => "fuzz",
             Self::Bpf => "bpf",
             Self::Lab => "lab",
+            Self::Image => "image",
         }
     }
 
@@ -156,6 +162,10 @@ impl Level {
             Self::Fuzz => libtest::integration(Kind::Fuzz, log),
             Self::Bpf => libtest::privileged(Kind::Bpf, log),
             Self::Lab => libtest::privileged(Kind::Lab, log),
+            Self::Image => {
+                let archive = dist::image::for_this_machine()?;
+                libtest::privileged_with(Kind::Image, &[("BERRYLB_IMAGE", &archive)], log)
+            }
         }
     }
 }
