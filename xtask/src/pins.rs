@@ -68,7 +68,8 @@ pub(crate) const LAB: [Package; 12] = [
 ];
 
 /// What makes the emulator's Debian and packs tests for it; the emulator is in that.
-pub(crate) const VM: [Package; 2] = [package("debootstrap", "debootstrap"), package("binutils", "strip")];
+pub(crate) const VM: [Package; 2] =
+    [package("debootstrap", "debootstrap"), package("binutils", "x86_64-linux-gnu-strip")];
 
 /// The cross-linker and standard library for arm64, from Debian.
 pub(crate) const ARM64: [Package; 4] = [

@@ -40,6 +40,8 @@ pub(crate) enum Level {
     Bpf,
     /// Tests on whole nodes made of network namespaces, as root: lb-lab's and the test binaries `lab_*`.
     Lab,
+    /// Programs, packet cases and the story on a Raspberry Pi's architecture, in an emulator (`cargo xtask vm`).
+    Vm,
 }
 
 /// What became of a level that could be run to its end, or that could not run here at all.
@@ -132,6 +134,7 @@ impl Level {
             Self::Fuzz => "fuzz",
             Self::Bpf => "bpf",
             Self::Lab => "lab",
+            Self::Vm => "vm",
         }
     }
 
@@ -150,6 +153,7 @@ impl Level {
             Self::Fuzz => libtest::integration(Kind::Fuzz, log),
             Self::Bpf => libtest::privileged(Kind::Bpf, log),
             Self::Lab => libtest::privileged(Kind::Lab, log),
+            Self::Vm => checks::vm(log),
         }
     }
 }
