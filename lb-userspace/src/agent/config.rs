@@ -21,7 +21,7 @@ use super::{
 };
 
 use crate::{
-    k8s::watch::{Access, AccessError},
+    k8s::watch::{Access, AccessError, Hints},
     loader::TcHook,
     maps::{Capacities, MaglevSize},
     net::{Glob, XdpMode},
@@ -53,6 +53,10 @@ pub struct AgentArgs {
     /// nobody serves before this agent does: name the server itself, unless kube-proxy runs.
     #[arg(long, env = "BERRYLB_API_SERVER", value_name = "URL")]
     pub api_server: Option<String>,
+    /// Kubeconfig of this node's kubelet, of which only the server counts: an agent in a pod asks there first, with its own
+    /// ServiceAccount, and only then at the Service that a pod is told. Default: none.
+    #[arg(long, env = "BERRYLB_NODE_KUBECONFIG", value_name = "PATH")]
+    pub node_kubeconfig: Option<PathBuf>,
     /// This node's name in the cluster. Default with an API server: the host's name.
     #[arg(long, env = "BERRYLB_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
@@ -303,7 +307,7 @@ impl AgentArgs {
             None => Self::default(),
         };
         let merged = or_file!(flags, file, {
-            from, kubeconfig, api_server, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
+            from, kubeconfig, api_server, node_kubeconfig, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
             cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
             healthz, metrics, api_socket, log_level, log_format,
@@ -339,14 +343,20 @@ impl AgentArgs {
             devs: self.max_devices.unwrap_or(defaults.devs),
         };
         let from = self.from.unwrap_or_default();
-        let access = match (from.is_empty(), &self.kubeconfig, &self.api_server) {
-            (true, ..) => {
-                Some(Access::new(self.kubeconfig, self.api_server.as_deref(), |name| std::env::var(name).ok())?)
+        let server = self.kubeconfig.is_some() || self.node_kubeconfig.is_some() || self.api_server.is_some();
+        let access = match (from.is_empty(), server) {
+            (true, _) => {
+                let hints = Hints {
+                    kubeconfig: self.kubeconfig,
+                    server: self.api_server.as_deref(),
+                    node_kubeconfig: self.node_kubeconfig,
+                };
+                Some(Access::new(hints, |name| std::env::var(name).ok())?)
             }
-            (false, None, None) => None,
-            (false, ..) => {
-                let text =
-                    "objects come from files or from an API server: give --from, or --kubeconfig and --api-server";
+            (false, false) => None,
+            (false, true) => {
+                let text = "objects come from files or from an API server: give --from, or one of --kubeconfig, \
+                            --node-kubeconfig and --api-server";
                 return Err(SettingsError::OutOfReach(text.into()));
             }
         };

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{TESTS, kernels::Arch};
-use crate::{build_agent, process};
+use super::TESTS;
+use crate::{
+    dist::{self, Arch},
+    process,
+};
 
-/// Paths of programs for one architecture.
+/// Paths of programs for one architecture, all of them static.
 pub(super) struct Builds {
-    /// The release binary.
+    /// The binary that is shipped.
     pub(super) berrylb: PathBuf,
     /// Plays the story.
     pub(super) demo: PathBuf,
@@ -23,36 +26,23 @@ impl Builds {
     /// # Errors
     /// When something cannot be built.
     pub(super) fn make(arch: Arch) -> Result<Self> {
-        let berrylb = build_agent::build(arch == Arch::Arm64)?;
-        let mut demo = cargo(arch);
-        demo.args(["build", "--package", "lb-lab", "--bin", "berrylb-demo"]);
-        process::run(&mut demo)?;
-        let folder = match arch {
-            Arch::Arm64 => process::target_dir().join(build_agent::ARM64),
-            Arch::Amd64 => process::target_dir(),
-        };
-        Ok(Self { berrylb, demo: folder.join("debug/berrylb-demo"), tests: tests(arch)? })
+        let berrylb = dist::binary(arch)?;
+        let (mut cargo, folder) = dist::test_cargo(arch)?;
+        process::run(cargo.args(["build", "--package", "lb-lab", "--bin", "berrylb-demo"]))?;
+        Ok(Self { berrylb, demo: folder.join("berrylb-demo"), tests: tests(arch)? })
     }
-}
-
-fn cargo(arch: Arch) -> std::process::Command {
-    let mut command = process::cargo();
-    if arch == Arch::Arm64 {
-        build_agent::for_arm64(&mut command);
-    }
-    command
 }
 
 /// Builds the tests as the level `bpf` does.
 fn tests(arch: Arch) -> Result<Vec<PathBuf>> {
-    let mut command = cargo(arch);
+    let (mut cargo, _) = dist::test_cargo(arch)?;
     // A runner that only says what it would run.
-    command.args(["--config", "target.'cfg(all())'.runner='echo'"]);
-    command.args(["test", "--quiet", "--workspace", "--exclude", "lb-ebpf", "--exclude", "xtask"]);
+    cargo.args(["--config", "target.'cfg(all())'.runner='echo'"]);
+    cargo.args(["test", "--quiet", "--package", "lb-userspace"]);
     TESTS.iter().for_each(|(name, _)| {
-        command.args(["--test", name]);
+        cargo.args(["--test", name]);
     });
-    let output = process::output(&mut command)?;
+    let output = process::output(&mut cargo)?;
     let lines = output.lines().filter_map(|line| line.split_whitespace().next());
     TESTS
         .iter()

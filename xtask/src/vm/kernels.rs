@@ -4,14 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 
-/// Processors that are emulated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Arch {
-    /// A Raspberry Pi's.
-    Arm64,
-    /// This machine's.
-    Amd64,
-}
+use crate::dist::Arch;
 
 /// Kernels of Debian: 11, 12, and 12 with the next one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,21 +36,11 @@ pub(crate) const TESTED: [Machine; 2] = [
     Machine { arch: Arch::Arm64, kernel: Kernel::Linux6_12Pages16K },
 ];
 
-impl Arch {
-    /// Debian's name.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Arm64 => "arm64",
-            Self::Amd64 => "amd64",
-        }
-    }
-
-    /// The folder of libraries for it.
-    pub(super) const fn triplet(self) -> &'static str {
-        match self {
-            Self::Arm64 => "aarch64-linux-gnu",
-            Self::Amd64 => "x86_64-linux-gnu",
-        }
+/// The folder of libraries for an architecture, and the start of its tools' names.
+pub(super) const fn triplet(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Arm64 => "aarch64-linux-gnu",
+        Arch::Amd64 => "x86_64-linux-gnu",
     }
 }
 
@@ -78,7 +61,7 @@ impl Kernel {
 
 impl Machine {
     /// How `cargo xtask vm` is told to boot this one alone.
-    pub(crate) const fn arguments(self) -> [&'static str; 4] {
+    pub(crate) fn arguments(self) -> [&'static str; 4] {
         ["--arch", self.arch.name(), "--kernel", self.kernel.version()]
     }
 

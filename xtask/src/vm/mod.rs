@@ -16,10 +16,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::kernels::{Arch, Kernel, Machine, TESTED};
-use self::{builds::Builds, initramfs::Initramfs};
+pub(crate) use self::kernels::{Kernel, Machine, TESTED};
+use self::{builds::Builds, initramfs::Initramfs, kernels::triplet};
 use crate::{
-    build_ebpf, process,
+    build_ebpf,
+    dist::Arch,
+    process,
     setup::{self, Purpose},
     test::Counts,
 };
@@ -75,6 +77,7 @@ pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
     can_run()?;
     setup::run(Purpose::Test)?;
     setup::run(Purpose::Vm)?;
+    setup::run(Purpose::Dist)?;
     let object = build_ebpf::build()?;
     let system = process::tool_root("vm-debian-12")?;
     let logs = process::target_dir().join("test-logs");
@@ -86,9 +89,6 @@ pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
         let built = match builds.take() {
             Some((arch, built)) if arch == machine.arch => built,
             _ => {
-                if machine.arch == Arch::Arm64 {
-                    setup::run(Purpose::Arm64)?;
-                }
                 process::run(script("programs", &system, *machine)?.stdout(Stdio::null()))?;
                 Builds::make(machine.arch)?
             }
@@ -139,12 +139,12 @@ fn pack(system: &Path, machine: Machine, object: &Path, builds: &Builds) -> Resu
     files.add("bin/busybox", 0o755, &root.join("bin/busybox"))?;
     files.add("berrylb.o", 0o644, object)?;
     for (path, program) in PROGRAMS {
-        files.add_program(path, &root.join(program), &root, arch.triplet())?;
+        files.add_program(path, &root.join(program), &root, triplet(arch))?;
     }
     let Builds { berrylb, demo, tests } = builds;
     let built = [("berrylb", berrylb), ("berrylb-demo", demo)].into_iter();
     for (name, path) in built.chain(TESTS.iter().map(|(name, _)| *name).zip(tests)) {
-        files.add_program(&format!("bin/{name}"), &stripped(name, path, arch)?, Path::new("/"), arch.triplet())?;
+        files.add_program(&format!("bin/{name}"), &stripped(name, path, arch)?, Path::new("/"), triplet(arch))?;
     }
     let tests = TESTS.iter().map(|(name, arguments)| format!("{name} {arguments}\n"));
     let commands: String = tests.chain(PLAYS.iter().map(|play| format!("{play}\n"))).collect();
@@ -162,7 +162,7 @@ fn pack(system: &Path, machine: Machine, object: &Path, builds: &Builds) -> Resu
 /// The program without its debug information, which would be most of the machine's memory.
 fn stripped(name: &str, path: &Path, arch: Arch) -> Result<PathBuf> {
     let stripped = process::target_dir().join(format!("vm-{}-{name}", arch.name()));
-    let mut command = Command::new(format!("{}-strip", arch.triplet()));
+    let mut command = Command::new(format!("{}-strip", triplet(arch)));
     process::run(command.arg("-o").arg(&stripped).arg(path))?;
     Ok(stripped)
 }
