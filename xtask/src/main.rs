@@ -1,5 +1,6 @@
 //! What cargo cannot do by itself: bring tools, build the BPF object, run the test levels. No product logic lives here.
 
+mod bench;
 mod bpf_toolchain;
 mod build_agent;
 mod build_ebpf;
@@ -95,6 +96,11 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Measure the release binary on this machine
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
+    },
     /// Format the Rust sources, the BPF programs too
     Fmt,
     /// Run lb-common's tests under Miri (needs a rustup nightly with the miri component)
@@ -127,6 +133,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Demo { args } => play::demo(&args),
         Task::Lab { args } => play::lab(&args),
+        Task::Bench { what } => bench::run(&what),
         Task::Fmt => {
             setup::run(setup::Purpose::Test)?;
             process::run(process::cargo().args(["fmt", "--all"]))
