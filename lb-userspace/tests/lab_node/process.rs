@@ -106,6 +106,31 @@ fn a_second_agent_is_refused() {
     world.put("sample", &[&manifest(&sample_service(), &[])]);
 }
 
+/// kube-proxy holds the default ports: an agent that cannot have them has changed nothing, and can be started again.
+#[test]
+fn a_taken_place_ends_the_agent_before_it_touches_the_node() {
+    let mut world = World::of_one_node();
+    let node = world.node("raspi002");
+    let notes = world.lab.dir().join("notes");
+    fs::write(&notes, "precious").unwrap();
+    let kube_proxy = node.serve(&[10256]).unwrap();
+    let places = [
+        (node.agent_socket(), "0.0.0.0:10256", "0.0.0.0:10256", "--healthz"),
+        (notes.clone(), "off", notes.to_str().unwrap(), "--api-socket"),
+    ];
+    for (socket, healthz, taken, next) in places {
+        let agent = node.command(BERRYLB).args(["agent", "--from"]).arg(world.objects.path());
+        let agent = agent.arg("--bpffs").arg(node.bpffs()).arg("--cgroup").arg(node.cgroup_root());
+        let refused = agent.arg("--api-socket").arg(socket).args(["--healthz", healthz]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{refused}");
+        assert!(refused.stderr.contains(taken) && refused.stderr.contains(next), "{refused}");
+        assert!(!node.bpffs().exists(), "{refused}");
+    }
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "precious");
+    drop(kube_proxy);
+    world.start("raspi002", &[]);
+}
+
 /// An agent that cannot read its objects yet is alive and not ready.
 #[test]
 fn health_and_metrics() {
