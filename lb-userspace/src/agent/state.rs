@@ -308,6 +308,12 @@ impl Agent {
             println!("ready");
         }
         tracing::info!("the first full state is in the datapath");
+        if let Some(nodes) = self.planner.nodes_without_ours() {
+            tracing::warn!(
+                "none of the {nodes} Node objects is {:?}, so no endpoint counts as local: is --node-name right?",
+                self.settings.node_name
+            );
+        }
         Ok(())
     }
 
