@@ -47,7 +47,9 @@ fn an_end_leaves_the_datapath_and_cleanup_takes_it_away() {
             }
         }
 
-        let removed = world.agent("raspi002").cleanup().unwrap();
+        let removed = world.agent("raspi002").command(&["cleanup"]).output().unwrap();
+        assert!(removed.status.success() && removed.stderr.contains("still runs") == running, "{removed}");
+        let removed = removed.stdout;
         assert!(removed.contains("removed link") && removed.contains("removed map"), "{removed}");
         let node = world.node("raspi002");
         assert!(!node.bpffs().exists(), "{removed}");
