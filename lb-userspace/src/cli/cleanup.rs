@@ -5,7 +5,8 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::{
     agent::DEFAULT_BPFFS,
@@ -22,23 +23,32 @@ pub(super) struct CleanupArgs {
     /// The agent's folder of maps and links.
     #[arg(long, env = "BERRYLB_BPFFS", default_value = DEFAULT_BPFFS, value_name = "DIR")]
     bpffs: PathBuf,
+    /// Wait for SIGTERM or SIGINT afterwards, as what runs on every node has to do until it has run on all of them.
+    #[arg(long)]
+    stay: bool,
 }
 
 pub(super) fn run(args: &CleanupArgs) -> Result<()> {
+    let ending: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    if args.stay {
+        // Before the work, so that a signal that comes meanwhile is kept; the first process of a container gets no other.
+        ending.thread_block().context("hold signals back")?;
+    }
     loader::host::check_privileges()?;
     let bpffs = args.bpffs.display();
     // Held meanwhile, so that no agent starts on what is being taken away.
-    let (_lock, running) = match args.bpffs.exists().then(|| FolderLock::take(&args.bpffs)) {
+    let (lock, running) = match args.bpffs.exists().then(|| FolderLock::take(&args.bpffs)) {
         None => (None, None),
         Some(Ok(lock)) => (Some(lock), None),
         Some(Err(Error::InUse { pid, .. })) => (None, Some(pid)),
         Some(Err(error)) => return Err(error.into()),
     };
     let removed = loader::cleanup(&args.bpffs)?;
+    let mut out = io::stdout();
     if removed.is_empty() {
-        writeln!(io::stdout(), "nothing to remove: there is no datapath at {bpffs}")?;
+        writeln!(out, "nothing to remove: there is no datapath at {bpffs}")?;
     } else {
-        writeln!(io::stdout(), "{removed}")?;
+        writeln!(out, "{removed}")?;
     }
     if let Some(pid) = running {
         let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
@@ -46,6 +56,12 @@ pub(super) fn run(args: &CleanupArgs) -> Result<()> {
             io::stderr(),
             "berrylb cleanup: an agent{process} still runs on {bpffs}: it serves nothing until it is started again; stop it"
         )?;
+    }
+    drop(lock);
+    if args.stay {
+        writeln!(out, "done; waiting for SIGTERM")?;
+        out.flush()?;
+        ending.wait().context("wait for a signal")?;
     }
     Ok(())
 }
