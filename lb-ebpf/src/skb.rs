@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
         bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET},
         bpf_fib_lookup, bpf_redir_neigh,
     },
@@ -235,6 +235,8 @@ impl HostPacket for Skb {
 
     #[inline(always)]
     fn is_redirected(&self) -> bool {
+        // What stands for several datagrams stays as it is segmented: the kernel makes room in no other way there.
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
         // SAFETY: a field of the program's own context.
         unsafe { (*self.0.skb.skb).tc_index == REDIRECTED }
     }

@@ -90,7 +90,8 @@ fn later_fragment<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Li
     if !flow::find_fragment(tables, parsed, spare, found) || !link.handles(&found.flow) {
         let flags = tables.addr(&parsed.tuple.dst);
         let ours = flags & (addr_flag::CLUSTER_IP | addr_flag::FRONTEND) != 0 && flags & addr_flag::NODE == 0;
-        let lost = ours && (!link.egress || flags & addr_flag::CLUSTER_IP != 0);
+        let lost = ours && (!link.egress || flags & addr_flag::CLUSTER_IP != 0)
+            || flags & addr_flag::PEER != 0 && link.comes_from_outside() && dsr::would_return(packet, tables, link, s);
         return Decision::End(if lost { Verdict::Drop(Counter::DropFragment) } else { Verdict::Pass });
     }
     if let Some(stop) = stopped(packet, s) {
