@@ -106,10 +106,21 @@ fn xdp_does_in_the_kernel_what_it_does_on_the_host() {
 }
 
 fn check_xdp(kernel: &mut Kernel, case: &Case, ends: [u8; 12]) -> Result<xdp::Verdict, String> {
-    let contents = case.world.contents(now());
+    // A flow's first packet of a tick is another case.
+    loop {
+        let filled = now();
+        let outcome = check_xdp_at(kernel, case, ends, filled);
+        if outcome.is_ok() || now() == filled {
+            return outcome;
+        }
+    }
+}
+
+fn check_xdp_at(kernel: &mut Kernel, case: &Case, ends: [u8; 12], filled: u32) -> Result<xdp::Verdict, String> {
+    let contents = case.world.contents(filled);
     kernel.tables.reset(&contents);
     let tables = MemTables::with(&contents);
-    tables.set_now(now());
+    tables.set_now(filled);
     let mut packet = case.packet.packet();
     packet.ends = Some(ends);
     let verdict = xdp::ingress(&mut packet, &tables, case.hook.link(), &mut Scratch::default());
@@ -140,17 +151,6 @@ fn unseen(mut flows: Vec<(FlowTable, Tuple, Flow)>) -> Vec<(FlowTable, Tuple, Fl
     flows
 }
 
-/// Damaged packets per program: 10,000, or as many as `BERRYLB_MALFORMED` says, for emulated machines.
-fn malformed_wanted() -> u64 {
-    let wanted = std::env::var("BERRYLB_MALFORMED").ok();
-    wanted.map_or(10_000, |count| count.parse().expect("BERRYLB_MALFORMED is a number"))
-}
-
-/// The kernel and the host core must agree on each of them: verdict, bytes, counters and flows.
-#[test]
-fn malformed_packets_get_the_same_verdict_in_the_kernel() {
-    let hooks = [
-        Hook::PodIngress(DEV_CLIENT),
 /// Some devices sum up what they receive, and the stack checks that sum instead of the packet: so it has to follow each
 /// change of what the stack gets.
 #[test]
@@ -224,6 +224,17 @@ fn translated_soon(kernel: &Kernel) -> bool {
     })
 }
 
+/// Damaged packets per program: 10,000, or as many as `BERRYLB_MALFORMED` says, for emulated machines.
+fn malformed_wanted() -> u64 {
+    let wanted = std::env::var("BERRYLB_MALFORMED").ok();
+    wanted.map_or(10_000, |count| count.parse().expect("BERRYLB_MALFORMED is a number"))
+}
+
+/// The kernel and the host core must agree on each of them: verdict, bytes, counters and flows.
+#[test]
+fn malformed_packets_get_the_same_verdict_in_the_kernel() {
+    let hooks = [
+        Hook::PodIngress(DEV_CLIENT),
         Hook::PodIngress(DEV_SERVER),
         Hook::PodEgress,
         Hook::Uplink,

@@ -119,8 +119,8 @@ pub(super) enum Known {
 
 /// Finds the flow of a packet that opens none.
 #[inline(always)]
-pub(super) fn known<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Known {
-    let Scratch { parsed, found, spare, .. } = s;
+pub(super) fn known<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch) -> Known {
+    let Scratch { parsed, found, .. } = &mut *s;
     if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) {
         return Known::Not;
     }
@@ -136,6 +136,10 @@ pub(super) fn known<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Known
         flow::forget(tables, &parsed.tuple, &mut found.flow);
         return Known::Not;
     }
+    if found.flow.role & role::ROUTED != 0 && found.flow.seen != now {
+        super::uplink::steer(packet, tables, link.ifindex, s);
+    }
+    let Scratch { parsed, found, spare, .. } = s;
     flow::hit(tables, found, parsed, spare, now);
     Known::Stay
 }
