@@ -1,5 +1,6 @@
 //! What cargo cannot do by itself: bring tools, build the BPF object, run the test levels. No product logic lives here.
 
+mod bench;
 mod bpf_toolchain;
 mod build_agent;
 mod build_ebpf;
@@ -69,16 +70,19 @@ enum Task {
         #[arg(value_enum)]
         levels: Vec<test::Level>,
     },
-    /// Load the programs and run the packet cases on other kernels, in an emulator; on all of them when none is named
+    /// Load the programs, run the packet cases and play the story on other kernels and on arm64, in an emulator
     ///
-    /// Debian's kernels, without their type information, in software emulation, on Debian 12 on amd64. The first run makes
-    /// a small Debian in ~/.cache/berrylb/tools/vm-debian-12 and fetches kernels into it; removing that folder fetches newer
-    /// ones. Shown are what became of each program and whatever a kernel cannot show; consoles are in
-    /// target/test-logs/vm-*.log.
+    /// Debian's kernels, without their type information, in software emulation, on Debian 12 on amd64; all of them when
+    /// none is named. The first run makes a small Debian in ~/.cache/berrylb/tools/vm-debian-12 and fetches kernels into
+    /// it; removing that folder fetches newer ones. Shown are what became of each program and whatever a kernel cannot
+    /// show; consoles are in target/test-logs/vm-*.log.
     Vm {
         /// Kernel to boot; may be given several times
         #[arg(long = "kernel", value_enum)]
         kernels: Vec<vm::Kernel>,
+        /// Architecture to emulate; may be given several times
+        #[arg(long = "arch", value_enum)]
+        arches: Vec<dist::Arch>,
     },
     /// Play the story on this machine's kernel: two nodes, three pods, a Service
     Demo {
@@ -91,6 +95,11 @@ enum Task {
         /// Passed on; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Measure the release binary on this machine
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
     },
     /// Format the Rust sources, the BPF programs too
     Fmt,
@@ -117,9 +126,14 @@ fn run(task: Task) -> Result<()> {
         Task::Image { arch, name } => dist::image::run(arch, &name).map(drop),
         Task::Manifests => manifests::run(),
         Task::Test { levels } => test::run(&levels),
-        Task::Vm { kernels } => vm::run(&kernels),
+        Task::Vm { kernels, arches } => {
+            let counts = vm::run(&vm::Machine::all(&arches, &kernels))?;
+            anyhow::ensure!(counts.failed == 0, "{counts}");
+            Ok(())
+        }
         Task::Demo { args } => play::demo(&args),
         Task::Lab { args } => play::lab(&args),
+        Task::Bench { what } => bench::run(&what),
         Task::Fmt => {
             setup::run(setup::Purpose::Test)?;
             process::run(process::cargo().args(["fmt", "--all"]))

@@ -83,7 +83,8 @@ pub(crate) const IMAGE: [Package; 5] = [
 ];
 
 /// What makes the emulator's Debian and packs tests for it; the emulator is in that.
-pub(crate) const VM: [Package; 2] = [package("debootstrap", "debootstrap"), package("binutils", "strip")];
+pub(crate) const VM: [Package; 2] =
+    [package("debootstrap", "debootstrap"), package("binutils", "x86_64-linux-gnu-strip")];
 
 /// Debian's compiler, for static binaries of this machine's own architecture.
 pub(crate) const STATIC: [Package; 1] = [package("rustc-web", "/usr/bin/rustc")];

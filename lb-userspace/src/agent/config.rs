@@ -15,8 +15,8 @@ use serde::Deserialize;
 use super::{
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
     values::{
-        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize,
-        Tc,
+        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, NodeAddress, OnOff, PortAddresses,
+        SocketLb, TableSize, Tc,
     },
 };
 
@@ -61,8 +61,8 @@ pub struct AgentArgs {
     #[arg(long, env = "BERRYLB_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Address that node ports listen on; repeatable. Default: those of the Node object, else of the node's links.
-    #[arg(long, env = "BERRYLB_NODE_ADDRESS", value_name = "IP", value_delimiter = ',', value_parser = crate::cli::plan::node_address)]
-    pub node_address: Option<Vec<IpAddr>>,
+    #[arg(long, env = "BERRYLB_NODE_ADDRESS", value_name = "IP", value_delimiter = ',')]
+    pub node_address: Option<Vec<NodeAddress>>,
     /// On which of the node's addresses node ports listen: primary (the first of each family), all (every address of
     /// every link), and ranges, separated by commas. Default: on those of --node-address.
     #[arg(long, env = "BERRYLB_NODEPORT_ADDRESSES", value_name = "WHICH")]
@@ -381,7 +381,10 @@ impl AgentArgs {
             from,
             access,
             node_name,
-            node_address: self.node_address.filter(|given| !given.is_empty()),
+            node_address: self
+                .node_address
+                .filter(|given| !given.is_empty())
+                .map(|given| given.into_iter().map(|address| address.0).collect()),
             nodeport_addresses: self.nodeport_addresses.map(|choice| choice.0),
             allow_external_cluster_ip: self.allow_external_cluster_ip.unwrap_or(false),
             zone: self.zone,

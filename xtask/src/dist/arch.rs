@@ -65,21 +65,40 @@ impl Arch {
 /// # Errors
 /// When a compiler or linker is missing (the message says how to bring it), or the build fails.
 pub(crate) fn build(arch: Arch, commit: &str) -> Result<PathBuf> {
-    let linker = arch.linker()?;
-    if process::find_program(linker).is_none() {
-        bail!("{linker} is missing, which links for {0}.\nNext step: {1}", arch.name(), setup_hint(arch));
-    }
     let folder = process::target_dir().join("static");
     let mut command = process::cargo();
     command.args(["build", "--release", "--locked", "--package", "lb-userspace", "--bin", "berrylb"]);
-    command.args(["--target", arch.target(), "--target-dir"]).arg(&folder);
-    command.env("RUSTC", compiler(arch)?);
-    command.env(format!("CARGO_TARGET_{}_LINKER", arch.target().to_uppercase().replace('-', "_")), linker);
+    command.arg("--target-dir").arg(&folder);
+    cross(&mut command, arch)?;
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(&process::workspace_root(), &process::cargo_home(), &folder)?);
     // An incremental build need not give the same bytes as a whole one.
     command.env("CARGO_INCREMENTAL", "0").env("BERRYLB_COMMIT", commit);
     process::run(&mut command)?;
     Ok(folder.join(arch.target()).join("release/berrylb"))
+}
+
+/// Lets `cargo` build for `arch`, also on a machine of another one.
+fn cross(cargo: &mut Command, arch: Arch) -> Result<()> {
+    let linker = arch.linker()?;
+    if process::find_program(linker).is_none() {
+        bail!("{linker} is missing, which links for {0}.\nNext step: {1}", arch.name(), setup_hint(arch));
+    }
+    cargo.env("CARGO_BUILD_TARGET", arch.target()).env("RUSTC", compiler(arch)?);
+    cargo.env(format!("CARGO_TARGET_{}_LINKER", arch.target().to_uppercase().replace('-', "_")), linker);
+    Ok(())
+}
+
+/// A cargo that builds tests for `arch`, static and a little optimized, as an emulator takes its time; and the folder in
+/// which their programs will be.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn test_cargo(arch: Arch) -> Result<(Command, PathBuf)> {
+    let mut cargo = process::cargo();
+    cross(&mut cargo, arch)?;
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_INCREMENTAL", "0");
+    Ok((cargo, process::target_dir().join(arch.target()).join("debug")))
 }
 
 /// Debian's rustc if it has the target's standard library, since it is the one that the BPF object is made with, else the

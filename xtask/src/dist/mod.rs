@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::arch::Arch;
+pub(crate) use self::arch::{Arch, test_cargo};
 use crate::{build_ebpf, process};
 
 /// A static binary should not be larger, in bytes.
@@ -71,6 +71,15 @@ pub(crate) fn run(archs: Archs, check: bool) -> Result<PathBuf> {
         check::again(archs, &commit, &folder)?;
     }
     Ok(folder)
+}
+
+/// Builds the static binary of one architecture, as it is shipped, and returns its path.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
+    build_ebpf::build()?;
+    arch::build(arch, &commit()?)
 }
 
 /// Where it all goes.

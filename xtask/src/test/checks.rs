@@ -1,13 +1,14 @@
-//! The levels that are other tools' judgement: rustfmt, clippy, rustdoc, kubectl and Kubernetes' schemas, cargo-deny.
+//! The levels that are other tools' judgement: rustfmt, clippy, rustdoc, kubectl and Kubernetes' schemas, cargo-deny, and
+//! other kernels.
 
-use std::process::Command;
+use std::{env, process::Command};
 
 use anyhow::{Context as _, Result};
 
 use super::{Counts, Outcome, libtest, log::Log};
 use crate::{
     bpf_toolchain::{self, Compiler},
-    manifests, pins, process, setup,
+    manifests, pins, process, setup, vm,
 };
 
 pub(super) fn fmt(log: &mut Log) -> Result<Outcome> {
@@ -54,6 +55,22 @@ pub(super) fn deny(log: &mut Log) -> Result<Outcome> {
         eprintln!("warning: cargo-deny could not clear all advisories (this does not fail the level):\n{output}");
     }
     Ok(Outcome::Ran(Counts::check(clean)))
+}
+
+/// A check for each kernel. What the tests there print is in logs of their own.
+pub(super) fn vm(log: &mut Log) -> Result<Outcome> {
+    if let Err(error) = vm::can_run() {
+        return Ok(Outcome::CannotRun(format!("{error:#}").replace('\n', " ")));
+    }
+    let xtask = env::current_exe().context("find this program")?;
+    let mut counts = Counts::default();
+    for machine in vm::TESTED {
+        let mut command = Command::new(&xtask);
+        command.current_dir(process::workspace_root()).arg("vm").args(machine.arguments());
+        let (clean, _) = log.run(&mut command)?;
+        counts += Counts::check(clean);
+    }
+    Ok(Outcome::Ran(counts))
 }
 
 /// The files against kubectl's own work, then all of them against the schemas of an old and a new Kubernetes.

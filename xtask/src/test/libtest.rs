@@ -17,7 +17,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn check(passed: bool) -> Self {
+    pub(crate) fn check(passed: bool) -> Self {
         Self { passed: passed.into(), failed: (!passed).into(), ignored: 0 }
     }
 

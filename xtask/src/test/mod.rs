@@ -44,6 +44,8 @@ pub(crate) enum Level {
     Lab,
     /// The container image for this machine, built and run as the manifests say, as root: the test binaries `image_*`.
     Image,
+    /// Programs, packet cases and the story on a Raspberry Pi's architecture, in an emulator (`cargo xtask vm`).
+    Vm,
 }
 
 /// What became of a level that could be run to its end, or that could not run here at all.
@@ -143,6 +145,7 @@ impl Level {
             Self::Bpf => "bpf",
             Self::Lab => "lab",
             Self::Image => "image",
+            Self::Vm => "vm",
         }
     }
 
@@ -166,6 +169,7 @@ impl Level {
                 let archive = dist::image::for_this_machine()?;
                 libtest::privileged_with(Kind::Image, &[("BERRYLB_IMAGE", &archive)], log)
             }
+            Self::Vm => checks::vm(log),
         }
     }
 }

@@ -14,6 +14,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use crate::chain::chain;
+
 /// Where a pod finds its ServiceAccount: a volume that the kubelet keeps up to date.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -129,7 +131,7 @@ impl Access {
         };
         let failed = |cause: &dyn std::error::Error| AccessError::Kubeconfig {
             path: path.clone(),
-            cause: super::fault::chain(cause),
+            cause: chain(cause),
         };
         let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
         let options = KubeConfigOptions::default();
@@ -224,7 +226,7 @@ impl fmt::Display for Server {
 
 /// The server of a kubeconfig's current context, or why there is none.
 fn server_of(path: &Path) -> Result<Uri, String> {
-    let read = Kubeconfig::read_from(path).map_err(|error| super::fault::chain(&error))?;
+    let read = Kubeconfig::read_from(path).map_err(|error| chain(&error))?;
     let current = read.current_context.as_deref().ok_or("it has no current-context")?;
     let context = read.contexts.iter().find(|named| named.name == current).and_then(|named| named.context.as_ref());
     let cluster = context.ok_or_else(|| format!("it has no context {current}"))?.cluster.clone();
