@@ -95,15 +95,15 @@ pub fn raise_memory_limit() -> Result<()> {
     }
     setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY).map_err(|error| {
         let what = format!("raise RLIMIT_MEMLOCK from {soft} bytes to unlimited");
-        match error {
-            nix::Error::EPERM => Error::setup(
+        if error == nix::Error::EPERM {
+            return Error::setup(
                 format!(
                     "{what}: CAP_SYS_RESOURCE is missing, which this kernel wants for BPF maps (Linux before 5.11)"
                 ),
                 "give that capability as well, or start the agent without a limit on locked memory",
-            ),
-            _ => Error::kernel(what)(error.into()),
+            );
         }
+        Error::kernel(what)(error.into())
     })
 }
 
