@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
         bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET},
         bpf_fib_lookup, bpf_redir_neigh,
     },
@@ -45,12 +45,12 @@ impl Skb {
     }
 
     /// Makes the headers linear, so that reads need no helper: just as many bytes as plain headers take, as payload in
-    /// fragments is the rule on these hooks and moving it would cost each packet.
+    /// fragments is the rule on these hooks and moving it would cost each packet. An ICMP error has headers in its payload.
     #[inline(always)]
     pub(crate) fn pull_headers(&self, l2_len: usize) {
-        let plain = match self.read::<[u8; 7]>(l2_len) {
-            Ok([0x45, ..]) => l2_len + 40,
-            Ok([first, _, _, _, _, _, next]) if first >> 4 == 6 && (next == proto::TCP || next == proto::UDP) => {
+        let plain = match self.read::<[u8; 10]>(l2_len) {
+            Ok([0x45, _, _, _, _, _, _, _, _, next]) if next != proto::ICMP => l2_len + 40,
+            Ok([first, _, _, _, _, _, next, ..]) if first >> 4 == 6 && (next == proto::TCP || next == proto::UDP) => {
                 l2_len + 60
             }
             _ => l2_len + 160,
@@ -175,7 +175,16 @@ impl Packet for Skb {
         // SAFETY: the helper checks the packet's bounds; a size of 0 means that `to` is a difference.
         let ret =
             unsafe { bpf_l4_csum_replace(self.0.skb.skb, change.offset as u32, 0, u64::from(change.diff), flags) };
-        if ret == 0 { Ok(()) } else { Err(Fault) }
+        if ret != 0 {
+            return Err(Fault);
+        }
+        if change.pseudo && change.v6 {
+            // The helper takes the change off a sum that the device made of the whole packet, as for IPv4, where the
+            // header's own checksum changes as well. Here addresses and transport checksum make up for each other.
+            // (BPF_F_IPV6 says so, but only from Linux 6.16 on, ead7f9b8de65.)
+            self.note_change(change.diff);
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -226,8 +235,10 @@ impl HostPacket for Skb {
 
     #[inline(always)]
     fn insert<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> Result<(), Fault> {
+        // What stands for several datagrams stays as it is segmented: the kernel makes room in no other way there.
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
         // SAFETY: a helper without pointers but the context.
-        if unsafe { bpf_skb_adjust_room(self.0.skb.skb, N as i32, BPF_ADJ_ROOM_NET, 0) } != 0 {
+        if unsafe { bpf_skb_adjust_room(self.0.skb.skb, N as i32, BPF_ADJ_ROOM_NET, flags) } != 0 {
             return Err(Fault);
         }
         self.write(at, bytes)

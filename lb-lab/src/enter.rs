@@ -1,6 +1,7 @@
 //! The script by which a person enters a lab's nodes and pods: `sh /run/berrylb-lab/LAB/enter NAME [COMMAND…]`.
 //!
-//! `nsenter` alone would leave the shell in its own cgroup, where the node's socket hooks do not see it.
+//! `nsenter` alone would leave the shell in its own cgroup, where the node's socket hooks do not see it. Programs in the
+//! lab's folder `bin` are found by their names.
 
 use std::{
     fs,
@@ -31,6 +32,7 @@ net={NETNS_DIR}/{lab}-$name
 for group in {cgroup}/"$name"/host {cgroup}/*/pod-"$name" {cgroup}/"$name"; do
     if [ -e "$group/cgroup.procs" ] && [ -e "$net" ]; then
         echo $$ > "$group/cgroup.procs" || exit 1
+        export PATH="{folder}/bin:$PATH"
         if [ -e {bpffs}/{lab}-"$name" ]; then
             export BERRYLB_BPFFS={bpffs}/{lab}-"$name" BERRYLB_CGROUP={cgroup}/"$name"
             export BERRYLB_API_SOCKET={folder}/"$name"/agent.sock

@@ -176,5 +176,9 @@ fn people_enter_by_the_script() {
     assert!(here.starts_with(&format!("{} ", node.bpffs().display())), "{here}");
     pod.set_dns("10.96.0.10".parse().unwrap()).unwrap();
     assert!(enter("sample", "cat /etc/resolv.conf").contains("nameserver 10.96.0.10\n"));
+    let bin = lab.dir().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink("/bin/echo", bin.join("say")).unwrap();
+    assert_eq!(enter("raspi002", "say by name"), "by name\n");
     assert!(enter("nobody", "true").contains("has no node, pod or machine nobody"));
 }

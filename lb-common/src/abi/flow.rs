@@ -80,6 +80,13 @@ pub const fn ticks(seconds: u32) -> u32 {
 }
 
 impl Flow {
+    /// Takes the way of the other direction for its own, and its own for that one's.
+    #[inline(always)]
+    pub const fn swap_ways(&mut self) {
+        core::mem::swap(&mut self.oif, &mut self.mate_oif);
+        core::mem::swap(&mut self.mtu, &mut self.mate_mtu);
+    }
+
     /// Sets the check word after a change of immutable fields.
     #[inline(always)]
     pub const fn reseal(&mut self, key: &Tuple) {

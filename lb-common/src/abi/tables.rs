@@ -236,9 +236,9 @@ counters! {
     DropSourceRange = "drop_source_range",
     /// TCP packets to a service, without SYN and without a flow.
     DropNoFlow = "drop_no_flow",
-    /// IP fragments to a service.
+    /// Later IP fragments to a service whose first one was not seen.
     DropFragment = "drop_fragment",
-    /// Packets to a clusterIP that are neither to one of its ports nor TCP or UDP at all.
+    /// Packets to a clusterIP's port or protocol that no service names, or of the node itself, untranslated.
     DropUnclaimed = "drop_unclaimed",
     /// No free source port for a translated packet.
     DropNoPort = "drop_no_port",

@@ -8,6 +8,7 @@
 
 use super::{
     checksum,
+    link::Link,
     packet::{Fault, HostPacket, Packet, Route},
     parse::Parsed,
     rewrite::rewrite_addresses,
@@ -65,15 +66,19 @@ pub(super) fn may_hand_over<T: Tables>(tables: &T, s: &Scratch) -> bool {
     let Scratch { parsed, handed, .. } = s;
     let header = parsed.l4().wrapping_sub(parsed.l3());
     let room = if parsed.is_v4() { header <= 4 * MOST_WORDS_V4 as usize } else { header == 40 };
-    // Whoever was handed the packet does not hand it on: two nodes that disagree would do so for ever.
-    tables.forwarding() == forwarding::DSR && room && !handed.is_there() && parsed.tuple.proto != proto::SCTP
+    // Whoever was handed the packet does not hand it on: two nodes that disagree would do so for ever. A client in the
+    // cluster may be the backend's own node or the backend itself, which take no packet with their own source.
+    tables.forwarding() == forwarding::DSR
+        && room
+        && !handed.is_there()
+        && parsed.tuple.proto != proto::SCTP
+        && !takes(tables, &parsed.tuple.src)
 }
 
-/// Whether there is an agent at this backend, which takes what is handed over to it: in a network of pods, or at another
-/// node's own address.
-#[inline(always)]
-pub(super) fn takes<T: Tables>(tables: &T, backend: &Addr) -> bool {
-    tables.in_pod_nets(backend) || tables.addr(backend) & addr_flag::PEER != 0
+/// Whether this is an address of another node's, or of its pods: there is an agent that takes what is handed over to it.
+#[inline(never)]
+pub(super) fn takes<T: Tables>(tables: &T, addr: &Addr) -> bool {
+    tables.in_pod_nets(addr) || tables.addr(addr) & addr_flag::PEER != 0
 }
 
 /// Bytes that are added to each packet of a flow that is handed over, by the protocol's longest ones.
@@ -152,6 +157,14 @@ pub(super) fn is_for_here<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut 
     s.handed.there = handed.into();
     let elsewhere = s.flags & addr_flag::NODE == 0 && s.claim.bits() & frontend::TYPE_MASK == frontend::NODE_PORT;
     handed || !elsewhere || (!begins && tables.marks() & mark::TAKEN_OVER != 0)
+}
+
+/// Whether a later fragment to another node's address, whose first one was not taken over here, is one that this other node
+/// has handed over: passed on, it would go back there by the device that it came by, and come again until its hops end.
+#[inline(never)]
+pub(super) fn would_return<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &Scratch) -> bool {
+    let Tuple { src, dst, .. } = &s.parsed.tuple;
+    tables.marks() & mark::TAKEN_OVER != 0 && packet.route(src, dst, link.ifindex).oif == link.ifindex
 }
 
 /// Reads the option of a packet that came in from outside, if it is the first of its header, into `handed`.

@@ -188,8 +188,7 @@ fn note<T: Tables>(tables: &T, key: &Tuple, spare: &mut Spare) {
 fn turn(flow: &mut Flow, key: &Tuple, mate_key: &Tuple) {
     flow.to.set_reverse_of(key);
     flow.role ^= role::FORWARD;
-    core::mem::swap(&mut flow.oif, &mut flow.mate_oif);
-    core::mem::swap(&mut flow.mtu, &mut flow.mate_mtu);
+    flow.swap_ways();
     flow.reseal(mate_key);
 }
 
@@ -247,12 +246,23 @@ pub(super) fn other_port<T: Tables>(tables: &T) -> Port {
 #[inline(never)]
 fn insert_both<T: Tables>(tables: &T, key: &Tuple, flow: &mut Flow, spare: &mut Spare) -> bool {
     flow.role |= role::FORWARD;
+    insert_in(tables, FlowTable::Embryos, key, flow, spare)
+}
+
+#[inline(always)]
+fn insert_in<T: Tables>(tables: &T, table: FlowTable, key: &Tuple, flow: &mut Flow, spare: &mut Spare) -> bool {
     flow.reseal(key);
     spare.key.set_reverse_of(&flow.to);
     spare.found.flow = *flow;
     turn(&mut spare.found.flow, key, &spare.key);
-    tables.insert_flow(FlowTable::Embryos, &spare.key, &spare.found.flow)
-        && tables.insert_flow(FlowTable::Embryos, key, flow)
+    tables.insert_flow(table, &spare.key, &spare.found.flow) && tables.insert_flow(table, key, flow)
+}
+
+/// Writes both entries of a flow anew after its ways have changed; `found` holds the one of `key`. False if the table takes
+/// no entry.
+#[inline(never)]
+pub(super) fn rewrite_both<T: Tables>(tables: &T, key: &Tuple, found: &mut Found, spare: &mut Spare) -> bool {
+    insert_in(tables, found.table, key, &mut found.flow, spare)
 }
 
 /// Whether replies of the new flow `flow` may belong to it: nobody else's live flow has them, nor a socket of the node where

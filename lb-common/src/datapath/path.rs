@@ -90,7 +90,8 @@ fn later_fragment<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Li
     if !flow::find_fragment(tables, parsed, spare, found) || !link.handles(&found.flow) {
         let flags = tables.addr(&parsed.tuple.dst);
         let ours = flags & (addr_flag::CLUSTER_IP | addr_flag::FRONTEND) != 0 && flags & addr_flag::NODE == 0;
-        let lost = ours && (!link.egress || flags & addr_flag::CLUSTER_IP != 0);
+        let lost = ours && (!link.egress || flags & addr_flag::CLUSTER_IP != 0)
+            || flags & addr_flag::PEER != 0 && link.comes_from_outside() && dsr::would_return(packet, tables, link, s);
         return Decision::End(if lost { Verdict::Drop(Counter::DropFragment) } else { Verdict::Pass });
     }
     if let Some(stop) = stopped(packet, s) {
@@ -118,8 +119,8 @@ pub(super) enum Known {
 
 /// Finds the flow of a packet that opens none.
 #[inline(always)]
-pub(super) fn known<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Known {
-    let Scratch { parsed, found, spare, .. } = s;
+pub(super) fn known<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch) -> Known {
+    let Scratch { parsed, found, .. } = &mut *s;
     if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) {
         return Known::Not;
     }
@@ -135,6 +136,10 @@ pub(super) fn known<T: Tables>(tables: &T, link: Link, s: &mut Scratch) -> Known
         flow::forget(tables, &parsed.tuple, &mut found.flow);
         return Known::Not;
     }
+    if found.flow.role & role::ROUTED != 0 && found.flow.seen != now {
+        super::uplink::steer(packet, tables, link.ifindex, s);
+    }
+    let Scratch { parsed, found, spare, .. } = s;
     flow::hit(tables, found, parsed, spare, now);
     Known::Stay
 }

@@ -26,7 +26,7 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     if let Err(why) = parse(packet, link.l2_len(), &mut s.parsed) {
         return path::other(packet, tables, link, s, why);
     }
-    match known(tables, link, s) {
+    match known(packet, tables, link, s) {
         Known::Leave(verdict) => return Decision::End(verdict),
         Known::Stay => {}
         Known::Not => {

@@ -8,7 +8,7 @@ use super::{
     clash, dsr,
     flow::{self, PORT_BASE},
     link::Link,
-    packet::HostPacket,
+    packet::{HostPacket, Route},
     parse::parse,
     path::{self, Known, begin, claimed, direct, finish, known, leave, translate, unanswered},
     scratch::Scratch,
@@ -35,7 +35,7 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
         direct(tables, s);
         return Decision::End(Verdict::Pass);
     }
-    match known(tables, link, s) {
+    match known(packet, tables, link, s) {
         Known::Leave(verdict) => return Decision::End(verdict),
         Known::Stay => {}
         Known::Not => {
@@ -110,7 +110,7 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
     flow.role |= role::ROUTED;
     flow.oif = way.oif;
     flow.mate_oif = link.ifindex;
-    flow.mtu = if way.mtu == 0 { dev_mtu(tables, way.oif) } else { as_mtu(way.mtu) };
+    flow.mtu = way_mtu(tables, way);
     flow.mate_mtu = dev_mtu(tables, link.ifindex);
     if dsr && leaves(tables, flow.oif) && dsr::takes(tables, &flow.to.dst) {
         flow.role |= role::DSR;
@@ -128,6 +128,63 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
         flow.to.sport = flow::other_port(tables);
     }
     None
+}
+
+/// Asks for the way of a flow between two networks anew, in both directions, and writes down what has changed: a device may
+/// have been made anew, with another index, and the routes lead elsewhere. Otherwise a client that goes on would never
+/// get out of a flow that ends in the void. To the backend the routes decide; the client gets his replies where he came
+/// in, and by the routes where that device is gone. Whether anything has changed.
+#[inline(never)]
+pub(super) fn steer<P: HostPacket, T: Tables>(packet: &P, tables: &T, iif: u32, s: &mut Scratch) -> bool {
+    let Scratch { parsed, found, spare, .. } = s;
+    let forward = found.flow.role & role::FORWARD != 0;
+    if !forward {
+        found.flow.swap_ways();
+    }
+    let Flow { to, oif, mate_oif, mtu, mate_mtu, role, .. } = &mut found.flow;
+    let from = &parsed.tuple;
+    let (client, asked, backend, seen_as) =
+        if forward { (&from.src, &from.dst, &to.dst, &to.src) } else { (&to.dst, &to.src, &from.src, &from.dst) };
+    let mut changed = false;
+    if tables.dev(*mate_oif).is_none() {
+        let back = ask(packet, asked, client, iif);
+        if back.oif != 0 && back.oif != *mate_oif {
+            (*mate_oif, *mate_mtu, changed) = (back.oif, dev_mtu(tables, back.oif), true);
+        }
+    }
+    let goes_out = *role & role::DSR != 0 || client != seen_as;
+    // As what comes from the client is routed, also where this is a reply.
+    let there = ask(packet, client, backend, if forward { iif } else { *mate_oif });
+    if there.oif != 0 && there.oif != *oif && leaves(tables, there.oif) == goes_out {
+        (*oif, *mtu, changed) = (there.oif, way_mtu(tables, there), true);
+        if *role & role::DSR != 0 {
+            *mtu = mtu.saturating_sub(dsr::added(to));
+        }
+    }
+    if !forward {
+        found.flow.swap_ways();
+    }
+    changed && flow::rewrite_both(tables, &parsed.tuple, found, spare)
+}
+
+/// As [`HostPacket::route`].
+#[inline(always)]
+fn ask<P: HostPacket>(packet: &P, src: &Addr, dst: &Addr, iif: u32) -> Route {
+    let word = ask_packed(packet, src, dst, iif);
+    Route { oif: word as u32, mtu: (word >> 32) as u32 }
+}
+
+/// Not inlined: for the BPF stack's sake, and as it is long. A BPF subprogram returns no more than a register.
+#[inline(never)]
+fn ask_packed<P: HostPacket>(packet: &P, src: &Addr, dst: &Addr, iif: u32) -> u64 {
+    let Route { oif, mtu } = packet.route(src, dst, iif);
+    u64::from(oif) | u64::from(mtu) << 32
+}
+
+/// The MTU of a way as a flow holds it; 0 if it is not known.
+#[inline(always)]
+fn way_mtu<T: Tables>(tables: &T, way: Route) -> u16 {
+    if way.mtu == 0 { dev_mtu(tables, way.oif) } else { as_mtu(way.mtu) }
 }
 
 /// The MTU of a device as a flow holds it; 0 if it is not known. Not inlined, for the BPF stack's sake.

@@ -32,7 +32,8 @@ pub fn ingress<P: Frame, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     let now = tables.now();
     let routed = flow.role & (role::ROUTED | role::DSR) == role::ROUTED;
     let here = flow.oif == link.ifindex && routed && link.handles(flow);
-    if !here || is_stopped(packet, parsed, flow) {
+    // A flow's first packet of each tick is tc's, which looks whether its ways are still the right ones.
+    if !here || flow.seen != now || is_stopped(packet, parsed, flow) {
         return Verdict::Pass;
     }
     if flow.role & role::FORWARD != 0 && !parsed.is_tcp() && !flow::udp_holds(tables, found, now) {

@@ -9,14 +9,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::socket_lb;
+use lb_common::abi::{map, socket_lb};
 use serde::Deserialize;
 
 use super::{
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
     values::{
-        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, NodeAddress, OnOff, PortAddresses,
-        SocketLb, TableSize, Tc,
+        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff,
+        PortAddresses, SocketLb, TableSize, Tc,
     },
 };
 
@@ -76,7 +76,7 @@ pub struct AgentArgs {
     /// Serve node ports on the node's loopback addresses, for the node itself. Default: true.
     #[arg(long, env = "BERRYLB_LOCALHOST_NODEPORTS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub localhost_nodeports: Option<bool>,
-    /// Hold node ports to loadBalancerSourceRanges, too.
+    /// Hold node ports to loadBalancerSourceRanges, too. Default: false.
     #[arg(long, env = "BERRYLB_SOURCE_RANGES_NODEPORT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub source_ranges_nodeport: Option<bool>,
     /// How backends are chosen for Services that do not say so by annotation: random or maglev. Default: random.
@@ -145,7 +145,7 @@ pub struct AgentArgs {
     pub api_socket: Option<PathBuf>,
     /// error, warn, info, debug or trace, or a tracing filter. Default: info.
     #[arg(long, env = "BERRYLB_LOG_LEVEL", value_name = "LEVEL")]
-    pub log_level: Option<String>,
+    pub log_level: Option<LogLevel>,
     /// text or json. Default: text.
     #[arg(long, env = "BERRYLB_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -160,43 +160,43 @@ pub struct AgentArgs {
     /// Default: 300.
     #[arg(long, env = "BERRYLB_AUDIT_INTERVAL", value_name = "S")]
     pub audit_interval: Option<u32>,
-    /// Most frontends.
+    /// Most frontends. Default: 4096.
     #[arg(long, env = "BERRYLB_MAX_SERVICES", value_name = "N")]
     pub max_services: Option<u32>,
-    /// Most backend sets.
+    /// Most backend sets. Default: 2048.
     #[arg(long, env = "BERRYLB_MAX_BACKEND_SETS", value_name = "N")]
     pub max_backend_sets: Option<u32>,
     /// Most slots of all backend sets. Default: 16384, and room for 64 Maglev tables with --algorithm maglev.
     #[arg(long, env = "BERRYLB_MAX_SLOTS", value_name = "N")]
     pub max_slots: Option<u32>,
-    /// Most endpoints.
+    /// Most endpoints. Default: 8192.
     #[arg(long, env = "BERRYLB_MAX_BACKENDS", value_name = "N")]
     pub max_backends: Option<u32>,
-    /// Entries of the flow table; a flow takes two.
+    /// Entries of the flow table; a flow takes two. Default: 8192.
     #[arg(long, env = "BERRYLB_MAX_FLOWS", value_name = "N")]
     pub max_flows: Option<u32>,
-    /// Entries of the table of flows that are not established; a flow takes two.
+    /// Entries of the table of flows that are not established; a flow takes two. Default: 4096.
     #[arg(long, env = "BERRYLB_MAX_EMBRYOS", value_name = "N")]
     pub max_embryos: Option<u32>,
-    /// Datagrams whose fragments are being translated.
+    /// Datagrams whose fragments are being translated. Default: 1024.
     #[arg(long, env = "BERRYLB_MAX_FRAGMENTS", value_name = "N")]
     pub max_fragments: Option<u32>,
-    /// Translated sockets that are remembered.
+    /// Translated sockets that are remembered. Default: 4096.
     #[arg(long, env = "BERRYLB_MAX_SOCKETS", value_name = "N")]
     pub max_sockets: Option<u32>,
-    /// Clients with session affinity.
+    /// Clients with session affinity. Default: 2048.
     #[arg(long, env = "BERRYLB_MAX_AFFINITY", value_name = "N")]
     pub max_affinity: Option<u32>,
-    /// Source ranges.
+    /// Source ranges. Default: 2048.
     #[arg(long, env = "BERRYLB_MAX_SOURCE_RANGES", value_name = "N")]
     pub max_source_ranges: Option<u32>,
-    /// Addresses of frontends and of this node. Default: enough for --max-services.
+    /// Addresses of frontends and of this node. Default: half of --max-services, and 256.
     #[arg(long, env = "BERRYLB_MAX_ADDRESSES", value_name = "N")]
     pub max_addresses: Option<u32>,
-    /// Networks of other nodes' pods.
+    /// Networks of other nodes' pods. Default: 512.
     #[arg(long, env = "BERRYLB_MAX_POD_NETWORKS", value_name = "N")]
     pub max_pod_networks: Option<u32>,
-    /// Devices.
+    /// Devices that programs are attached to. Default: 512.
     #[arg(long, env = "BERRYLB_MAX_DEVICES", value_name = "N")]
     pub max_devices: Option<u32>,
 }
@@ -235,7 +235,7 @@ pub struct Settings {
     pub healthz: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
     pub api_socket: PathBuf,
-    pub log_level: String,
+    pub log_level: LogLevel,
     pub log_format: LogFormat,
     pub datapath_log: Option<tracing::Level>,
     pub grace_seconds: u32,
@@ -342,6 +342,10 @@ impl AgentArgs {
             pod_nets: self.max_pod_networks.unwrap_or(defaults.pod_nets),
             devs: self.max_devices.unwrap_or(defaults.devs),
         };
+        let empty = map::ALL.into_iter().filter(|name| capacities.of(name) == Some(0)).find_map(Capacities::flag);
+        if let Some(flag) = empty {
+            return Err(SettingsError::OutOfReach(format!("{flag} 0: a table has room for one entry at least")));
+        }
         let from = self.from.unwrap_or_default();
         let server = self.kubeconfig.is_some() || self.node_kubeconfig.is_some() || self.api_server.is_some();
         let access = match (from.is_empty(), server) {
@@ -412,7 +416,7 @@ impl AgentArgs {
             healthz: listen(self.healthz, ([0, 0, 0, 0], 10256)),
             metrics: listen(self.metrics, ([127, 0, 0, 1], 10249)),
             api_socket: self.api_socket.unwrap_or_else(|| DEFAULT_API_SOCKET.into()),
-            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            log_level: self.log_level.unwrap_or_else(|| LogLevel("info".into())),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             datapath_log: self.datapath_log.map(|log| log.0),
             grace_seconds: self.grace_seconds.unwrap_or(0),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    k8s::{self, Parsed},
+    k8s::{self, BadObject, Meant, Parsed},
     model::{Kind, Object, ObjectRef},
 };
 
@@ -77,7 +77,7 @@ impl FileSet {
         }
         let mut parsed = k8s::parse(&key.path.to_string_lossy(), &bytes);
         let mut outcome = Outcome::default();
-        outcome.messages.extend(parsed.bad.iter().map(ToString::to_string));
+        outcome.messages.extend(parsed.bad.iter().map(|bad| told(bad, &old.parsed)));
         if parsed.unknown != old.parsed.unknown {
             let unknown = parsed.unknown.iter().map(|(kind, count)| kind.message(*count));
             outcome.messages.extend(unknown.map(|message| format!("{}: {message}", key.path.display())));
@@ -142,6 +142,19 @@ impl FileSet {
                 self.holders.remove(&name);
             }
         }
+    }
+}
+
+/// What is wrong with an object, and what the datapath holds of it: `old` is the file as it was.
+fn told(bad: &BadObject, old: &Parsed) -> String {
+    match &bad.meant {
+        Meant::Object(name) if old.objects.iter().any(|located| located.object.key() == *name) => {
+            format!("{}; its last good version stays in force", bad.problem())
+        }
+        Meant::Unclear if !old.objects.is_empty() => {
+            format!("{}; what this file held before stays in force", bad.problem())
+        }
+        Meant::Object(_) | Meant::Unclear | Meant::Nothing => bad.to_string(),
     }
 }
 
@@ -223,10 +236,15 @@ mod tests {
             format!("{}---\n{}", service("a", "nonsense"), service("b", "10.96.0.7")).into(),
         );
         assert_eq!(names(&bad), ["+Service default/b"]);
-        assert!(bad.messages[0].contains("default/a"), "{bad:?}");
+        assert!(
+            bad.messages[0].contains("default/a") && bad.messages[0].ends_with("its last good version stays in force"),
+            "{bad:?}"
+        );
         let broken = set.update(&key(0, "x.yaml"), b"apiVersion: v1\nkind: [".to_vec());
         assert_eq!(names(&broken), [""; 0]);
-        assert!(!broken.messages.is_empty());
+        assert!(broken.messages[0].ends_with("what this file held before stays in force"), "{broken:?}");
+        let new = set.update(&key(0, "y.yaml"), service("c", "nonsense").into());
+        assert!(new.messages[0].ends_with("this object is left out"), "{new:?}");
         let gone = set.update(&key(0, "x.yaml"), service("b", "10.96.0.7").into());
         assert_eq!(names(&gone), ["-Service default/a"]);
     }

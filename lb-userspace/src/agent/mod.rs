@@ -41,6 +41,6 @@ pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, Setting
 pub use run::run;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
 pub use values::{
-    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, NodeAddress, OnOff, PortAddresses, SocketLb,
-    TableSize, Tc,
+    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff, PortAddresses,
+    SocketLb, TableSize, Tc,
 };

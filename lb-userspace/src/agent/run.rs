@@ -9,9 +9,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{cluster, config::Settings, serve, stale::StaleSockets, state::Agent, values::LocalPath, watch::Watch};
+use super::{
+    cluster, config::Settings, serve::Listeners, stale::StaleSockets, state::Agent, values::LocalPath, watch::Watch,
+};
 use crate::{
     k8s,
+    loader::{self, FolderLock},
     maps::{Freed, Grace},
     net::Follower,
 };
@@ -41,24 +44,11 @@ pub async fn run(settings: Settings) -> Result<()> {
         }
         None => None,
     };
+    let listeners = listen(&settings).await?;
     let mut follower = Follower::start().await?;
     let mut agent = Agent::start(settings, &follower, asker.clone())?;
     let _log_forwarder = agent.datapath.forward_logs()?;
-    // After the folder's lock: a second agent is told of the first, not of a port that it holds.
-    if let Some(addr) = agent.settings.healthz {
-        let bound = serve::health(addr, asker.clone())
-            .await
-            .with_context(|| format!("serve /healthz on {addr}: give another --healthz, or off"))?;
-        tracing::info!("health on http://{bound}/healthz");
-    }
-    if let Some(addr) = agent.settings.metrics {
-        let bound = serve::metrics(addr, asker.clone())
-            .await
-            .with_context(|| format!("serve /metrics on {addr}: give another --metrics, or off"))?;
-        tracing::info!("metrics on http://{bound}/metrics");
-    }
-    serve::api(&agent.settings.api_socket, asker)
-        .with_context(|| format!("serve {}: give another --api-socket", agent.settings.api_socket.display()))?;
+    listeners.serve(&asker).context("ask where the agent listens")?;
     agent.read_all();
     let mut stale = StaleSockets::new(agent.settings.socket_lb);
     if agent.adopted {
@@ -154,6 +144,21 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     tracing::info!("ending; the datapath stays in place");
     Ok(())
+}
+
+/// Takes the agent's sockets before anything is attached: a port that kube-proxy holds ends an agent that has changed
+/// nothing, and does not start the time of `--grace-seconds`.
+async fn listen(settings: &Settings) -> Result<Listeners> {
+    loader::host::check_privileges()?;
+    let bound = Listeners::bind(settings).await;
+    // A second agent on the folder is told of the first, not of a port that it holds.
+    if bound.is_err()
+        && settings.bpffs.exists()
+        && let Err(in_use @ loader::Error::InUse { .. }) = FolderLock::take(&settings.bpffs)
+    {
+        return Err(in_use.into());
+    }
+    bound
 }
 
 type Collected = (Freed, std::io::Result<()>);

@@ -2,24 +2,23 @@
 //! what differs: it takes a POST, on the socket that only root may open.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     net::SocketAddr,
-    os::unix::{
-        fs::{FileTypeExt as _, PermissionsExt as _},
-        net::UnixStream,
-    },
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::Path,
     time::Duration,
 };
 
+use anyhow::{Result, anyhow};
 use hyper::{Method, StatusCode};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
 
 use super::{
     api,
+    config::Settings,
     http::{self, Answer},
     status::{Question, Repair, Status},
 };
@@ -43,14 +42,94 @@ pub(super) fn stuck() -> Answer {
     Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer\n".to_owned())
 }
 
-/// Serves /healthz (ready) and /livez (alive).
+/// The agent's sockets: taken, and not answering yet.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    health: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    api: UnixListener,
+}
+
+impl Listeners {
+    /// Takes the addresses and the path that the settings name. Nothing of the datapath is needed, so that an agent that
+    /// cannot have them ends before it has touched the node.
+    ///
+    /// # Errors
+    /// If one of them cannot be had; it names the flag.
+    pub(super) async fn bind(settings: &Settings) -> Result<Self> {
+        let path = &settings.api_socket;
+        let api = bind_api(path).await.map_err(|error| refused(path.display(), &error, "give another --api-socket"))?;
+        Ok(Self {
+            api,
+            health: bind_tcp(settings.healthz, "/healthz", "give another --healthz, or off").await?,
+            metrics: bind_tcp(settings.metrics, "/metrics", "give another --metrics, or off").await?,
+        })
+    }
+
+    /// Answers from now on, by asking the loop.
+    ///
+    /// # Errors
+    /// If the kernel does not tell where a socket listens.
+    pub(super) fn serve(self, asker: &Asker) -> io::Result<()> {
+        if let Some(listener) = self.health {
+            tracing::info!("health on http://{}/healthz", listener.local_addr()?);
+            tokio::task::spawn_local(health(listener, asker.clone()));
+        }
+        if let Some(listener) = self.metrics {
+            tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
+            tokio::task::spawn_local(metrics(listener, asker.clone()));
+        }
+        tokio::task::spawn_local(api(self.api, asker.clone()));
+        Ok(())
+    }
+}
+
+fn refused(what: impl fmt::Display, error: &io::Error, next: &str) -> anyhow::Error {
+    anyhow!("cannot serve {what}: {error}; {next}")
+}
+
+async fn bind_tcp(addr: Option<SocketAddr>, what: &str, next: &str) -> Result<Option<TcpListener>> {
+    let Some(addr) = addr else { return Ok(None) };
+    let bound = TcpListener::bind(addr).await;
+    bound.map(Some).map_err(|error| refused(format_args!("{what} on {addr}"), &error, next))
+}
+
+/// A Unix socket that only root may open. A dead agent's is replaced; a living one's is not, nor is any other file.
 ///
 /// # Errors
-/// If the address cannot be listened on.
-pub(super) async fn health(addr: SocketAddr, asker: Asker) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(addr).await?;
-    let bound = listener.local_addr()?;
-    tokio::task::spawn_local(http::serve(listener, move |path| {
+/// If the place is taken, or the socket cannot be made.
+async fn bind_api(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+        }
+        Ok(_) => match UnixStream::connect(path).await {
+            // Nobody listens: its agent is dead.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Would block: so many wait for an answer that there is no room for one more.
+            Ok(_) => return Err(another_agent()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(another_agent()),
+            Err(error) => return Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn another_agent() -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")
+}
+
+/// Serves /healthz (ready) and /livez (alive).
+async fn health(listener: TcpListener, asker: Asker) {
+    http::serve(listener, move |path| {
         let asker = asker.clone();
         async move {
             let good: fn(&Status) -> bool = match path.as_str() {
@@ -61,18 +140,13 @@ pub(super) async fn health(addr: SocketAddr, asker: Asker) -> io::Result<SocketA
             let Some(status) = ask::<Status>(&asker, Question::Status).await else { return stuck() };
             Answer::json(if good(&status) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &status)
         }
-    }));
-    Ok(bound)
+    })
+    .await;
 }
 
 /// Serves /metrics.
-///
-/// # Errors
-/// If the address cannot be listened on.
-pub(super) async fn metrics(addr: SocketAddr, asker: Asker) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(addr).await?;
-    let bound = listener.local_addr()?;
-    tokio::task::spawn_local(http::serve(listener, move |path| {
+async fn metrics(listener: TcpListener, asker: Asker) {
+    http::serve(listener, move |path| {
         let asker = asker.clone();
         async move {
             if path != "/metrics" {
@@ -86,22 +160,13 @@ pub(super) async fn metrics(addr: SocketAddr, asker: Asker) -> io::Result<Socket
                 None => stuck(),
             }
         }
-    }));
-    Ok(bound)
+    })
+    .await;
 }
 
-/// Serves the API on a Unix socket that only root may open; a dead agent's socket is replaced.
-///
-/// # Errors
-/// If the socket cannot be made, or anything but a dead agent's socket is in its place.
-pub(super) fn api(path: &Path, asker: Asker) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    remove_dead_socket(path)?;
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    tokio::task::spawn_local(http::serve_all(listener, move |method, path| {
+/// Serves names and `verify`.
+async fn api(listener: UnixListener, asker: Asker) {
+    http::serve_all(listener, move |method, path| {
         let asker = asker.clone();
         async move {
             let repair = match (&method, path.as_str()) {
@@ -119,25 +184,8 @@ pub(super) fn api(path: &Path, asker: Asker) -> io::Result<()> {
                 None => stuck(),
             }
         }
-    }));
-    Ok(())
-}
-
-/// Removes the socket of an agent that has ended. A living one keeps its own, and nothing else is removed.
-fn remove_dead_socket(path: &Path) -> io::Result<()> {
-    let kind = match fs::symlink_metadata(path) {
-        Ok(meta) => meta.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !kind.is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else than a socket is there"));
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
-    }
+    })
+    .await;
 }
 
 fn not_found(path: &str) -> Answer {
@@ -146,25 +194,28 @@ fn not_found(path: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener as StdListener;
-
     use super::*;
 
-    #[test]
-    fn only_a_dead_socket_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("agent.sock");
-        remove_dead_socket(&path).expect("nothing there");
+    #[tokio::test]
+    async fn only_a_dead_agents_socket_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run/agent.sock");
+        let living = bind_api(&path).await.expect("nothing is there");
+        let error = bind_api(&path).await.expect_err("an agent listens");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(living);
+        assert!(path.exists(), "a socket's file outlives it");
+        bind_api(&path).await.expect("its agent is dead");
+        assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
 
-        let listener = StdListener::bind(&path).unwrap();
-        assert_eq!(remove_dead_socket(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert!(path.exists(), "a living agent keeps its socket");
-        drop(listener);
-        remove_dead_socket(&path).expect("dead");
-        assert!(!path.exists());
-
-        fs::write(&path, "text").unwrap();
-        assert_eq!(remove_dead_socket(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+        let file = folder.path().join("notes");
+        fs::write(&file, "precious").expect("written");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        for taken in [&file, &link] {
+            let error = bind_api(taken).await.expect_err("no socket");
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(fs::read_to_string(&link).expect("both are there"), "precious");
     }
 }

@@ -27,8 +27,8 @@ use super::{
     syncs::{self, Syncs},
 };
 use crate::{
-    loader::{Datapath, DatapathOptions, Layout, object},
-    maps::{ApplyError, BpfStore, Freed, MapStore as _, Tables},
+    loader::{self, Datapath, DatapathOptions, Layout, object},
+    maps::{ApplyError, BpfStore, Capacities, Freed, MapStore as _, Tables},
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
         PlanConfig, Planner,
@@ -81,6 +81,16 @@ pub(super) struct Agent {
     pub(super) audit: Audit,
 }
 
+/// The error; that of a table with the flag that sets its size in front.
+fn with_flag(error: loader::Error) -> anyhow::Error {
+    let flag = if let loader::Error::Table { map, .. } = &error { Capacities::flag(map) } else { None };
+    let error = anyhow::Error::new(error);
+    match flag {
+        Some(flag) => error.context(flag),
+        None => error,
+    }
+}
+
 impl Agent {
     pub(super) fn start(settings: Settings, follower: &Follower, asker: Asker) -> Result<Self> {
         let object = object::bytes()?;
@@ -99,7 +109,7 @@ impl Agent {
             ..DatapathOptions::new(&settings.bpffs)
         };
         let fresh = !Datapath::tables_pinned(&Layout::new(&settings.bpffs))?;
-        let mut datapath = Datapath::load(object, &options)?;
+        let mut datapath = Datapath::load(object, &options).map_err(with_flag)?;
         let other_versions = datapath.other_versions()?;
         let takes_over = fresh && !other_versions.is_empty();
         if takes_over {
@@ -293,6 +303,12 @@ impl Agent {
             println!("ready");
         }
         tracing::info!("the first full state is in the datapath");
+        if let Some(nodes) = self.planner.nodes_without_ours() {
+            tracing::warn!(
+                "none of the {nodes} Node objects is {:?}, so no endpoint counts as local: is --node-name right?",
+                self.settings.node_name
+            );
+        }
         Ok(())
     }
 

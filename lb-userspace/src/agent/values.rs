@@ -9,6 +9,7 @@ use std::{
 use ipnet::IpNet;
 use lb_common::abi::{forwarding, socket_lb};
 use serde::Deserialize;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     maps::{MAGLEV_SIZES, MaglevSize},
@@ -27,7 +28,7 @@ macro_rules! from_text {
         )+
     };
 }
-from_text!(SocketLb, Listen, DatapathLog, NodeAddress);
+from_text!(SocketLb, Listen, LogLevel, DatapathLog, NodeAddress);
 
 /// A list of names with wildcards.
 #[derive(Clone, Debug)]
@@ -191,6 +192,27 @@ impl<'de> Deserialize<'de> for TableSize {
     }
 }
 
+/// What the agent logs: a level, or a filter of the tracing crate (`warn,berrylb::net=debug`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogLevel(pub String);
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        let refused = || format!("{text:?} is not one of error, warn, info, debug, trace, off, nor a filter of these");
+        // tracing takes any other word for a target, and a filter that names only that target silences all the rest.
+        let is_word = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        if parts.iter().any(|part| part.is_empty() || is_word(part) && part.parse::<LevelFilter>().is_err()) {
+            return Err(refused());
+        }
+        let filter = parts.join(",");
+        EnvFilter::try_new(&filter).map_err(|_| refused())?;
+        Ok(Self(filter))
+    }
+}
+
 /// A level of the datapath's debug log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DatapathLog(pub tracing::Level);
@@ -280,6 +302,17 @@ impl From<Forwarding> for u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_level_that_would_silence_the_log_is_refused() {
+        for good in ["error", "warn", "INFO", "debug", "trace", "off", "warn,berrylb::net=debug"] {
+            assert_eq!(good.parse(), Ok(LogLevel(good.to_owned())));
+        }
+        assert_eq!("berrylb=trace, info".parse(), Ok(LogLevel("berrylb=trace,info".to_owned())));
+        for bad in ["", "warning", "berrylb", "info,", "berrylb=loud", "a=b=c", "-1"] {
+            assert!(bad.parse::<LogLevel>().is_err_and(|error| error.contains("error, warn, info")), "{bad:?}");
+        }
+    }
 
     /// What a flag refuses, the config file does not take either, and both mean the same by the same words.
     #[test]

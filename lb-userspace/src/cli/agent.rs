@@ -24,8 +24,8 @@ pub(super) fn run(args: AgentArgs) -> ExitCode {
 }
 
 fn start(settings: Settings) -> Result<()> {
-    let filter = EnvFilter::try_new(&settings.log_level)
-        .with_context(|| format!("--log-level {:?}: use error, warn, info, debug or trace", settings.log_level))?;
+    let filter = EnvFilter::try_new(&settings.log_level.0)
+        .with_context(|| format!("--log-level {:?}: use error, warn, info, debug or trace", settings.log_level.0))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match settings.log_format {
         LogFormat::Json => builder.json().init(),

@@ -8,11 +8,15 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::{agent::DEFAULT_BPFFS, loader};
+use crate::{
+    agent::DEFAULT_BPFFS,
+    loader::{self, Error, FolderLock},
+};
 
 /// Take programs, links, maps and pins of an agent away, whether it runs or not.
 ///
-/// To be run in the node's network namespace. Connections through Services end; the node's objects stay as they are.
+/// To be run in the node's network namespace. Connections through Services end; the node's objects stay as they are. Stop
+/// the agent first: one that runs on serves nothing from then on, until it is started again.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Example:\n  berrylb cleanup --bpffs /sys/fs/bpf/berrylb")]
 pub(super) struct CleanupArgs {
@@ -31,9 +35,29 @@ pub(super) fn run(args: &CleanupArgs) -> Result<()> {
         ending.thread_block().context("hold signals back")?;
     }
     loader::host::check_privileges()?;
+    let bpffs = args.bpffs.display();
+    // Held meanwhile, so that no agent starts on what is being taken away.
+    let (lock, running) = match args.bpffs.exists().then(|| FolderLock::take(&args.bpffs)) {
+        None => (None, None),
+        Some(Ok(lock)) => (Some(lock), None),
+        Some(Err(Error::InUse { pid, .. })) => (None, Some(pid)),
+        Some(Err(error)) => return Err(error.into()),
+    };
     let removed = loader::cleanup(&args.bpffs)?;
     let mut out = io::stdout();
-    writeln!(out, "{removed}")?;
+    if removed.is_empty() {
+        writeln!(out, "nothing to remove: there is no datapath at {bpffs}")?;
+    } else {
+        writeln!(out, "{removed}")?;
+    }
+    if let Some(pid) = running {
+        let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        writeln!(
+            io::stderr(),
+            "berrylb cleanup: an agent{process} still runs on {bpffs}: it serves nothing until it is started again; stop it"
+        )?;
+    }
+    drop(lock);
     if args.stay {
         writeln!(out, "done; waiting for SIGTERM")?;
         out.flush()?;

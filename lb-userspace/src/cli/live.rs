@@ -32,9 +32,7 @@ pub(super) struct Live {
 impl LiveArgs {
     pub(super) fn open(&self) -> Result<Live> {
         let layout = Layout::new(&self.bpffs);
-        let store = BpfStore::open_read_only(layout.version()).with_context(|| {
-            format!("no datapath at {}: is the agent's --bpffs another, or did it never run?", self.bpffs.display())
-        })?;
+        let store = BpfStore::open_read_only(layout.version()).context("read the datapath")?;
         let agent = ask(&self.api_socket)
             .with_context(|| format!("ask the agent at {} for names", self.api_socket.display()))?
             // Another agent's names are not these maps'.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     live::LiveArgs,
-    output::{Cell, OutputArgs, Table},
+    output::{Cell, Format, OutputArgs, Table},
     services::print,
 };
 use crate::{
@@ -77,6 +77,10 @@ fn show(args: &VerifyArgs, verdict: &ApiVerdict) -> Result<()> {
     let row = |repaired| move |difference| Row { repaired, difference };
     let rows: Vec<Row<'_>> =
         verdict.left.iter().map(row(false)).chain(verdict.repaired.iter().map(row(true))).collect();
+    if rows.is_empty() && matches!(args.output.output, Format::Table | Format::Wide) {
+        writeln!(io::stdout(), "nothing differs")?;
+        return Ok(());
+    }
     let mut table = Table::new(&["STATE", "DIFFERENCE"]);
     for Row { repaired, difference } in &rows {
         let state = if *repaired { Cell::new("repaired").good() } else { Cell::new("differs").bad() };

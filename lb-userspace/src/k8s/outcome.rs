@@ -63,15 +63,23 @@ pub enum Meant {
     Nothing,
 }
 
-impl fmt::Display for BadObject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl BadObject {
+    /// Place, object and cause, without what follows from it.
+    #[must_use]
+    pub fn problem(&self) -> String {
         let Self { at, kind, namespace, name, cause, meant: _ } = self;
         let kind = kind.as_deref().unwrap_or("object of unknown kind");
         let name = name.as_deref().unwrap_or("(no name)");
         match namespace {
-            Some(namespace) => write!(f, "{at}: {kind} {namespace}/{name}: {cause}; this object is left out"),
-            None => write!(f, "{at}: {kind} {name}: {cause}; this object is left out"),
+            Some(namespace) => format!("{at}: {kind} {namespace}/{name}: {cause}"),
+            None => format!("{at}: {kind} {name}: {cause}"),
         }
+    }
+}
+
+impl fmt::Display for BadObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; this object is left out", self.problem())
     }
 }
 

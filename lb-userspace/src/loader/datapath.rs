@@ -9,8 +9,8 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::Map,
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Map, MapError},
     programs::{Program, SchedClassifier},
 };
 use lb_common::abi::{global, program, socket_lb};
@@ -164,7 +164,7 @@ impl Datapath {
             // Nothing writes to it; the least size that the kernel takes is a page.
             loader.map_max_entries(logs::RING, 1);
         }
-        let ebpf = loader.load(object).map_err(|error| Error::Object(chain(&error)))?;
+        let ebpf = loader.load(object).map_err(|error| refused(error, &sizes))?;
 
         let tables = pinned_maps(&layout)?;
         let mut datapath = Self {
@@ -359,6 +359,15 @@ impl Datapath {
     pub(super) fn clsact_devices(&self) -> impl Iterator<Item = u32> {
         self.clsact_devices.iter().copied()
     }
+}
+
+/// Why the object was refused; of a map, with the size that it was to have.
+fn refused(error: EbpfError, sizes: &tables::Sizes) -> Error {
+    if let EbpfError::MapError(MapError::CreateError { name, io_error: cause }) = error {
+        let entries = sizes.entries.iter().find(|(map, _)| *map == name).map_or(1, |(_, entries)| *entries);
+        return Error::Table { map: name, entries, cause };
+    }
+    Error::Object(chain(&error))
 }
 
 fn host_netns(probe: &Probe, cgroup: Option<&Cgroup>, options: &DatapathOptions) -> Result<u64> {

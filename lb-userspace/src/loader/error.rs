@@ -16,6 +16,16 @@ pub enum Error {
         /// What the kernel answered.
         cause: io::Error,
     },
+    /// The kernel did not make a map of the size that is asked for.
+    #[error("make map {map} of {entries} entries: {cause}. Next step: ask for fewer")]
+    Table {
+        /// Map name.
+        map: String,
+        /// Entries that were asked for.
+        entries: u32,
+        /// What the kernel answered.
+        cause: io::Error,
+    },
     /// The BPF object or a map of it could not be brought to the kernel.
     #[error("BPF object: {0}")]
     Object(String),
@@ -85,7 +95,7 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Kernel { cause, .. } => cause.raw_os_error(),
+            Self::Kernel { cause, .. } | Self::Table { cause, .. } => cause.raw_os_error(),
             Self::Object(_)
             | Self::Program { .. }
             | Self::InUse { .. }
@@ -120,12 +130,12 @@ impl fmt::Display for Advice<'_> {
             Some(libc::EPERM | libc::EACCES) => {
                 "run as root or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN; if it is root already, a \
                  seccomp or AppArmor profile, kernel lockdown (/sys/kernel/security/lockdown), a parent cgroup's \
-                 exclusive program, or a dot in the name of a bpffs folder forbids it: `berrylb doctor` tells"
+                 exclusive program, or a dot in the name of a bpffs folder forbids it"
             }
             Some(libc::ENOMEM) => "free memory or give smaller tables; below Linux 5.11 also raise RLIMIT_MEMLOCK",
             Some(libc::ENOSPC) => "the hook or table is full: see `bpftool link` for who is attached",
             Some(libc::ENOSYS | libc::EOPNOTSUPP) => {
-                "the running kernel lacks this: `berrylb doctor` says which release has it"
+                "the running kernel lacks this: a newer one, or another setting of the flag that asked for it"
             }
             Some(libc::ENODEV) => "the device is gone; nothing to do if it was removed on purpose",
             Some(_) | None => return Ok(()),
@@ -146,6 +156,15 @@ mod tests {
         assert!(text.contains("Next step: run as root"), "{text}");
         assert_eq!(error.errno(), Some(libc::EPERM));
         assert!(!error.is_device_gone());
+    }
+
+    /// Only commands that there are may be a next step.
+    #[test]
+    fn no_advice_names_a_command_that_is_not_there() {
+        for errno in 1..134 {
+            let text = Advice(&io::Error::from_raw_os_error(errno)).to_string();
+            assert!(!text.contains("doctor"), "{text}");
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// Where a cgroup v2 hierarchy is mounted if the machine has none mounted.
 const PRIVATE_CGROUP: &str = "/run/berrylb/cgroup2";
 
+const CGROUP_ADVICE: &str = "give --cgroup a folder below a cgroup v2 mount (`findmnt -t cgroup2`), or leave it out";
+
 /// Checks that this process may load and attach programs.
 ///
 /// # Errors
@@ -167,12 +169,15 @@ impl Cgroup {
             None => Self::find_or_mount_root()?,
         };
         let what = format!("open cgroup {}", path.display());
-        let dir = fs::File::open(&path).map_err(Error::kernel(what.clone()))?;
+        let dir = match fs::File::open(&path) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::setup(format!("there is no cgroup {}", path.display()), CGROUP_ADVICE));
+            }
+            Err(error) => return Err(Error::kernel(what)(error)),
+        };
         if !is_on(&path, CGROUP2_SUPER_MAGIC)? {
-            return Err(Error::setup(
-                format!("{} is not a cgroup v2 folder", path.display()),
-                "give --cgroup a folder below a cgroup v2 mount (`findmnt -t cgroup2`), or leave it out",
-            ));
+            return Err(Error::setup(format!("{} is not a cgroup v2 folder", path.display()), CGROUP_ADVICE));
         }
         // On 64-bit kernels the inode number is the cgroup's id, as link information tells it.
         let id = dir.metadata().map_err(Error::kernel(what))?.ino();
@@ -322,5 +327,7 @@ mod tests {
     fn a_folder_of_another_kind_is_refused() {
         let error = Cgroup::open(Some(Path::new("/proc"))).expect_err("not a cgroup").to_string();
         assert!(error.contains("/proc is not a cgroup v2 folder"), "{error}");
+        let error = Cgroup::open(Some(Path::new("/no/such/cgroup"))).expect_err("nothing").to_string();
+        assert!(error.contains("no cgroup /no/such/cgroup") && error.contains("findmnt -t cgroup2"), "{error}");
     }
 }

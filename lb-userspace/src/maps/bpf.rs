@@ -53,15 +53,19 @@ pub enum OpenError {
         wanted: u32,
     },
     /// The kernel refused.
-    #[error("cannot open map {map} at {path}: {source}")]
+    #[error("cannot open map {map} at {path}: {error}{}", next_step(.error))]
     Io {
         /// Its name.
         map: &'static str,
         /// Where it is.
         path: PathBuf,
         /// The kernel's reason.
-        source: io::Error,
+        error: io::Error,
     },
+}
+
+fn next_step(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied { "; run this as root" } else { "" }
 }
 
 /// Words of a [`ServiceState`], and of a slot: array elements are 8 bytes apart at least.
@@ -111,10 +115,10 @@ impl BpfStore {
     }
 
     fn open_as(dir: &Path, read_only: bool) -> Result<Self, OpenError> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, source)| OpenError::Io {
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| OpenError::Io {
             map: map::COUNTERS,
             path: path.into(),
-            source,
+            error,
         })?;
         let open = Opener { dir, read_only, cpus };
         let services = open.raw(map::SERVICES, None)?;
@@ -218,11 +222,11 @@ impl Opener<'_> {
         // mmap(2) turns a shared mapping of a read-only descriptor into a private one, which the kernel refuses for maps:
         // those are opened for writing even to be only read, and mapped read-only.
         let read_only = self.read_only && !MAPPED.contains(&map);
-        let raw = RawMap::open(&path, read_only, self.cpus).map_err(|source| {
-            if source.kind() == io::ErrorKind::NotFound {
+        let raw = RawMap::open(&path, read_only, self.cpus).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
                 OpenError::Missing { path: path.clone() }
             } else {
-                OpenError::Io { map, path: path.clone(), source }
+                OpenError::Io { map, path: path.clone(), error }
             }
         })?;
         let Shape { kind, key_size, value_size, flags, .. } = *shape(map);
@@ -248,10 +252,10 @@ impl Opener<'_> {
 
     fn mmap(&self, map: &'static str, raw: &RawMap) -> Result<Mmap, OpenError> {
         let bytes = raw.info().max_entries as usize * shape(map).stride();
-        Mmap::new(raw.fd(), bytes, !self.read_only).map_err(|source| OpenError::Io {
+        Mmap::new(raw.fd(), bytes, !self.read_only).map_err(|error| OpenError::Io {
             map,
             path: self.dir.join(map),
-            source,
+            error,
         })
     }
 }

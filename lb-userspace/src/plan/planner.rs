@@ -145,6 +145,15 @@ impl Planner {
         }
     }
 
+    /// How many Node objects there are, none of them with this node's name. `None` where that tells nothing: one has the
+    /// name, there is no Node object at all, or no name was given.
+    #[must_use]
+    pub fn nodes_without_ours(&self) -> Option<usize> {
+        let name = &*self.config.node_name;
+        let unknown = !name.is_empty() && self.index.node(name).is_none();
+        unknown.then(|| self.index.nodes().count()).filter(|nodes| *nodes > 0)
+    }
+
     /// The addresses that node ports listen on, sorted. Never an unspecified one; loopback only by configuration.
     #[must_use]
     pub fn node_addresses(&self) -> Vec<IpAddr> {

@@ -323,3 +323,18 @@ fn any_other_service_loses_its_backends_with_its_endpoints() {
     let [change] = planner.take_changes().try_into().expect("one Service changed");
     assert!(change.frontends.iter().all(|frontend| frontend.backends.is_empty()));
 }
+
+#[test]
+fn a_node_name_that_no_node_object_has_is_noticed() {
+    let check = |name: &str, with_node: bool, expected: Option<usize>| {
+        let mut planner = Planner::new(PlanConfig { node_name: name.into(), ..PlanConfig::default() });
+        if with_node {
+            planner.upsert(mk_node(&["192.168.1.1"], None));
+        }
+        assert_eq!(planner.nodes_without_ours(), expected, "{name:?}");
+    };
+    check("n1", true, None);
+    check("n1.example.org", true, Some(1));
+    check("n1.example.org", false, None);
+    check("", true, None);
+}

@@ -16,7 +16,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{SchedClassifier, Xdp, XdpMode},
+    programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc},
 };
 use berrylb::loader::{Feature, Probe, host};
 use lb_common::{
@@ -82,6 +82,18 @@ impl Kernel {
         xdp.attach_to_if_index(ifindex, XdpMode::Driver).unwrap_or_else(|error| panic!("attach it: {error:?}"));
     }
 
+    /// Attaches the program of a hook to the device that it is on.
+    pub(crate) fn attach(&mut self, hook: Hook, device: &str) {
+        let program = self.bpf.program_mut(name(hook)).expect("a program of this hook");
+        let program: &mut SchedClassifier = program.try_into().expect("a classifier");
+        match tc::qdisc_add_clsact(device) {
+            Ok(()) => {}
+            Err(error) => panic!("a clsact qdisc on {device}: {error}"),
+        }
+        let side = if hook.is_ingress() { TcAttachType::Ingress } else { TcAttachType::Egress };
+        program.attach(device, side).unwrap_or_else(|error| panic!("attach to {device}: {error}"));
+    }
+
     /// The XDP program, once it is loaded.
     pub(crate) fn xdp(&self) -> BorrowedFd<'_> {
         named(&self.bpf, program::UPLINK_XDP)
@@ -138,15 +150,18 @@ fn maps(sizes: &[(&'static str, u32)]) -> Ebpf {
 }
 
 fn program(bpf: &Ebpf, hook: Hook) -> BorrowedFd<'_> {
-    let name = match hook {
+    named(bpf, name(hook))
+}
+
+const fn name(hook: Hook) -> &'static str {
+    match hook {
         Hook::PodIngress(_) => program::POD_INGRESS,
         Hook::PodEgress => program::POD_EGRESS,
         Hook::Uplink | Hook::Overlay => program::UPLINK_INGRESS,
         Hook::UplinkL3 => program::UPLINK_L3,
         Hook::UplinkOut | Hook::OverlayOut => program::UPLINK_EGRESS,
         Hook::UplinkL3Out => program::UPLINK_L3_OUT,
-    };
-    named(bpf, name)
+    }
 }
 
 fn named<'a>(bpf: &'a Ebpf, name: &str) -> BorrowedFd<'a> {

@@ -32,7 +32,7 @@ fn devices() {
     ip(&format!(
         "link set lo up
          link add cni0 index {DEV_BRIDGE} type bridge
-         link add up0 index {DEV_UPLINK} address {mac} type veth peer name up0p index 5
+         link add up0 index {DEV_UPLINK} address {mac} type veth peer name up0p index {DEV_UPLINK_PEER}
          link add client index {DEV_CLIENT} type veth peer name clientp index 11
          link add server index {DEV_SERVER} type veth peer name serverp index 13
          link add far0 index {DEV_OVERLAY} address {mac} mtu 1450 type vxlan id 1 dstport 4789 local 192.168.0.11
@@ -60,6 +60,14 @@ fn devices() {
          route add unreachable 2001:db8:dead::66
         "
     ));
+}
+
+/// The other end of the uplink.
+pub(crate) const DEV_UPLINK_PEER: u32 = 5;
+
+/// Lets the uplink take frames of this size.
+pub(crate) fn uplink_mtu(bytes: u32) {
+    ip(&format!("link set up0 mtu {bytes}\nlink set up0p mtu {bytes}\n"));
 }
 
 /// Makes all machines on the uplink's network known by this link-layer address.

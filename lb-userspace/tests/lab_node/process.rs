@@ -50,7 +50,9 @@ fn an_end_leaves_the_datapath_and_cleanup_takes_it_away() {
             }
         }
 
-        let removed = world.agent("raspi002").cleanup().unwrap();
+        let removed = world.agent("raspi002").command(&["cleanup"]).output().unwrap();
+        assert!(removed.status.success() && removed.stderr.contains("still runs") == running, "{removed}");
+        let removed = removed.stdout;
         assert!(removed.contains("removed link") && removed.contains("removed map"), "{removed}");
         let node = world.node("raspi002");
         assert!(!node.bpffs().exists(), "{removed}");
@@ -135,6 +137,31 @@ fn a_second_agent_is_refused() {
     assert!(refused.stderr.contains(&holder) && refused.stderr.contains(&folder), "{refused}");
     // The first one has not noticed.
     world.put("sample", &[&manifest(&sample_service(), &[])]);
+}
+
+/// kube-proxy holds the default ports: an agent that cannot have them has changed nothing, and can be started again.
+#[test]
+fn a_taken_place_ends_the_agent_before_it_touches_the_node() {
+    let mut world = World::of_one_node();
+    let node = world.node("raspi002");
+    let notes = world.lab.dir().join("notes");
+    fs::write(&notes, "precious").unwrap();
+    let kube_proxy = node.serve(&[10256]).unwrap();
+    let places = [
+        (node.agent_socket(), "0.0.0.0:10256", "0.0.0.0:10256", "--healthz"),
+        (notes.clone(), "off", notes.to_str().unwrap(), "--api-socket"),
+    ];
+    for (socket, healthz, taken, next) in places {
+        let agent = node.command(BERRYLB).args(["agent", "--from"]).arg(world.objects.path());
+        let agent = agent.arg("--bpffs").arg(node.bpffs()).arg("--cgroup").arg(node.cgroup_root());
+        let refused = agent.arg("--api-socket").arg(socket).args(["--healthz", healthz]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{refused}");
+        assert!(refused.stderr.contains(taken) && refused.stderr.contains(next), "{refused}");
+        assert!(!node.bpffs().exists(), "{refused}");
+    }
+    assert_eq!(fs::read_to_string(&notes).unwrap(), "precious");
+    drop(kube_proxy);
+    world.start("raspi002", &[]);
 }
 
 /// An agent that cannot read its objects yet is alive and not ready.
@@ -263,4 +290,10 @@ fn settings_come_from_flag_environment_and_file() {
     let wrong = agent(node).arg("--config").arg(&config).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2), "{wrong}");
     assert!(wrong.stderr.contains("no-such-key") && wrong.stderr.contains("config.yaml"), "{wrong}");
+    fs::write(&config, &file).unwrap();
+    for (flag, value) in [("--log-level", "warning"), ("--max-flows", "0")] {
+        let wrong = agent(node).arg("--config").arg(&config).args([flag, value]).output().unwrap();
+        assert_eq!(wrong.status.code(), Some(2), "{wrong}");
+        assert!(wrong.stderr.contains(flag), "{wrong}");
+    }
 }

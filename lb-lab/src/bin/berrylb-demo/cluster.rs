@@ -2,6 +2,8 @@
 
 use std::{
     fmt::Display,
+    fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -153,7 +155,10 @@ impl Cluster {
     pub(crate) fn guide(&self, stage: &mut Stage) -> Result<()> {
         stage.scene("The lab stays up until you press Ctrl-C")?;
         let enter = format!("sh {}", self.lab.enter_script().display());
-        let berrylb = self.berrylb.display();
+        let bin = self.lab.dir().join("bin");
+        fs::create_dir_all(&bin).with_context(|| format!("make {}", bin.display()))?;
+        let link = bin.join("berrylb");
+        symlink(&self.berrylb, &link).with_context(|| format!("make {}", link.display()))?;
         let [first, second, ..] = self.pods.as_slice() else { bail!("the story has three pods") };
         let node = self.lab.node(first.node_name());
         let bpffs = node.bpffs();
@@ -164,7 +169,7 @@ impl Cluster {
              {enter} {}\n  \
              {enter} {}\n  \
              {enter} outside curl -m 2 {CLUSTER_IP}:8080\n  \
-             {enter} {} {berrylb} service list\n  \
+             {enter} {} berrylb service list\n  \
              bpftool map dump pinned {}/v2/services\n\n\
              Objects to change: {}\nLogs: {}/*/agent.err",
             self.control_plane().name(),

@@ -152,6 +152,15 @@ fn kept(net: Net) -> Vec<Case> {
         cases.push(case("to a machine that is no node", ELSEWHERE, {
             dsr(net, proto, ELSEWHERE).with(|w| w.addrs.retain(|(_, flags)| *flags != addr_flag::PEER))
         }));
+        for (client, who) in [(net.other_node(), "another node"), (net.far(), "another node's pod")] {
+            let from = flow(net, proto, REMOTE);
+            let mut flow = from;
+            (flow[0].key.src, flow[1].to.dst) = (client, client);
+            let world = dsr(net, proto, REMOTE);
+            let packet = at(Hook::Uplink, flow[0].key).flags(SYN);
+            let title = format!("not handed over: {} from {who}, which may be the backend's", name(proto));
+            cases.push(Case::new(title, Hook::Uplink, world, packet).opens(&flow));
+        }
         cases.push(case("with snat", REMOTE, dsr(net, proto, REMOTE).with(|w| w.forwarding = forwarding::SNAT)));
     }
     cases.push(
@@ -265,6 +274,16 @@ fn without_option(net: Net) -> Vec<Case> {
         let world = world(proto::TCP).with(|w| w.marks |= marks);
         Case::new(format!("to another node, TCP: {what}"), Hook::Uplink, world, packet(proto::TCP).flags(ACK))
     };
+    let fragment = |what: &str, hook, marks| {
+        let world = world(proto::UDP).with(|w| w.marks |= marks);
+        let packet = at(hook, packet(proto::UDP).tuple).with(later);
+        Case::new(format!("to another node, a later fragment: {what}"), hook, world, packet)
+    };
+    cases.push(
+        fragment("its first one was not taken over", Hook::Uplink, mark::TAKEN_OVER).dropped(Counter::DropFragment),
+    );
+    cases.push(fragment("on its way through here", Hook::Overlay, mark::TAKEN_OVER));
+    cases.push(fragment("nothing was ever taken over", Hook::Uplink, 0));
     cases.push(stray("its flow is gone", mark::TAKEN_OVER).refused(Counter::DropNoFlow));
     cases.push(stray("no flow was ever taken over", 0));
     let both = world(proto::TCP).with(|w| w.addrs.push((net.other_vip(), addr_flag::PEER)));

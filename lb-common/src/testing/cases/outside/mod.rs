@@ -12,6 +12,7 @@ mod ports;
 mod replies;
 mod router;
 mod sctp;
+mod steered;
 mod strangers;
 
 use super::{ACK, SYN};
@@ -55,6 +56,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
     cases.extend(leaving::cases(net));
     cases.extend(masqueraded::cases(net));
     cases.extend(sctp::cases(net));
+    cases.extend(steered::cases(net));
     cases
 }
 
