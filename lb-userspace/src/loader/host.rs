@@ -18,7 +18,10 @@ use nix::{
     },
 };
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    sys,
+};
 
 /// Where a bpffs is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -30,7 +33,7 @@ const CGROUP_ADVICE: &str = "give --cgroup a folder below a cgroup v2 mount (`fi
 /// Checks that this process may load and attach programs.
 ///
 /// # Errors
-/// [`Error::Setup`] names the capabilities that are missing.
+/// [`Error::Setup`] names the capabilities that are missing, or what refuses bpf(2) to a process that has them.
 pub fn check_privileges() -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").map_err(Error::kernel("read /proc/self/status"))?;
     let effective = status
@@ -39,13 +42,29 @@ pub fn check_privileges() -> Result<()> {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .ok_or_else(|| Error::setup("/proc/self/status has no CapEff line", "mount a proc file system on /proc"))?;
     let missing = missing_capabilities(effective);
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        return Err(Error::setup(
+            format!("no permission to load BPF programs: {} missing", missing.join(", ")),
+            "run as root, or give these capabilities (in Kubernetes: securityContext.privileged, or capabilities.add)",
+        ));
     }
-    Err(Error::setup(
-        format!("no permission to load BPF programs: {} missing", missing.join(", ")),
-        "run as root, or give these capabilities (in Kubernetes: securityContext.privileged, or capabilities.add)",
-    ))
+    sys::call_for_nothing().map_err(|cause| refused(&status, &cause))
+}
+
+/// Why bpf(2) itself fails for a process with the capabilities; `status` is proc(5)'s file of that name.
+fn refused(status: &str, cause: &io::Error) -> Error {
+    let filtered = status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"));
+    if filtered {
+        return Error::setup(
+            format!("bpf(2) is refused to a process with all capabilities for it, by its seccomp profile ({cause})"),
+            "in Kubernetes: a runtime whose default profile goes by CAP_BPF (containerd 1.7, Docker 23.0, or newer), or for \
+             securityContext.seccompProfile the type Unconfined, or a profile that allows bpf",
+        );
+    }
+    Error::setup(
+        format!("bpf(2) is refused to a process with all capabilities for it ({cause})"),
+        "see whether the kernel has CONFIG_BPF_SYSCALL, and what a security module (SELinux, lockdown) has logged",
+    )
 }
 
 /// Capabilities that loading, attaching and pinning need and `effective` lacks (bit numbers of capability.h).
@@ -76,8 +95,18 @@ pub fn raise_memory_limit() -> Result<()> {
     if soft == libc::RLIM_INFINITY {
         return Ok(());
     }
-    setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY)
-        .map_err(|e| Error::kernel(format!("raise RLIMIT_MEMLOCK from {soft} bytes to unlimited"))(e.into()))
+    setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY).map_err(|error| {
+        let what = format!("raise RLIMIT_MEMLOCK from {soft} bytes to unlimited");
+        if error == nix::Error::EPERM {
+            return Error::setup(
+                format!(
+                    "{what}: CAP_SYS_RESOURCE is missing, which this kernel wants for BPF maps (Linux before 5.11)"
+                ),
+                "give that capability as well, or start the agent without a limit on locked memory",
+            );
+        }
+        Error::kernel(what)(error.into())
+    })
 }
 
 /// Makes the folder `dir` on a bpffs. If it lies on none, one is mounted: on `/sys/fs/bpf` for a folder below that,
@@ -271,6 +300,15 @@ mod tests {
         assert_eq!(missing_capabilities(bits(&[21])), ["CAP_NET_ADMIN"]);
         assert_eq!(missing_capabilities(bits(&[12, 38])), ["CAP_BPF"]);
         assert_eq!(missing_capabilities(0), ["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"]);
+    }
+
+    #[test]
+    fn a_filter_is_told_from_a_kernel_that_refuses() {
+        let cause = io::Error::from_raw_os_error(libc::EPERM);
+        let filtered = refused("Name:\tberrylb\nSeccomp:\t2\nSeccomp_filters:\t1\n", &cause).to_string();
+        assert!(filtered.contains("seccomp profile") && filtered.contains("CAP_BPF"), "{filtered}");
+        let plain = refused("Seccomp:\t0\n", &cause).to_string();
+        assert!(!plain.contains("seccomp") && plain.contains("CONFIG_BPF_SYSCALL"), "{plain}");
     }
 
     #[test]

@@ -87,6 +87,20 @@ fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
 }
 
+/// Calls `bpf(2)` for nothing: it asks about a descriptor that nobody has, which the kernel answers by `EBADFD`.
+///
+/// # Errors
+/// When the call itself is refused or unknown: `EPERM`, `EACCES` or `ENOSYS`, by a seccomp filter, a security module, or a
+/// kernel without BPF.
+pub(super) fn call_for_nothing() -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.info.bpf_fd = u32::MAX;
+    match bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS)) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn bpf_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     let fd = bpf(cmd, attr)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;

@@ -48,10 +48,11 @@ impl HostFolders {
         }
     }
 
-    /// Names in the node's `/sys/fs/bpf`.
+    /// Names in the node's `/sys/fs/bpf`, but for the `maps.debug` and `progs.debug` that the kernel puts into some.
     pub(crate) fn pins(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.bpffs).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.ends_with(".debug")).collect()
     }
 }
 

@@ -19,9 +19,10 @@ pub(crate) const NAME: &str = "docker.io/library/berrylb";
 /// # Errors
 /// When a build fails or a file cannot be written.
 pub(crate) fn run(archs: Archs, name: &str) -> Result<Vec<PathBuf>> {
+    // Before the build, which takes minutes: the label is to name the commit that the binary names.
+    let about = about(name)?;
     super::run(archs, false)?;
     let images = archs.list().iter().map(|&arch| Ok((arch, files(arch)?))).collect::<Result<Vec<_>>>()?;
-    let about = about(name)?;
     let mut archives = Vec::new();
     for image in &images {
         archives.push((
