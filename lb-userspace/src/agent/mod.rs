@@ -19,6 +19,7 @@ mod health_checks;
 mod histogram;
 mod http;
 mod links;
+mod recall;
 mod run;
 mod serve;
 mod skip_rules;

@@ -185,6 +185,7 @@ impl Agent {
                     }
                     self.syncs.queue(object.key().kind, now);
                     let trigger = syncs::trigger_of(&object);
+                    self.recall_api_server(&object);
                     self.planner.upsert(*object);
                     if let Some((service, at)) = trigger.filter(|(service, _)| self.planner.is_changing(service)) {
                         self.syncs.trigger(service, at);
