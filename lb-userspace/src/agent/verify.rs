@@ -40,8 +40,12 @@ impl Agent {
     /// # Errors
     /// If the kernel does not tell how things are.
     pub(super) fn verify(&mut self, repair: bool) -> Result<ApiVerdict> {
-        let mut verdict =
-            ApiVerdict { bpffs: absolute(&self.settings.bpffs), ready: self.ready, ..ApiVerdict::default() };
+        let mut verdict = ApiVerdict {
+            bpffs: absolute(&self.settings.bpffs),
+            ready: self.ready,
+            snapshot: self.snapshot_status(),
+            ..ApiVerdict::default()
+        };
         if !self.ready {
             return Ok(verdict);
         }

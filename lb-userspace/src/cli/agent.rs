@@ -29,5 +29,8 @@ fn start(settings: Settings) -> Result<()> {
         LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
-    tokio::task::LocalSet::new().block_on(&runtime, agent::run(settings))
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, agent::run(settings));
+    // What still runs beside the loop waits for a kernel or a disk, and nobody waits for it any more.
+    runtime.shutdown_background();
+    ended
 }

@@ -108,7 +108,7 @@ impl Planner {
     pub fn remember_api_server(&mut self, before: Vec<Object>) {
         let name = api_server::name();
         let mut index = Index::default();
-        before.into_iter().filter(|object| api_server::is_of(object)).for_each(|object| {
+        before.into_iter().filter(api_server::is_of).for_each(|object| {
             index.upsert(object);
         });
         let groups = index.service(&name).map(|service| index.groups(service)).unwrap_or_default();

@@ -113,6 +113,14 @@ impl Access {
         }
     }
 
+    /// The server's URL, wherever it is written.
+    ///
+    /// # Errors
+    /// If a file cannot be read or used.
+    pub async fn server_url(&self) -> Result<String, AccessError> {
+        Ok(self.config().await?.cluster_url.to_string())
+    }
+
     fn account_config(&self) -> Result<Config, AccessError> {
         let server = self.server.clone().ok_or(AccessError::NoServer)?;
         let secure = server.scheme_str() == Some("https");
