@@ -106,6 +106,8 @@ pub enum End {
 /// A request that came.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// When it came.
+    pub at: Instant,
     /// What it asked for.
     pub verb: Verb,
     /// Of which resource; None: discovery and the like.
@@ -279,6 +281,19 @@ impl ApiServer {
         drop(state);
         self.shared.tell_changed();
         put.map(|()| version)
+    }
+
+    /// As [`Self::apply`], of one object that was read already: for measuring what comes after it.
+    ///
+    /// # Errors
+    /// It is of a kind that is not served.
+    pub fn put(&self, object: Value) -> Result<u64> {
+        let mut state = self.shared.lock();
+        let put = state.store.put(object);
+        let version = state.store.version();
+        drop(state);
+        self.shared.tell_changed();
+        put.map(|_| version)
     }
 
     /// Deletes an object; `namespace` is "" for a Node. Gives whether it was there.

@@ -19,7 +19,9 @@ mod health_checks;
 mod histogram;
 mod http;
 mod links;
+mod own_node;
 mod recall;
+mod retry;
 mod run;
 mod serve;
 mod skip_rules;
@@ -42,5 +44,6 @@ pub use run::run;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
 pub use snapshot::remove_snapshot;
 pub use values::{
-    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc,
+    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, NodeAddress, OnOff, PortAddresses, SocketLb,
+    TableSize, Tc,
 };

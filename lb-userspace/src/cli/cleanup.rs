@@ -5,7 +5,8 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::{
     agent::{self, DEFAULT_BPFFS},
@@ -25,18 +26,32 @@ pub(super) struct CleanupArgs {
     /// The agent's folder with its snapshot of objects, to be removed, too. Default: it stays.
     #[arg(long, env = "BERRYLB_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Wait for SIGTERM or SIGINT afterwards, as what runs on every node has to do until it has run on all of them.
+    #[arg(long)]
+    stay: bool,
 }
 
 pub(super) fn run(args: &CleanupArgs) -> Result<()> {
+    let ending: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    if args.stay {
+        // Before the work, so that a signal that comes meanwhile is kept; the first process of a container gets no other.
+        ending.thread_block().context("hold signals back")?;
+    }
     loader::host::check_privileges()?;
     let removed = loader::cleanup(&args.bpffs)?;
     let state = args.state_dir.as_deref().filter(|dir| !dir.as_os_str().is_empty());
     let files = state.map(agent::remove_snapshot).transpose()?.unwrap_or_default();
+    let mut out = io::stdout();
     if !removed.is_empty() || files.is_empty() {
-        writeln!(io::stdout(), "{removed}")?;
+        writeln!(out, "{removed}")?;
     }
     for path in files {
-        writeln!(io::stdout(), "removed snapshot {}", path.display())?;
+        writeln!(out, "removed snapshot {}", path.display())?;
+    }
+    if args.stay {
+        writeln!(out, "done; waiting for SIGTERM")?;
+        out.flush()?;
+        ending.wait().context("wait for a signal")?;
     }
     Ok(())
 }
