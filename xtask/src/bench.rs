@@ -26,7 +26,7 @@ pub(crate) enum Bench {
 pub(crate) fn run(what: &Bench) -> Result<()> {
     let Bench::ControlPlane { args } = what;
     setup::run(Purpose::Demo)?;
-    let berrylb = build_agent::build(false)?;
+    let berrylb = build_agent::build()?;
     process::run(process::cargo().args(["build", "--release", "--package", "lb-bench"]))?;
     let mut command = play::as_root(&process::target_dir().join("release/berrylb-bench"), "bench")?;
     process::run(command.arg("control-plane").arg("--berrylb").arg(berrylb).args(args))
