@@ -83,15 +83,30 @@ impl Agent {
     /// # Errors
     /// It runs already, ends, or is not ready in time.
     pub fn start_again(&mut self) -> Result<()> {
+        self.start_unready()?;
+        self.wait_ready()
+    }
+
+    /// Starts it after it ended, and does not wait.
+    ///
+    /// # Errors
+    /// It runs already.
+    pub fn start_unready(&mut self) -> Result<()> {
         if let Some(process) = &mut self.process
             && process.status()?.is_none()
         {
             bail!("the agent of {} runs already, as process {}", self.args.name, process.pid());
         }
-        let mut process = self.agent_command().spawn("agent")?;
-        process.wait_line(|line| line == "ready", READY_LIMIT)?;
-        self.process = Some(process);
+        self.process = Some(self.agent_command().spawn("agent")?);
         Ok(())
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// It ends, or is not ready in time; the message holds its log.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.running()?.wait_line(|line| line == "ready", READY_LIMIT).map(drop)
     }
 
     /// `SIGKILL`.

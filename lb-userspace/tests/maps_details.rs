@@ -202,3 +202,37 @@ fn damaged_maps_are_repaired() {
     assert_eq!(tables.store().contents().svc_state, sound.svc_state);
     assert!(tables.store().source_ranges().expect("readable").is_empty());
 }
+
+/// What new connections get is told after an adoption as before, and what they do not get is not.
+#[test]
+fn what_a_port_sends_connections_to_is_told() {
+    let standing = |tables: &Tables<MemStore>, name: &str, protocol| -> Vec<(IpAddr, bool)> {
+        let all = tables.standing(&ServiceName::new("default", "web"), name, protocol);
+        assert!(all.iter().all(|standing| standing.port == 80 && !standing.local));
+        all.into_iter().map(|standing| (standing.address, standing.terminating)).collect()
+    };
+    let (http, both) = (|tables: &Tables<MemStore>| standing(tables, "http", Protocol::Tcp), [pod(1), pod(2)]);
+    let adopted = |tables: Tables<MemStore>| Tables::adopt(tables.into_store()).expect("readable").0;
+    let mut tables = tables(&[2, 1]);
+    assert_eq!(http(&tables), both.map(|address| (address, false)));
+    assert_eq!(standing(&tables, "other", Protocol::Tcp), []);
+    assert_eq!(standing(&tables, "http", Protocol::Udp), []);
+    tables = adopted(tables);
+    assert_eq!(http(&tables), both.map(|address| (address, false)));
+
+    let mut change = web(&[1, 3]);
+    for frontend in change.frontends.iter_mut().filter(|frontend| frontend.action == Action::Forward) {
+        frontend.backends[0].state = BackendState::Terminating;
+        frontend.draining = backends(&[2]);
+    }
+    tables.apply(&change).expect("there is room");
+    tables = adopted(tables);
+    assert_eq!(http(&tables), [(pod(1), true), (pod(3), false)], "2 takes none any more");
+
+    let mut change = web(&[]);
+    for frontend in change.frontends.iter_mut().filter(|frontend| frontend.action == Action::Forward) {
+        frontend.action = Action::Reject;
+    }
+    tables.apply(&change).expect("there is room");
+    assert_eq!(http(&adopted(tables)), []);
+}

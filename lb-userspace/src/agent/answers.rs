@@ -1,11 +1,11 @@
 //! What the agent answers to its listeners: names, state and metrics. Reads only.
 
-use std::path::Path;
+use std::{path::Path, time::SystemTime};
 
 use lb_common::abi::Counter;
 
 use super::{
-    api::{ApiAnswer, ApiHealthCheck},
+    api::{ApiAnswer, ApiHealthCheck, ApiSnapshot},
     health_checks::HealthAnswer,
     state::Agent,
     status::{Question, Repair},
@@ -60,6 +60,7 @@ impl Agent {
             health_checks,
             skipped: self.skips.names(),
             links: self.links.names(),
+            snapshot: self.snapshot_status(),
             failed: {
                 let services = self.failed.values().map(|failed| &failed.reason);
                 services.chain(self.health_checks.failures()).cloned().collect()
@@ -105,7 +106,14 @@ impl Agent {
         let drift = [(String::new(), self.audit.drift)];
         family("audit_drift_total", "counter", "Differences that the audit of the datapath found.", &drift);
         self.syncs.write(&mut text);
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.write_metrics(SystemTime::now(), &mut text);
+        }
         text
+    }
+
+    pub(super) fn snapshot_status(&self) -> Option<ApiSnapshot> {
+        self.snapshots.as_ref().map(|snapshots| snapshots.status(SystemTime::now()))
     }
 }
 

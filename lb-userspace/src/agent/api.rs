@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
+use super::snapshot::span;
 use crate::{maps::Names, plan::compare::Difference};
 
 /// Names: to be got.
@@ -60,6 +61,22 @@ pub struct ApiXdp {
     pub reason: String,
 }
 
+/// The snapshot of objects on disk (`--state-dir`).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiSnapshot {
+    /// Its file.
+    pub path: String,
+    /// The datapath holds what it says: the node has booted, and the API server's lists were not read yet.
+    pub in_use: bool,
+    /// When it was written, in seconds since 1970-01-01 UTC; null: there is none.
+    pub written: Option<u64>,
+    /// Seconds since; null if the clock is behind that time.
+    pub age_seconds: Option<u64>,
+    /// Why it is not written, or was not used.
+    pub problem: Option<String>,
+}
+
 /// What the agent answers.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,6 +99,25 @@ pub struct ApiAnswer {
     /// Links that carry programs.
     #[serde(default)]
     pub links: Vec<ApiLink>,
+    /// With `--state-dir`.
+    #[serde(default)]
+    pub snapshot: Option<ApiSnapshot>,
+}
+
+impl ApiSnapshot {
+    /// What whoever looks at the datapath should know of it, if anything.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        let Self { path, in_use, age_seconds, problem, .. } = self;
+        if *in_use {
+            let age = age_seconds.map_or_else(|| "of unknown age".to_owned(), |age| format!("{} old", span(age)));
+            return Some(format!(
+                "this is what the snapshot {path} says, which is {age}: the node has booted, and the API server's lists \
+                 were not read yet"
+            ));
+        }
+        problem.clone()
+    }
 }
 
 /// How the datapath differs from what the agent wants.
@@ -92,6 +128,9 @@ pub struct ApiVerdict {
     pub bpffs: String,
     /// As in [`ApiAnswer`]; nothing is compared before.
     pub ready: bool,
+    /// As in [`ApiAnswer`].
+    #[serde(default)]
+    pub snapshot: Option<ApiSnapshot>,
     /// What differed and was mended.
     pub repaired: Vec<Difference>,
     /// What differs now.

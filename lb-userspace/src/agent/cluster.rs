@@ -91,11 +91,14 @@ impl Agent {
             taken += update.events.len();
             let was_synced = self.cluster.as_ref().is_none_or(Cluster::is_synced);
             if let Some(cluster) = &mut self.cluster {
+                let heard = update.events.iter().any(|event| !matches!(event, Event::Failing(_) | Event::Working));
                 let outcome = cluster.take(update);
                 if !was_synced && cluster.is_synced() {
                     tracing::info!("every list of the API server was read whole");
                 }
+                let outcome = self.hold_back(outcome, heard);
                 self.plan(outcome);
+                self.release();
             }
             next = watches.try_next();
         }

@@ -160,6 +160,13 @@ pub struct AgentArgs {
     /// Default: 300.
     #[arg(long, env = "BERRYLB_AUDIT_INTERVAL", value_name = "S")]
     pub audit_interval: Option<u32>,
+    /// Folder for a snapshot of the objects of the API server, by which a node that boots while the server is away serves.
+    /// Default: none.
+    #[arg(long, env = "BERRYLB_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Seconds between writes of the snapshot, at least; it is only written after a change. Default: 60.
+    #[arg(long, env = "BERRYLB_STATE_INTERVAL", value_name = "S")]
+    pub state_interval: Option<u32>,
     /// Most frontends. Default: 4096.
     #[arg(long, env = "BERRYLB_MAX_SERVICES", value_name = "N")]
     pub max_services: Option<u32>,
@@ -241,6 +248,9 @@ pub struct Settings {
     pub grace_seconds: u32,
     /// Seconds; 0: never.
     pub audit_interval: u32,
+    pub state_dir: Option<PathBuf>,
+    /// Seconds.
+    pub state_interval: u32,
     pub capacities: Capacities,
 }
 
@@ -251,6 +261,8 @@ pub const DEFAULT_API_SOCKET: &str = "/run/berrylb/agent.sock";
 
 /// Default of `--audit-interval`, in seconds.
 const DEFAULT_AUDIT_INTERVAL: u32 = 300;
+/// Default of `--state-interval`, in seconds.
+const DEFAULT_STATE_INTERVAL: u32 = 60;
 
 /// Maglev tables that the default of `--max-slots` has room for if Maglev is the default algorithm.
 const DEFAULT_TABLES: u32 = 64;
@@ -311,7 +323,7 @@ impl AgentArgs {
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
             cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
             healthz, metrics, api_socket, log_level, log_format,
-            datapath_log, grace_seconds, audit_interval, max_services, max_backend_sets, max_slots, max_backends, max_flows,
+            datapath_log, grace_seconds, audit_interval, state_dir, state_interval, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
             max_devices,
         });
@@ -421,6 +433,8 @@ impl AgentArgs {
             datapath_log: self.datapath_log.map(|log| log.0),
             grace_seconds: self.grace_seconds.unwrap_or(0),
             audit_interval: self.audit_interval.unwrap_or(DEFAULT_AUDIT_INTERVAL),
+            state_dir: self.state_dir.filter(|dir| !dir.as_os_str().is_empty()),
+            state_interval: self.state_interval.unwrap_or(DEFAULT_STATE_INTERVAL),
             capacities,
         })
     }

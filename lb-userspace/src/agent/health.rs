@@ -55,6 +55,7 @@ impl Agent {
             stuck: self.is_stuck(),
             failed_services: self.failed.len(),
             unreadable_sources: self.unreadable.len() + self.unreadable_files.len() + failing,
+            snapshot: self.snapshot_status(),
         }
     }
 }

@@ -20,12 +20,14 @@ mod histogram;
 mod http;
 mod links;
 mod own_node;
+mod recall;
 mod retry;
 mod run;
 mod serve;
 mod skip_rules;
 mod skip_scan;
 mod skips;
+mod snapshot;
 mod sources;
 mod stale;
 mod state;
@@ -36,10 +38,11 @@ mod verify;
 mod watch;
 mod xdp;
 
-pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiVerdict, ApiXdp, ask, verify};
+pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiSnapshot, ApiVerdict, ApiXdp, ask, verify};
 pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, SettingsError};
 pub use run::run;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
+pub use snapshot::remove_snapshot;
 pub use values::{
     DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff, PortAddresses,
     SocketLb, TableSize, Tc,

@@ -10,7 +10,14 @@ use tokio::{
 };
 
 use super::{
-    cluster, config::Settings, serve::Listeners, stale::StaleSockets, state::Agent, values::LocalPath, watch::Watch,
+    cluster,
+    config::Settings,
+    serve::Listeners,
+    snapshot::{Identity, Snapshots, StateDir},
+    stale::StaleSockets,
+    state::Agent,
+    values::LocalPath,
+    watch::Watch,
 };
 use crate::{
     k8s,
@@ -45,8 +52,9 @@ pub async fn run(settings: Settings) -> Result<()> {
         None => None,
     };
     let listeners = listen(&settings).await?;
+    let state = state_dir(&settings).await?;
     let mut follower = Follower::start().await?;
-    let mut agent = Agent::start(settings, &follower, asker.clone())?;
+    let mut agent = Agent::start(settings, state, &follower, asker.clone())?;
     let _log_forwarder = agent.datapath.forward_logs()?;
     listeners.serve(&asker).context("ask where the agent listens")?;
     agent.read_all();
@@ -66,6 +74,8 @@ pub async fn run(settings: Settings) -> Result<()> {
         stale.look_for(agent.tables.take_retired_udp());
         let look_at = stale.at();
         let audit_at = agent.audit.at();
+        agent.keep_snapshot();
+        let snapshot_at = agent.snapshots.as_ref().and_then(Snapshots::at);
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -130,6 +140,8 @@ pub async fn run(settings: Settings) -> Result<()> {
                 stale.finish(listed, agent.tables.store());
                 continue;
             }
+            done = Snapshots::next(&mut agent.snapshots) => agent.snapshot_done(done),
+            () = sleep_until(snapshot_at.unwrap_or_else(Instant::now)), if snapshot_at.is_some() => agent.snapshot_due(),
             () = sleep_until(audit_at.unwrap_or_else(Instant::now)), if audit_at.is_some() => {
                 agent.audit();
                 continue;
@@ -142,6 +154,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         }
         agent.settle();
     }
+    agent.end_snapshot().await;
     tracing::info!("ending; the datapath stays in place");
     Ok(())
 }
@@ -159,6 +172,23 @@ async fn listen(settings: &Settings) -> Result<Listeners> {
         return Err(in_use.into());
     }
     bound
+}
+
+/// Where a snapshot is kept, if one is.
+async fn state_dir(settings: &Settings) -> Result<Option<StateDir>> {
+    match (&settings.state_dir, &settings.access) {
+        (Some(dir), Some(access)) => {
+            let identity = Identity { node: settings.node_name.clone(), server: access.server_url().await? };
+            Ok(Some(StateDir::new(dir, identity)))
+        }
+        (Some(_), None) => {
+            tracing::warn!(
+                "--state-dir is without effect: objects come from files, which are there when the node boots"
+            );
+            Ok(None)
+        }
+        (None, _) => Ok(None),
+    }
 }
 
 type Collected = (Freed, std::io::Result<()>);

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt::Display,
     io,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -24,6 +24,7 @@ use super::{
     retry::{Retry, Standing},
     serve::Asker,
     skips::Skips,
+    snapshot::{Snapshots, StateDir},
     syncs::{self, Syncs},
 };
 use crate::{
@@ -60,6 +61,10 @@ pub(super) struct Agent {
     pub(super) files: FileSet,
     /// If objects come from the API server, not from files.
     pub(super) cluster: Option<Cluster>,
+    /// With `--state-dir`.
+    pub(super) snapshots: Option<Snapshots>,
+    /// The socket programs are attached, which a snapshot that serves needs before `ready`.
+    pub(super) serves_sockets: bool,
     pub(super) own_node: OwnNode,
     /// Sources that could not be read, with the reason that was logged.
     pub(super) unreadable: BTreeMap<usize, String>,
@@ -92,7 +97,13 @@ fn with_flag(error: loader::Error) -> anyhow::Error {
 }
 
 impl Agent {
-    pub(super) fn start(settings: Settings, follower: &Follower, asker: Asker) -> Result<Self> {
+    /// `state`: where a snapshot of the objects is kept.
+    pub(super) fn start(
+        settings: Settings,
+        state: Option<StateDir>,
+        follower: &Follower,
+        asker: Asker,
+    ) -> Result<Self> {
         let object = object::bytes()?;
         let capacities = settings.capacities;
         let options = DatapathOptions {
@@ -132,6 +143,10 @@ impl Agent {
         if !fresh {
             tracing::info!("took over {} frontends and {} backends of an earlier run", found.frontends, found.backends);
         }
+        // What is in the maps is newer than a snapshot, unless it is one itself.
+        let boots = !takes_over && (found.frontends == 0 || datapath.is_unconfirmed()?);
+        let interval = Duration::from_secs(settings.state_interval.into());
+        let snapshots = state.map(|dir| Snapshots::start(dir, interval, boots));
         let grace = if fresh && settings.grace_seconds > 0 { now_ticks()? + ticks(settings.grace_seconds) } else { 0 };
         let config = Config {
             local_path: links::local_path(settings.local_path),
@@ -161,6 +176,8 @@ impl Agent {
             health_checks: HealthChecks::new(asker),
             files: FileSet::default(),
             cluster,
+            snapshots,
+            serves_sockets: false,
             own_node: OwnNode::default(),
             unreadable: BTreeMap::new(),
             unreadable_files: BTreeMap::new(),
@@ -196,7 +213,9 @@ impl Agent {
             match change {
                 ObjectChange::Upsert(object) => {
                     self.syncs.queue(object.key().kind, now);
-                    let trigger = syncs::trigger_of(&object);
+                    // Before the first full state they say how long the agent was away.
+                    let trigger = syncs::trigger_of(&object).filter(|_| self.ready);
+                    self.recall_api_server(&object);
                     self.planner.upsert(*object);
                     if let Some((service, at)) = trigger.filter(|(service, _)| self.planner.is_changing(service)) {
                         self.syncs.trigger(service, at);
@@ -235,7 +254,10 @@ impl Agent {
         let failed = |service: &ServiceName| self.failed.contains_key(service);
         let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
         self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
-        if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
+        if !self.is_confirmed() {
+            let done = self.serve_sockets().map_err(|error| format!("{error:#}"));
+            self.note("the snapshot does not serve all sockets", done);
+        } else if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
             let done = self.become_ready().map_err(|error| format!("{error:#}"));
             self.note("not ready yet", done);
         } else if self.prune == Prune::BadObject && !self.has_bad_objects() {
@@ -244,9 +266,12 @@ impl Agent {
         changed
     }
 
-    /// Whether what is planned may take the place of what an earlier run left.
-    fn is_complete(&self) -> bool {
-        self.cluster.as_ref().is_none_or(Cluster::is_synced)
+    fn serve_sockets(&mut self) -> Result<()> {
+        if !self.serves_sockets {
+            self.datapath.attach_sockets()?;
+            self.serves_sockets = true;
+        }
+        Ok(())
     }
 
     pub(super) fn apply(&mut self, changes: &[ServiceChange]) {
@@ -286,7 +311,8 @@ impl Agent {
         let adopted = std::mem::take(&mut self.adopted_links);
         self.links.prune(adopted, &mut self.datapath, self.tables.store_mut());
         self.links.attach_deferred(&mut self.datapath);
-        self.datapath.attach_sockets()?;
+        self.serve_sockets()?;
+        self.datapath.mark_confirmed()?;
         let retired = self.datapath.retire_other_versions()?;
         if !retired.is_empty() {
             let (links, maps) = (retired.links.len(), retired.maps.len());

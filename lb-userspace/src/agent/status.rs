@@ -4,7 +4,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{
-    api::{ApiAnswer, ApiVerdict},
+    api::{ApiAnswer, ApiSnapshot, ApiVerdict},
     health_checks::HealthAnswer,
 };
 
@@ -22,6 +22,9 @@ pub(super) struct Status {
     pub(super) failed_services: usize,
     /// Sources that cannot be read.
     pub(super) unreadable_sources: usize,
+    /// With `--state-dir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<ApiSnapshot>,
 }
 
 /// Whether what differs is to be mended.

@@ -54,8 +54,12 @@ impl Agent {
     /// # Errors
     /// If the kernel does not tell how things are.
     pub(super) fn verify(&mut self, repair: bool, scope: Scope) -> Result<ApiVerdict> {
-        let mut verdict =
-            ApiVerdict { bpffs: absolute(&self.settings.bpffs), ready: self.ready, ..ApiVerdict::default() };
+        let mut verdict = ApiVerdict {
+            bpffs: absolute(&self.settings.bpffs),
+            ready: self.ready,
+            snapshot: self.snapshot_status(),
+            ..ApiVerdict::default()
+        };
         if !self.ready {
             return Ok(verdict);
         }

@@ -33,7 +33,7 @@ fn start(settings: Settings) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
     let ended = tokio::task::LocalSet::new().block_on(&runtime, agent::run(settings));
-    // What waits in a thread of its own (a name being resolved, a kubeconfig's plugin) is not waited for.
+    // What waits in a thread of its own (a name being resolved, a kubeconfig's plugin, a disk) is not waited for.
     runtime.shutdown_timeout(LEAVE);
     ended
 }

@@ -1,11 +1,14 @@
 //! What the live commands share: the pinned maps, and the names that a running agent tells.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    agent::{ApiAnswer, DEFAULT_API_SOCKET, DEFAULT_BPFFS, ask},
+    agent::{ApiAnswer, ApiSnapshot, DEFAULT_API_SOCKET, DEFAULT_BPFFS, ask},
     loader::Layout,
     maps::BpfStore,
     plan::state::{HealthCheck, ServiceName, State},
@@ -39,6 +42,9 @@ impl LiveArgs {
             .filter(|agent| {
                 std::path::absolute(&self.bpffs).is_ok_and(|path| path == std::path::Path::new(&agent.bpffs))
             });
+        if let Some(remark) = agent.as_ref().and_then(|agent| agent.snapshot.as_ref()).and_then(ApiSnapshot::remark) {
+            writeln!(io::stderr(), "berrylb: {remark}")?;
+        }
         Ok(Live { store, agent })
     }
 }

@@ -12,7 +12,7 @@ use super::{
     services::print,
 };
 use crate::{
-    agent::{ApiVerdict, verify},
+    agent::{ApiSnapshot, ApiVerdict, verify},
     plan::compare::Difference,
 };
 
@@ -58,6 +58,9 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
             verdict.bpffs,
             bpffs.display()
         );
+    }
+    if let Some(remark) = verdict.snapshot.as_ref().and_then(ApiSnapshot::remark) {
+        writeln!(io::stderr(), "berrylb verify: {remark}")?;
     }
     if !verdict.ready {
         bail!("the agent has not its first full state yet: try again when its /healthz answers 200");

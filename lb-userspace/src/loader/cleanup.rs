@@ -11,7 +11,7 @@ use super::{
     datapath::interface_indexes,
     error::{Error, Result},
     host,
-    layout::{Layout, LinkPin},
+    layout::{Layout, LinkPin, UNCONFIRMED},
     pins,
 };
 
@@ -133,7 +133,7 @@ fn remove_version(folder: &Path, removed: &mut Removed) -> Result<()> {
     let mut empty = true;
     for name in pins::names(folder)? {
         let path = folder.join(&name);
-        if this_version && !map::ALL.contains(&name.as_str()) {
+        if this_version && name != UNCONFIRMED && !map::ALL.contains(&name.as_str()) {
             removed.left.push(path.display().to_string());
             empty = false;
             continue;

@@ -13,7 +13,7 @@ use aya::{
     maps::{Map, MapError},
     programs::{Program, SchedClassifier},
 };
-use lb_common::abi::{global, program, socket_lb};
+use lb_common::abi::{global, map, program, socket_lb};
 
 use super::{
     cookie,
@@ -26,7 +26,7 @@ use super::{
     probe::{Feature, Probe},
     sockets,
     stats::{MapStats, pinned_maps},
-    tables,
+    sys, tables,
     tables::KeptSize,
     tc,
 };
@@ -299,6 +299,45 @@ impl Datapath {
     /// When the folder cannot be listed.
     pub fn tables_pinned(layout: &Layout) -> Result<bool> {
         tables::any_pinned(layout.version())
+    }
+
+    /// Marks the tables: what they are about to hold is a guess. The mark lasts as long as the tables do, over every end of
+    /// the agent, until [`Self::mark_confirmed`].
+    ///
+    /// # Errors
+    /// When the mark cannot be pinned.
+    pub fn mark_unconfirmed(&self) -> Result<()> {
+        let path = self.layout.unconfirmed();
+        if self.is_unconfirmed()? {
+            return Ok(());
+        }
+        let config = self.layout.map(map::CONFIG);
+        let what = || format!("pin the mark {}", path.display());
+        let Some(table) = sys::get_pinned(&config).map_err(Error::kernel(what()))? else {
+            return Err(Error::setup(
+                format!("{} is not there to be pinned as {}", config.display(), path.display()),
+                "start the agent again",
+            ));
+        };
+        sys::pin(table.as_fd(), &path).map_err(Error::kernel(what()))
+    }
+
+    /// Takes the mark away, if there is one: the tables hold what every source says.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn mark_confirmed(&self) -> Result<()> {
+        pins::unpin(&self.layout.unconfirmed())
+    }
+
+    /// Whether the tables are marked.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn is_unconfirmed(&self) -> Result<bool> {
+        let path = self.layout.unconfirmed();
+        let what = format!("look for the mark {}", path.display());
+        Ok(sys::get_pinned(&path).map_err(Error::kernel(what))?.is_some())
     }
 
     /// A table for the agent's own use, by its name in [`lb_common::abi::map`]; `None` if it was taken before.

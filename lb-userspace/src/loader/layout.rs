@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <bpffs>/v2/<map>
+//! <bpffs>/v2/unconfirmed
 //! <bpffs>/v2/links/<socket program>
 //! <bpffs>/v2/links/<tc program>-<ifindex>
 //! <bpffs>/v2/links/uplink_xdp-<ifindex>
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use lb_common::abi::{VERSION, program};
 
 const LINKS: &str = "links";
+/// A second pin of a map, a mark: the tables hold what no source has confirmed since they were made.
+pub(super) const UNCONFIRMED: &str = "unconfirmed";
 
 /// The folder of one agent.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -65,6 +68,12 @@ impl Layout {
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
         self.version.join(name)
+    }
+
+    /// Pin that is there while what the tables hold is unconfirmed.
+    #[must_use]
+    pub fn unconfirmed(&self) -> PathBuf {
+        self.version.join(UNCONFIRMED)
     }
 
     /// Folder of the pinned links.

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{EndpointGroup, EndpointSlice, Endpoints, Kind, Node, Object, ObjectRef, Service};
+use super::{EndpointGroup, EndpointSlice, Endpoints, Kind, Node, Object, ObjectRef, Service, Shared};
 use crate::plan::state::ServiceName;
 
 /// What a change of one object may have an effect on.
@@ -27,27 +27,30 @@ type SliceKey = (Arc<str>, Arc<str>);
 /// All objects. Slices are kept by namespace and name, so equal names in two namespaces stay apart.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    services: BTreeMap<ServiceName, Service>,
-    slices: HashMap<SliceKey, EndpointSlice>,
+    services: BTreeMap<ServiceName, Arc<Service>>,
+    slices: HashMap<SliceKey, Arc<EndpointSlice>>,
     slices_of: HashMap<ServiceName, BTreeSet<SliceKey>>,
-    endpoints: HashMap<ServiceName, Endpoints>,
-    nodes: HashMap<Arc<str>, Node>,
+    endpoints: HashMap<ServiceName, Arc<Endpoints>>,
+    nodes: HashMap<Arc<str>, Arc<Node>>,
+    /// How often an object came, went, or changed.
+    version: u64,
 }
 
 impl Index {
     /// Puts an object in, in place of the one with the same key.
     pub fn upsert(&mut self, object: Object) -> Change {
-        match object {
+        let change = match object {
             Object::Service(service) => {
                 let name = service.name.clone();
-                match self.services.insert(name.clone(), service) {
-                    Some(old) if old == self.services[&name] => Change::None,
-                    _ => Change::Services(vec![name]),
+                if self.services.get(&name).is_some_and(|old| **old == service) {
+                    return Change::None;
                 }
+                self.services.insert(name.clone(), Arc::new(service));
+                Change::Services(vec![name])
             }
             Object::EndpointSlice(slice) => {
                 let key = (slice.namespace.clone(), slice.name.clone());
-                if self.slices.get(&key) == Some(&slice) {
+                if self.slices.get(&key).is_some_and(|old| **old == slice) {
                     return Change::None;
                 }
                 let mut touched = self.unlink(&key);
@@ -57,43 +60,69 @@ impl Index {
                         touched.push(service.clone());
                     }
                 }
-                self.slices.insert(key, slice);
+                self.slices.insert(key, Arc::new(slice));
                 Change::of(touched)
             }
             Object::Endpoints(endpoints) => {
                 let name = endpoints.name.clone();
-                match self.endpoints.insert(name.clone(), endpoints) {
-                    Some(old) if old == self.endpoints[&name] => Change::None,
-                    _ => Change::Services(vec![name]),
+                if self.endpoints.get(&name).is_some_and(|old| **old == endpoints) {
+                    return Change::None;
                 }
+                self.endpoints.insert(name.clone(), Arc::new(endpoints));
+                Change::Services(vec![name])
             }
             Object::Node(node) => {
                 let name = node.name.clone();
-                match self.nodes.insert(name.clone(), node) {
-                    Some(old) if old == self.nodes[&name] => Change::None,
-                    _ => Change::Node(name),
+                if self.nodes.get(&name).is_some_and(|old| **old == node) {
+                    return Change::None;
                 }
+                self.nodes.insert(name.clone(), Arc::new(node));
+                Change::Node(name)
             }
-        }
+        };
+        self.version += 1;
+        change
     }
 
     /// Takes an object out. One that is not there is no change.
     pub fn remove(&mut self, key: &ObjectRef) -> Change {
         let name = || ServiceName::new(key.namespace.clone(), key.name.clone());
-        match key.kind {
-            Kind::Service => Change::of(self.services.remove(&name()).map(|s| s.name).into_iter().collect()),
+        let (known, change) = match key.kind {
+            Kind::Service => {
+                let gone = self.services.remove(&name());
+                (gone.is_some(), Change::of(gone.iter().map(|s| s.name.clone()).collect()))
+            }
             Kind::EndpointSlice => {
                 let slice = (key.namespace.clone(), key.name.clone());
                 let touched = self.unlink(&slice);
-                self.slices.remove(&slice);
-                Change::of(touched)
+                (self.slices.remove(&slice).is_some(), Change::of(touched))
             }
-            Kind::Endpoints => Change::of(self.endpoints.remove(&name()).map(|e| e.name).into_iter().collect()),
-            Kind::Node => match self.nodes.remove(&key.name) {
-                Some(node) => Change::Node(node.name),
-                None => Change::None,
-            },
-        }
+            Kind::Endpoints => {
+                let gone = self.endpoints.remove(&name());
+                (gone.is_some(), Change::of(gone.iter().map(|e| e.name.clone()).collect()))
+            }
+            Kind::Node => {
+                let gone = self.nodes.remove(&key.name);
+                (gone.is_some(), gone.map_or(Change::None, |node| Change::Node(node.name.clone())))
+            }
+        };
+        self.version += u64::from(known);
+        change
+    }
+
+    /// Grows with each object that comes, goes, or changes; equal versions of one index hold equal objects.
+    #[must_use]
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// All objects, shared: what changes later does not change these. In no particular order.
+    #[must_use]
+    pub fn shared(&self) -> Vec<Shared> {
+        let services = self.services.values().cloned().map(Shared::Service);
+        let slices = self.slices.values().cloned().map(Shared::EndpointSlice);
+        let endpoints = self.endpoints.values().cloned().map(Shared::Endpoints);
+        services.chain(slices).chain(endpoints).chain(self.nodes.values().cloned().map(Shared::Node)).collect()
     }
 
     /// Keys of all objects, in no particular order.
@@ -109,23 +138,23 @@ impl Index {
     /// A Service by name.
     #[must_use]
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.get(name)
+        self.services.get(name).map(Arc::as_ref)
     }
 
     /// All Services in order of name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(Arc::as_ref)
     }
 
     /// A Node by name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(Arc::as_ref)
     }
 
     /// All nodes, in no order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.values().map(Arc::as_ref)
     }
 
     /// Whether an Endpoints object stands for this Service: it is the Service's own way to say where it runs (no
@@ -134,7 +163,7 @@ impl Index {
         if service.has_selector {
             return None;
         }
-        self.endpoints.get(&service.name).filter(|e| !e.skip_mirror)
+        self.endpoints.get(&service.name).map(Arc::as_ref).filter(|e| !e.skip_mirror)
     }
 
     /// The endpoints of a Service, in an order that depends on names only. Slices that the mirroring controller wrote

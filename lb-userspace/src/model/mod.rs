@@ -8,5 +8,5 @@ mod objects;
 pub use index::{Change, Index};
 pub use objects::{
     BadAnnotation, Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Kind, Node, Object,
-    ObjectRef, Policy, Service, ServicePort, ServiceType, SliceFamily, Weights,
+    ObjectRef, Policy, Service, ServicePort, ServiceType, Shared, SliceFamily, Weights,
 };

@@ -1,10 +1,12 @@
 //! The objects, as plain values. Whoever makes one has validated it: addresses are addresses, ports are 1–65535.
 //!
-//! Nothing here parses, and nothing here looks at another object.
+//! Nothing here parses, and nothing here looks at another object. The agent's snapshot on disk holds these values as serde writes
+//! them: whoever changes a field, its name or its meaning gives the snapshot's format a new version (`agent/snapshot/format.rs`).
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::state::{Algorithm, Protocol, ServiceName};
 
@@ -90,7 +92,7 @@ impl fmt::Display for ObjectRef {
 }
 
 /// One object of any kind.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Object {
     /// A Service.
     Service(Service),
@@ -115,9 +117,35 @@ impl Object {
     }
 }
 
+/// An object as the index holds it, to be looked at beside the agent's loop while that goes on. Written as [`Object`] is.
+#[derive(Clone, Debug, Serialize)]
+pub enum Shared {
+    /// A Service.
+    Service(Arc<Service>),
+    /// An EndpointSlice.
+    EndpointSlice(Arc<EndpointSlice>),
+    /// An Endpoints object.
+    Endpoints(Arc<Endpoints>),
+    /// A Node.
+    Node(Arc<Node>),
+}
+
+impl Shared {
+    /// An order of all objects: kind, namespace, name.
+    #[must_use]
+    pub fn order(&self) -> (Kind, &str, &str) {
+        match self {
+            Self::Service(o) => (Kind::Service, &o.name.namespace, &o.name.name),
+            Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.namespace, &o.name),
+            Self::Endpoints(o) => (Kind::Endpoints, &o.name.namespace, &o.name.name),
+            Self::Node(o) => (Kind::Node, "", &o.name),
+        }
+    }
+}
+
 /// `metadata.creationTimestamp`, for the question who was first. An object that does not tell its age is younger than
 /// any that does: it takes no address away from an object that is known to have been there.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Created(
     /// Nanoseconds since 1970-01-01 UTC.
     pub Option<i128>,
@@ -141,7 +169,7 @@ impl PartialOrd for Created {
 }
 
 /// `spec.type` of a Service.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum ServiceType {
     /// The default.
     #[default]
@@ -155,7 +183,7 @@ pub enum ServiceType {
 }
 
 /// `spec.internalTrafficPolicy` and `spec.externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Policy {
     /// Endpoints on any node.
     #[default]
@@ -165,7 +193,7 @@ pub enum Policy {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Service {
     /// Namespace and name.
     pub name: ServiceName,
@@ -233,7 +261,7 @@ impl Service {
 }
 
 /// Shares of new connections: 0 for none. An endpoint that is not named has 1.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Weights {
     /// By endpoint address; comes before the node's.
     pub addresses: BTreeMap<IpAddr, u16>,
@@ -251,7 +279,7 @@ impl Weights {
 }
 
 /// An annotation without effect, and why.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct BadAnnotation {
     /// Its whole name.
     pub name: String,
@@ -260,7 +288,7 @@ pub struct BadAnnotation {
 }
 
 /// One of `spec.ports`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ServicePort {
     /// `""` for the unnamed port of a one-port Service. Slices are matched by it.
     pub name: Arc<str>,
@@ -273,7 +301,7 @@ pub struct ServicePort {
 }
 
 /// `addressType` of a slice.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum SliceFamily {
     /// IPv4 addresses.
     V4,
@@ -284,7 +312,7 @@ pub enum SliceFamily {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EndpointSlice {
     /// Its namespace.
     pub namespace: Arc<str>,
@@ -299,13 +327,14 @@ pub struct EndpointSlice {
     /// Kind of its addresses.
     pub family: SliceFamily,
     /// When the control plane saw what the last change was for; for measuring only.
+    #[serde(skip)]
     pub triggered: Option<SystemTime>,
     /// Its ports and endpoints; no endpoints where `family` is [`SliceFamily::Fqdn`].
     pub group: EndpointGroup,
 }
 
 /// An Endpoints object, as the mirroring controller would slice it: one group for each subset.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Endpoints {
     /// Namespace and name, which are those of its Service.
     pub name: ServiceName,
@@ -316,7 +345,7 @@ pub struct Endpoints {
 }
 
 /// Endpoints that share their ports.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EndpointGroup {
     /// Ports, each served by every endpoint.
     pub ports: Vec<EndpointPort>,
@@ -325,7 +354,7 @@ pub struct EndpointGroup {
 }
 
 /// A port of a group.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EndpointPort {
     /// Matches [`ServicePort::name`].
     pub name: Arc<str>,
@@ -336,7 +365,7 @@ pub struct EndpointPort {
 }
 
 /// One endpoint, its conditions with defaults applied.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Endpoint {
     /// The first of its addresses: like kube-proxy, we look at no other.
     pub address: IpAddr,
@@ -347,12 +376,16 @@ pub struct Endpoint {
     /// Is being deleted.
     pub terminating: bool,
     /// Node that it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<Arc<str>>,
     /// Zone that it runs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Arc<str>>,
     /// `hints.forZones`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub zone_hints: Vec<Arc<str>>,
     /// `hints.forNodes`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_hints: Vec<Arc<str>>,
 }
 
@@ -374,7 +407,7 @@ impl Endpoint {
 }
 
 /// A Node.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Node {
     /// Its name.
     pub name: Arc<str>,

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
     topology::Here,
 };
-use crate::model::{Change, Index, Object, ObjectRef};
+use crate::model::{Change, EndpointGroup, Index, Object, ObjectRef, Shared};
 
 /// What a plan depends on besides objects.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -84,6 +85,9 @@ impl Planner {
 
     /// An object is gone. One that was never there is ignored.
     pub fn remove(&mut self, key: &ObjectRef) {
+        if api_server::is_api_server(key) {
+            self.api_server.forget();
+        }
         let change = self.index.remove(key);
         self.note(change);
     }
@@ -94,6 +98,47 @@ impl Planner {
         for key in gone {
             self.remove(&key);
         }
+        if !keep(&api_server::key()) {
+            self.api_server.forget();
+        }
+    }
+
+    /// What the API server's own Service had before this planner, by objects of then: its backends are kept as if they
+    /// had been planned. Nothing happens if it has had some since.
+    pub fn remember_api_server(&mut self, before: Vec<Object>) {
+        let name = api_server::name();
+        let mut index = Index::default();
+        before.into_iter().filter(api_server::is_of).for_each(|object| {
+            index.upsert(object);
+        });
+        let groups = index.service(&name).map(|service| index.groups(service)).unwrap_or_default();
+        self.remember_api_server_groups(groups.into_iter().cloned().collect());
+    }
+
+    /// As [`Self::remember_api_server`], by the endpoints of then.
+    pub fn remember_api_server_groups(&mut self, groups: Vec<EndpointGroup>) {
+        if self.api_server.remember(groups) {
+            self.dirty.insert(api_server::name());
+        }
+    }
+
+    /// Grows with each object that comes, goes, or changes.
+    #[must_use]
+    pub const fn version(&self) -> u64 {
+        self.index.version()
+    }
+
+    /// All objects, in no order; they stay as they are whatever comes after. Where the API server's own Service is served by
+    /// kept backends, slices that hold them stand in for its own, which hold none.
+    #[must_use]
+    pub fn shared_objects(&self) -> Vec<Shared> {
+        let mut all = self.index.shared();
+        let groups = self.index.service(&api_server::name()).map(|service| self.index.groups(service));
+        if let Some(slices) = groups.and_then(|groups| self.api_server.slices_instead_of(&groups)) {
+            all.retain(|shared| !api_server::is_slice_of(shared));
+            all.extend(slices.into_iter().map(|slice| Shared::EndpointSlice(Arc::new(slice))));
+        }
+        all
     }
 
     /// Replaces `--node-address`; `None`: the Node object's addresses count.
@@ -325,15 +370,10 @@ impl Planner {
     }
 
     fn plan(&mut self, name: &ServiceName) -> (Vec<Frontend>, Notice) {
-        let of_api_server = api_server::is_named_so(name);
-        let Some(service) = self.index.service(name) else {
-            if of_api_server {
-                self.api_server.forget();
-            }
-            return Default::default();
-        };
+        let Some(service) = self.index.service(name) else { return Default::default() };
         let groups = self.index.groups(service);
-        let (groups, kept) = if of_api_server { self.api_server.or_kept(groups) } else { (groups, false) };
+        let (groups, kept) =
+            if api_server::is_named_so(name) { self.api_server.or_kept(groups) } else { (groups, false) };
         let input = Input {
             service,
             groups: &groups,

@@ -316,6 +316,96 @@ fn the_api_server_keeps_its_last_backends_until_its_service_is_gone() {
     assert_eq!(backends(&mut planner), [] as [IpAddr; 0], "a new Service has nothing of the old one");
 }
 
+/// What an agent before this one had counts as had.
+#[test]
+fn the_api_servers_backends_of_before_are_kept_from_the_start() {
+    let backends = |planner: &mut Planner| -> Vec<IpAddr> {
+        let state = planner.state();
+        state.frontends.iter().flat_map(|f| f.backends.iter().map(|b| b.address)).collect()
+    };
+    let before = mk_api_server(true, false).to_vec();
+    let [service, unready] = mk_api_server(false, false);
+    let mk_started = |remember: &dyn Fn(&mut Planner)| {
+        let mut planner = Planner::new(PlanConfig::default());
+        // Somebody may ask before anything is known, and slices may come before their Service.
+        planner.upsert(unready.clone());
+        planner.state();
+        remember(&mut planner);
+        planner.state();
+        planner.upsert(service.clone());
+        planner
+    };
+    let Object::EndpointSlice(slice) = &before[1] else { unreachable!() };
+    let by_groups = |planner: &mut Planner| planner.remember_api_server_groups(vec![slice.group.clone()]);
+    let by_objects = |planner: &mut Planner| {
+        planner.remember_api_server([mk_node(&[], None), Object::EndpointSlice(mk_slice(7, 1))].into());
+        planner.remember_api_server(before.clone());
+    };
+    for remember in [&by_groups as &dyn Fn(&mut Planner), &by_objects] {
+        let mut planner = mk_started(remember);
+        assert_eq!(backends(&mut planner), [ip("10.1.1.1")]);
+        // Nothing of before comes over what is known since.
+        let mut moved = slice.clone();
+        moved.group.endpoints[0].address = ip("10.1.1.9");
+        planner.upsert(Object::EndpointSlice(moved));
+        planner.state();
+        remember(&mut planner);
+        planner.upsert(unready.clone());
+        assert_eq!(backends(&mut planner), [ip("10.1.1.9")]);
+
+        let mut planner = mk_started(remember);
+        planner.remove(&service.key());
+        planner.upsert(service.clone());
+        assert_eq!(backends(&mut planner), [] as [IpAddr; 0], "its Service was gone");
+
+        let mut planner = Planner::new(PlanConfig::default());
+        remember(&mut planner);
+        planner.retain(|key| key.kind != Kind::Node);
+        planner.upsert(service.clone());
+        assert_eq!(backends(&mut planner), [ip("10.1.1.1")], "a list of nodes says nothing of it");
+        let mut planner = Planner::new(PlanConfig::default());
+        remember(&mut planner);
+        planner.retain(|key| key.kind != Kind::Service);
+        planner.upsert(service.clone());
+        assert_eq!(backends(&mut planner), [] as [IpAddr; 0], "a list of Services did not have it");
+    }
+}
+
+/// Who boots by these objects has a way to the API server, though its slices held none when they were put on the disk.
+#[test]
+fn kept_backends_are_among_the_shared_objects() {
+    let slices = |planner: &Planner| -> Vec<(String, Vec<IpAddr>)> {
+        let slice = |shared| match shared {
+            Shared::EndpointSlice(slice) => {
+                Some((slice.name.to_string(), slice.group.endpoints.iter().map(|e| e.address).collect()))
+            }
+            Shared::Service(_) | Shared::Endpoints(_) | Shared::Node(_) => None,
+        };
+        let mut all: Vec<_> = planner.shared_objects().into_iter().filter_map(slice).collect();
+        all.sort();
+        all
+    };
+    let [service, slice] = mk_api_server(true, false);
+    let mut planner = Planner::new(PlanConfig::default());
+    planner.upsert(Object::EndpointSlice(mk_slice(2, 1)));
+    let other = ("s002-x".to_owned(), vec![ip("10.1.2.1")]);
+    let kept = ("kubernetes".to_owned(), vec![ip("10.1.1.1")]);
+    planner.upsert(service.clone());
+    planner.upsert(slice.clone());
+    planner.state();
+    assert_eq!(slices(&planner), [kept.clone(), other.clone()]);
+    planner.upsert(mk_api_server(false, false)[1].clone());
+    planner.state();
+    assert_eq!(slices(&planner), [kept.clone(), other.clone()], "the endpoint is ready there");
+    planner.remove(&slice.key());
+    planner.state();
+    assert_eq!(slices(&planner), [kept, other.clone()]);
+    planner.remember_api_server(Vec::new());
+    planner.remove(&service.key());
+    planner.state();
+    assert_eq!(slices(&planner), [other]);
+}
+
 #[test]
 fn any_other_service_loses_its_backends_with_its_endpoints() {
     let mut planner = mk_planner();

@@ -5,7 +5,7 @@
 use std::{cmp::Ordering, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Namespace and name of a Service; cheap to clone.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -35,8 +35,17 @@ impl Serialize for ServiceName {
     }
 }
 
+impl<'de> Deserialize<'de> for ServiceName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        // Kubernetes' names hold no slash.
+        let (namespace, name) = text.split_once('/').ok_or_else(|| de::Error::custom("no namespace/name"))?;
+        Ok(Self::new(namespace, name))
+    }
+}
+
 /// Transport protocol of a frontend. The order is that of the text: SCTP, TCP, UDP.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// SCTP; listed, not carried.

@@ -13,41 +13,47 @@ use lb_lab::{
 use crate::world::{BERRYLB, Sample, VIPS, World, assert_dumps, at, eventually, manifest, sample_service};
 
 /// A node's agent and the server that it follows; the world's folder holds what the server holds.
-struct Cluster {
-    agent: Agent,
-    server: ApiServer,
-    world: World,
+pub(crate) struct Cluster {
+    pub(crate) agent: Agent,
+    pub(crate) server: ApiServer,
+    pub(crate) world: World,
 }
 
 impl Cluster {
     fn new(config: LabConfig) -> Self {
+        Self::with(config, |_| Vec::new())
+    }
+
+    /// With more flags for the agent.
+    pub(crate) fn with(config: LabConfig, flags: impl FnOnce(&World) -> Vec<String>) -> Self {
         let world = World::new(config);
         let node = world.node("raspi002");
         let server =
             ApiServer::start_in(node.netns(), (std::net::Ipv4Addr::LOCALHOST, 0).into(), ApiConfig::default()).unwrap();
         server.apply(&objects::nodes(&world.lab)).unwrap();
         let url = server.url();
-        let flags = ["--log-level", "debug"];
+        let more = flags(&world);
+        let flags: Vec<&str> = ["--log-level", "debug"].into_iter().chain(more.iter().map(String::as_str)).collect();
         let agent = Agent::start_at_api_server(node, Path::new(BERRYLB), world.objects.path(), &url, &flags).unwrap();
         Self { agent, server, world }
     }
 
     fn of_one_node() -> Self {
-        Self::new(LabConfig { nodes: vec!["raspi002".into()], service_gateway: 0, ..LabConfig::default() })
+        Self::new(one_node())
     }
 
     /// Puts it into the folder and to the server.
-    fn put(&self, name: &str, text: &str) {
+    pub(crate) fn put(&self, name: &str, text: &str) {
         self.world.objects.put(name, &[&text]).unwrap();
         self.server.apply(text).unwrap();
     }
 
     /// A Service with so many endpoints that nobody serves.
-    fn put_service(&self, number: u8, endpoints: u8) {
+    pub(crate) fn put_service(&self, number: u8, endpoints: u8) {
         self.put(&format!("s{number}"), &service(number, endpoints));
     }
 
-    fn remove_service(&self, number: u8) {
+    pub(crate) fn remove_service(&self, number: u8) {
         self.world.objects.remove(&format!("s{number}")).unwrap();
         let name = format!("s{number}");
         assert!(self.server.delete(Resource::Services, "default", &name));
@@ -59,11 +65,11 @@ impl Cluster {
         }
     }
 
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         assert_dumps(&self.agent, &self.agent.plan_text().unwrap());
     }
 
-    fn health(&self, path: &str) -> String {
+    pub(crate) fn health(&self, path: &str) -> String {
         let url = format!("http://{}{path}", self.agent.healthz());
         self.world
             .node("raspi002")
@@ -72,6 +78,10 @@ impl Cluster {
             .ok()
             .unwrap()
     }
+}
+
+pub(crate) fn one_node() -> LabConfig {
+    LabConfig { nodes: vec!["raspi002".into()], service_gateway: 0, ..LabConfig::default() }
 }
 
 fn service(number: u8, endpoints: u8) -> String {
@@ -187,7 +197,7 @@ fn the_datapath_serves_until_every_list_was_read() {
 }
 
 /// Names come from the agent, which may know none yet.
-fn frontends(dump: &str) -> Vec<String> {
+pub(crate) fn frontends(dump: &str) -> Vec<String> {
     let dump: serde_json::Value = serde_json::from_str(dump).unwrap();
     let shown = |f: &serde_json::Value| format!("{}:{} {} {}", f["address"], f["port"], f["scope"], f["backends"]);
     dump["frontends"].as_array().unwrap().iter().map(shown).collect()

@@ -24,6 +24,7 @@ mod rules;
 mod scaling;
 mod selection;
 mod skips;
+mod snapshot;
 mod sockets;
 mod stale;
 mod story;

@@ -144,6 +144,14 @@ impl Access {
         Ok((config, self.to_string()))
     }
 
+    /// URL of the server that is tried first.
+    ///
+    /// # Errors
+    /// If a file cannot be read or used.
+    pub async fn server_url(&self) -> Result<String, AccessError> {
+        Ok(self.config(0).await?.0.cluster_url.to_string())
+    }
+
     /// The servers that a ServiceAccount may be shown to, in the order in which they are tried; never none.
     fn servers(&self) -> Result<Vec<Server>, AccessError> {
         if let Some(uri) = &self.server {
