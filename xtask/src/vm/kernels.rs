@@ -30,7 +30,7 @@ pub(crate) struct Machine {
     pub(super) kernel: Kernel,
 }
 
-/// What every run of all tests boots: what Raspberry Pi OS of Debian 12 has, and the newest with a Pi 5's pages.
+/// What the test level `vm` boots: what Raspberry Pi OS of Debian 12 has, and the newest with a Pi 5's pages.
 pub(crate) const TESTED: [Machine; 2] = [
     Machine { arch: Arch::Arm64, kernel: Kernel::Linux6_1 },
     Machine { arch: Arch::Arm64, kernel: Kernel::Linux6_12Pages16K },
