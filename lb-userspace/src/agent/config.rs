@@ -13,6 +13,7 @@ use lb_common::abi::{map, socket_lb};
 use serde::Deserialize;
 
 use super::{
+    settings_error::SettingsError,
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
     values::{
         Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff,
@@ -21,7 +22,7 @@ use super::{
 };
 
 use crate::{
-    k8s::watch::{Access, AccessError, Hints},
+    k8s::watch::{Access, Hints},
     loader::TcHook,
     maps::{Capacities, MaglevSize},
     net::{Glob, XdpMode},
@@ -266,38 +267,6 @@ const DEFAULT_STATE_INTERVAL: u32 = 60;
 
 /// Maglev tables that the default of `--max-slots` has room for if Maglev is the default algorithm.
 const DEFAULT_TABLES: u32 = 64;
-
-/// Why the settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The config file cannot be read.
-    #[error("cannot read the config file {path}: {error}; check --config")]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The config file does not say what it should.
-    #[error(
-        "config file {path}: {error}; its keys are the long flags of `berrylb agent --help`, without dashes in front"
-    )]
-    Invalid {
-        /// Which file.
-        path: PathBuf,
-        /// Why, with line and column.
-        error: String,
-    },
-    /// Neither files nor a way to the API server.
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    /// The host does not tell its name.
-    #[error("cannot read this host's name: {0}; give --node-name")]
-    HostName(io::Error),
-    /// A setting goes beyond what the datapath can do.
-    #[error("{0}")]
-    OutOfReach(String),
-}
 
 macro_rules! or_file {
     ($flags:ident, $file:ident, { $($field:ident),+ $(,)? }) => {{

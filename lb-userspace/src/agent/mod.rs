@@ -24,6 +24,7 @@ mod recall;
 mod retry;
 mod run;
 mod serve;
+mod settings_error;
 mod skip_rules;
 mod skip_scan;
 mod skips;
@@ -39,8 +40,9 @@ mod watch;
 mod xdp;
 
 pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiSnapshot, ApiVerdict, ApiXdp, ask, verify};
-pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, SettingsError};
+pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings};
 pub use run::run;
+pub use settings_error::SettingsError;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
 pub use snapshot::remove_snapshot;
 pub use values::{
