@@ -17,7 +17,7 @@ use super::{
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
     values::{
         Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff,
-        PortAddresses, SocketLb, TableSize, Tc,
+        PortAddresses, SocketLb, TableSize, Tc, node_addresses,
     },
 };
 
@@ -293,8 +293,7 @@ impl AgentArgs {
             cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
             healthz, metrics, api_socket, log_level, log_format,
             datapath_log, grace_seconds, audit_interval, state_dir, state_interval, max_services, max_backend_sets, max_slots, max_backends, max_flows,
-            max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks,
-            max_devices,
+            max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks, max_devices,
         });
         merged.with_defaults()
     }
@@ -366,10 +365,7 @@ impl AgentArgs {
             from,
             access,
             node_name,
-            node_address: self
-                .node_address
-                .filter(|given| !given.is_empty())
-                .map(|given| given.into_iter().map(|address| address.0).collect()),
+            node_address: node_addresses(self.node_address),
             nodeport_addresses: self.nodeport_addresses.map(|choice| choice.0),
             allow_external_cluster_ip: self.allow_external_cluster_ip.unwrap_or(false),
             zone: self.zone,

@@ -117,6 +117,12 @@ pub(super) fn list_text<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct NodeAddress(pub IpAddr);
 
+/// The addresses that `--node-address` gives; an empty list gives none.
+pub(super) fn node_addresses(given: Option<Vec<NodeAddress>>) -> Option<Vec<IpAddr>> {
+    let given = given.filter(|given| !given.is_empty())?;
+    Some(given.into_iter().map(|address| address.0).collect())
+}
+
 impl FromStr for NodeAddress {
     type Err = String;
 

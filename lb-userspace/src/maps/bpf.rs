@@ -286,10 +286,7 @@ impl MapStore for BpfStore {
         if start + STATE_WORDS > self.svc_state.words() {
             return None;
         }
-        let mut words = [0_u64; STATE_WORDS];
-        for (at, word) in words.iter_mut().enumerate() {
-            *word = self.svc_state.word(start + at);
-        }
+        let words: [u64; STATE_WORDS] = std::array::from_fn(|at| self.svc_state.word(start + at));
         Some(zerocopy::transmute!(words))
     }
 
