@@ -30,7 +30,8 @@ pub(crate) enum Level {
     Clippy,
     /// rustdoc without a warning, and the examples in the documentation.
     Doc,
-    /// What kubectl makes of the manifests is what the files hold, and fits Kubernetes' published schemas.
+    /// What kubectl makes of the manifests is what the files hold, and fits Kubernetes' published schemas. It needs kubectl
+    /// 1.27 or newer, which Debian 12 has not, and runs only when it is named; `tidy` sees files that are not current.
     Manifests,
     /// Licences, bans and sources of all dependencies; known vulnerabilities only warn.
     Deny,
@@ -42,12 +43,16 @@ pub(crate) enum Level {
     Bpf,
     /// Tests on whole nodes made of network namespaces, as root: lb-lab's and the test binaries `lab_*`.
     Lab,
-    /// The container image for this machine, built and run as the manifests say, as root: the test binaries `image_*`.
+    /// The container image for this machine, built and run as the manifests say, as root: the test binaries `image_*`. It
+    /// builds a second release binary and runs only when it is named.
     Image,
     /// Programs, packet cases and the story on a Raspberry Pi's architecture, in an emulator (`cargo xtask vm`). It takes
     /// as long as all others, and runs only when it is named.
     Vm,
 }
+
+/// Levels that run only when they are named.
+const NAMED: [Level; 3] = [Level::Manifests, Level::Image, Level::Vm];
 
 /// What became of a level that could be run to its end, or that could not run here at all.
 enum Outcome {
@@ -55,12 +60,12 @@ enum Outcome {
     CannotRun(String),
 }
 
-/// Runs `levels`, or all but `vm` when none is named, and prints the report.
+/// Runs `levels`, or when none is named all but those of [`NAMED`], and prints the report.
 ///
 /// # Errors
 /// When the machine cannot be made ready, or when a level failed.
 pub(crate) fn run(levels: &[Level]) -> Result<()> {
-    let all: Vec<Level> = Level::value_variants().iter().copied().filter(|level| *level != Level::Vm).collect();
+    let all: Vec<Level> = Level::value_variants().iter().copied().filter(|level| !NAMED.contains(level)).collect();
     let levels = if levels.is_empty() { &all } else { levels };
     let ci = env::var("CI").is_ok_and(|value| value == "true");
     prepare(levels, ci)?;
