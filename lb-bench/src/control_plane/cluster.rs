@@ -7,10 +7,7 @@ use std::net::Ipv4Addr;
 
 use berrylb::{
     maps::Capacities,
-    model::{
-        Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Object, Policy, Service, ServicePort,
-        ServiceType, SliceFamily, Weights,
-    },
+    model::{Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Object, Service, ServicePort, SliceFamily},
     plan::state::{Protocol, ServiceName},
 };
 use lb_common::abi::{Port, ServiceKey, proto, scope};
@@ -178,24 +175,9 @@ fn cluster_ip(n: u32) -> Ipv4Addr {
 
 fn service(n: u32) -> Object {
     Object::Service(Service {
-        name: name_of(n),
         created: Created(Some(n.into())),
-        ignored: false,
-        kind: ServiceType::ClusterIp,
-        headless: false,
-        has_selector: true,
-        cluster_ips: vec![cluster_ip(n).into()],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         ports: vec![ServicePort { name: "http".into(), port: PORT, node_port: None, protocol: Protocol::Tcp }],
-        internal_policy: Policy::Cluster,
-        external_policy: Policy::Cluster,
-        affinity_seconds: None,
-        source_ranges: Vec::new(),
-        health_check_node_port: None,
-        algorithm: None,
-        weights: Weights::default(),
-        bad_annotations: Vec::new(),
+        ..Service::new(name_of(n), vec![cluster_ip(n).into()])
     })
 }
 
