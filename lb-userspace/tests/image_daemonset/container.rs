@@ -154,6 +154,7 @@ fn specification(
         "root": {"path": rootfs, "readonly": security["readOnlyRootFilesystem"] == true},
         "mounts": mounts(set, host, cluster, dir, privileged),
         "linux": {
+            "rootfsPropagation": root_propagation(set),
             // hostNetwork: network and host name are those that runc is started in.
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "mount"}],
             "cgroupsPath": format!("/berrylb-{}", node.netns().path().file_name().unwrap().to_str().unwrap()),
@@ -250,6 +251,20 @@ fn mounts(set: &DaemonSet, host: &HostFolders, cluster: &Cluster<'_>, dir: &Path
         mounts.push(bind(&source, mount["mountPath"].as_str().unwrap(), mount["readOnly"] == true, propagation));
     }
     mounts
+}
+
+/// How the container's root follows the node's mounts, by containerd's `WithMounts` (`internal/cri/opts`): as its freest
+/// volume does. Otherwise runc cuts all mounts off the node's, and what a volume gives back would arrive nowhere.
+fn root_propagation(set: &DaemonSet) -> &'static str {
+    let volumes = set.container["volumeMounts"].as_array().unwrap();
+    let has = |propagation: &str| volumes.iter().any(|mount| mount["mountPropagation"] == propagation);
+    if has("Bidirectional") {
+        "rshared"
+    } else if has("HostToContainer") {
+        "rslave"
+    } else {
+        "rprivate"
+    }
 }
 
 fn bind(source: &Path, to: &str, read_only: bool, propagation: &str) -> Value {
