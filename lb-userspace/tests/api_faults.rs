@@ -16,7 +16,7 @@ use std::{
 use berrylb::{
     k8s::{
         self,
-        watch::{self, Access, Event, KINDS, Update, Watches},
+        watch::{self, Access, Event, Hints, KINDS, Update, Watches},
     },
     maps::Faults,
     model::Kind,
@@ -171,7 +171,7 @@ struct Life {
 
 impl Life {
     async fn watch(server: &ApiServer) -> Watches {
-        let access = Access::new(None, Some(&server.url()), |_| None).expect("a URL");
+        let access = Access::new(Hints { server: Some(&server.url()), ..Hints::default() }, |_| None).expect("a URL");
         watch::start(access).await.expect("nothing to be read")
     }
 

@@ -27,7 +27,7 @@ pub(crate) fn lab(args: &[String]) -> Result<()> {
 
 fn play(what: &str, args: &[String]) -> Result<()> {
     setup::run(Purpose::Demo)?;
-    let berrylb = build_agent::build(false)?;
+    let berrylb = build_agent::build()?;
     process::run(process::cargo().args(["build", "--release", "--package", "lb-lab", "--bin", "berrylb-demo"]))?;
     let mut command = as_root(&process::target_dir().join("release/berrylb-demo"), what)?;
     process::run(command.arg(what).arg("--berrylb").arg(berrylb).args(args))

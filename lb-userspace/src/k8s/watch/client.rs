@@ -23,7 +23,8 @@ use kube::{
 use tokio::time::timeout;
 use tower::{BoxError, Layer as _, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::fault::{self, Fault, Refusal};
+use super::fault::{Fault, Refusal};
+use crate::chain::chain;
 
 /// To a TCP connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ impl Client {
     /// # Errors
     /// If certificates, keys or tokens are no good.
     pub(super) fn new(config: &Config) -> Result<Self, Fault> {
-        let unusable = |error: kube::Error| Fault::Access(fault::chain(&error));
+        let unusable = |error: kube::Error| Fault::Access(chain(&error));
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -81,10 +82,10 @@ impl Client {
             .header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" })
             .header(USER_AGENT, concat!("berrylb/", env!("CARGO_PKG_VERSION")))
             .body(Body::empty())
-            .map_err(|error| Fault::Access(fault::chain(&error)))?;
+            .map_err(|error| Fault::Access(chain(&error)))?;
         let response = match timeout(HEAD_PATIENCE, self.service.clone().oneshot(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(Fault::Transport(fault::chain(&*error))),
+            Ok(Err(error)) => return Err(Fault::Transport(chain(&*error))),
             Err(_) => return Err(Fault::Silent(HEAD_PATIENCE)),
         };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -125,7 +126,7 @@ impl Answer {
         loop {
             let frame = match timeout(patience, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(error))) => return Err(Fault::Transport(fault::chain(&error))),
+                Ok(Some(Err(error))) => return Err(Fault::Transport(chain(&error))),
                 Ok(None) => return Ok(None),
                 Err(_) => return Err(Fault::Silent(patience)),
             };

@@ -10,7 +10,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{k8s::watch::Access, model::Kind};
+use crate::{
+    k8s::watch::{Access, Hints},
+    model::Kind,
+};
 
 /// What a connection gets for its request.
 #[derive(Default)]
@@ -126,7 +129,7 @@ async fn check(replies: Vec<Reply>, expected: &[&str]) -> Vec<String> {
             let server = format!("http://{}", listener.local_addr().unwrap());
             let mut asked = serve(listener, replies);
             let (sender, mut updates) = mpsc::channel(4);
-            let access = Access::new(None, Some(&server), |_| None).unwrap();
+            let access = Access::new(Hints { server: Some(&server), ..Hints::default() }, |_| None).unwrap();
             let mut reflector = Reflector::new(Resource::new(Kind::Service), access, sender);
             let ms = Duration::from_millis;
             reflector.patience = Patience {
