@@ -9,7 +9,7 @@ use berrylb::{
     maps::Capacities,
     model::{
         Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Object, Policy, Service, ServicePort,
-        ServiceType, SliceFamily, Weights,
+        ServiceType, SliceFamily, Weights, shared,
     },
     plan::state::{Protocol, ServiceName},
 };
@@ -69,7 +69,7 @@ impl Cluster {
         }
     }
 
-    /// Services and slices as the model has them, each with its own names, as decoded.
+    /// Services and slices as the model has them, with names shared as decoding shares them.
     pub(super) fn objects(self) -> Vec<Object> {
         (0..self.services).flat_map(|n| [service(n), self.slice(n)]).collect()
     }
@@ -81,7 +81,7 @@ impl Cluster {
             ready: true,
             serving: true,
             terminating: false,
-            node_name: Some(node(n + i).into()),
+            node_name: Some(shared(&node(n + i))),
             zone: None,
             zone_hints: Vec::new(),
             node_hints: Vec::new(),
@@ -95,7 +95,7 @@ impl Cluster {
             family: SliceFamily::V4,
             triggered: None,
             group: EndpointGroup {
-                ports: vec![EndpointPort { name: "http".into(), port: TARGET, protocol: Protocol::Tcp }],
+                ports: vec![EndpointPort { name: shared("http"), port: TARGET, protocol: Protocol::Tcp }],
                 endpoints: (0..self.endpoints).map(endpoint).collect(),
             },
         })
@@ -169,7 +169,7 @@ fn node(n: u32) -> String {
 }
 
 fn name_of(n: u32) -> ServiceName {
-    ServiceName::new(format!("team-{:02}", n % 20), format!("service-{n:05}"))
+    ServiceName::new(shared(&format!("team-{:02}", n % 20)), shared(&format!("service-{n:05}")))
 }
 
 fn cluster_ip(n: u32) -> Ipv4Addr {
@@ -187,7 +187,7 @@ fn service(n: u32) -> Object {
         cluster_ips: vec![cluster_ip(n).into()],
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
-        ports: vec![ServicePort { name: "http".into(), port: PORT, node_port: None, protocol: Protocol::Tcp }],
+        ports: vec![ServicePort { name: shared("http"), port: PORT, node_port: None, protocol: Protocol::Tcp }],
         internal_policy: Policy::Cluster,
         external_policy: Policy::Cluster,
         affinity_seconds: None,

@@ -3,12 +3,14 @@
 //! Synchronous and owned by one task. It never computes anything about traffic; it answers "what belongs to this
 //! Service" in time proportional to the answer.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{sync::Arc, time::SystemTime};
 
-use super::{EndpointGroup, EndpointSlice, Endpoints, Kind, Node, Object, ObjectRef, Service};
+use foldhash::HashMap;
+
+use super::{
+    EndpointGroup, EndpointSlice, Endpoints, Kind, Node, Object, ObjectRef, Service, SliceFamily, names::Numbers,
+    packed::Packed,
+};
 use crate::plan::state::ServiceName;
 
 /// What a change of one object may have an effect on.
@@ -27,11 +29,25 @@ type SliceKey = (Arc<str>, Arc<str>);
 /// All objects. Slices are kept by namespace and name, so equal names in two namespaces stay apart.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    services: BTreeMap<ServiceName, Service>,
-    slices: HashMap<SliceKey, EndpointSlice>,
-    slices_of: HashMap<ServiceName, BTreeSet<SliceKey>>,
+    services: HashMap<ServiceName, Box<Service>>,
+    slices: HashMap<SliceKey, Slice>,
+    /// Sorted; nearly always one.
+    slices_of: HashMap<ServiceName, Vec<SliceKey>>,
     endpoints: HashMap<ServiceName, Endpoints>,
     nodes: HashMap<Arc<str>, Node>,
+    /// Of the names that endpoints hold.
+    numbers: Numbers,
+}
+
+/// An [`EndpointSlice`] without its name, packed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Slice {
+    service: Option<ServiceName>,
+    ignored: bool,
+    mirrored: bool,
+    family: SliceFamily,
+    triggered: Option<SystemTime>,
+    group: Packed,
 }
 
 impl Index {
@@ -40,24 +56,34 @@ impl Index {
         match object {
             Object::Service(service) => {
                 let name = service.name.clone();
-                match self.services.insert(name.clone(), service) {
-                    Some(old) if old == self.services[&name] => Change::None,
-                    _ => Change::Services(vec![name]),
+                if self.services.get(&name).is_some_and(|old| **old == service) {
+                    return Change::None;
                 }
+                self.services.insert(name.clone(), Box::new(service));
+                Change::Services(vec![name])
             }
             Object::EndpointSlice(slice) => {
-                let key = (slice.namespace.clone(), slice.name.clone());
+                let EndpointSlice { namespace, name, service, ignored, mirrored, family, triggered, group } = slice;
+                let key = (namespace, name);
+                let group = Packed::new(group, &mut self.numbers);
+                let slice = Slice { service, ignored, mirrored, family, triggered, group };
                 if self.slices.get(&key) == Some(&slice) {
+                    slice.group.give_back(&mut self.numbers);
                     return Change::None;
                 }
                 let mut touched = self.unlink(&key);
                 if let Some(service) = &slice.service {
-                    self.slices_of.entry(service.clone()).or_default().insert(key.clone());
+                    let slices = self.slices_of.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1));
+                    if let Err(at) = slices.binary_search(&key) {
+                        slices.insert(at, key.clone());
+                    }
                     if !touched.contains(service) {
                         touched.push(service.clone());
                     }
                 }
-                self.slices.insert(key, slice);
+                if let Some(old) = self.slices.insert(key, slice) {
+                    old.group.give_back(&mut self.numbers);
+                }
                 Change::of(touched)
             }
             Object::Endpoints(endpoints) => {
@@ -85,7 +111,9 @@ impl Index {
             Kind::EndpointSlice => {
                 let slice = (key.namespace.clone(), key.name.clone());
                 let touched = self.unlink(&slice);
-                self.slices.remove(&slice);
+                if let Some(old) = self.slices.remove(&slice) {
+                    old.group.give_back(&mut self.numbers);
+                }
                 Change::of(touched)
             }
             Kind::Endpoints => Change::of(self.endpoints.remove(&name()).map(|e| e.name).into_iter().collect()),
@@ -109,12 +137,12 @@ impl Index {
     /// A Service by name.
     #[must_use]
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.get(name)
+        self.services.get(name).map(|service| &**service)
     }
 
-    /// All Services in order of name.
+    /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(|service| &**service)
     }
 
     /// A Node by name.
@@ -140,17 +168,17 @@ impl Index {
     /// The endpoints of a Service, in an order that depends on names only. Slices that the mirroring controller wrote
     /// give way to the Endpoints object that they mirror, which is the newer of the two; all other slices count.
     #[must_use]
-    pub fn groups(&self, service: &Service) -> Vec<&EndpointGroup> {
+    pub fn groups(&self, service: &Service) -> Vec<EndpointGroup> {
         let endpoints = self.mirrored_endpoints(service);
-        let mut groups: Vec<&EndpointGroup> = Vec::new();
+        let mut groups: Vec<EndpointGroup> = Vec::new();
         for key in self.slices_of.get(&service.name).into_iter().flatten() {
             let slice = &self.slices[key];
             let mirror_of_these = slice.mirrored && endpoints.is_some();
             if !(slice.ignored || mirror_of_these) {
-                groups.push(&slice.group);
+                groups.push(slice.group.unpack(&self.numbers));
             }
         }
-        groups.extend(endpoints.into_iter().flat_map(|e| &e.groups));
+        groups.extend(endpoints.into_iter().flat_map(|e| e.groups.iter().cloned()));
         groups
     }
 
@@ -158,7 +186,7 @@ impl Index {
     fn unlink(&mut self, key: &SliceKey) -> Vec<ServiceName> {
         let Some(service) = self.slices.get(key).and_then(|s| s.service.clone()) else { return Vec::new() };
         if let Some(slices) = self.slices_of.get_mut(&service) {
-            slices.remove(key);
+            slices.retain(|other| other != key);
             if slices.is_empty() {
                 self.slices_of.remove(&service);
             }

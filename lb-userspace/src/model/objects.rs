@@ -119,8 +119,8 @@ impl Object {
 /// any that does: it takes no address away from an object that is known to have been there.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Created(
-    /// Nanoseconds since 1970-01-01 UTC.
-    pub Option<i128>,
+    /// Nanoseconds since 1970-01-01 UTC, as far as 64 bits go: until 2262.
+    pub Option<i64>,
 );
 
 impl Ord for Created {

@@ -29,15 +29,15 @@ pub(super) struct LastEndpoints(Vec<EndpointGroup>);
 
 impl LastEndpoints {
     /// The endpoints to plan with, now that its slices hold `groups`, and whether they are kept ones.
-    pub(super) fn or_kept<'a>(&'a mut self, groups: Vec<&'a EndpointGroup>) -> (Vec<&'a EndpointGroup>, bool) {
+    pub(super) fn or_kept(&mut self, groups: Vec<EndpointGroup>) -> (Vec<EndpointGroup>, bool) {
         let takes = |endpoint: &Endpoint| endpoint.ready || (endpoint.serving && endpoint.terminating);
         if groups.iter().any(|group| group.endpoints.iter().any(takes)) {
-            self.0 = groups.iter().copied().cloned().collect();
+            self.0.clone_from(&groups);
             (groups, false)
         } else if self.0.is_empty() {
             (groups, false)
         } else {
-            (self.0.iter().collect(), true)
+            (self.0.clone(), true)
         }
     }
 

@@ -129,10 +129,8 @@ impl Access {
             let name = server.to_string();
             return Ok((self.account_config(server.uri)?, name));
         };
-        let failed = |cause: &dyn std::error::Error| AccessError::Kubeconfig {
-            path: path.clone(),
-            cause: chain(cause),
-        };
+        let failed =
+            |cause: &dyn std::error::Error| AccessError::Kubeconfig { path: path.clone(), cause: chain(cause) };
         let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
         let options = KubeConfigOptions::default();
         let mut config = Config::from_custom_kubeconfig(read, &options).await.map_err(|error| failed(&error))?;
