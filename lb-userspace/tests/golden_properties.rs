@@ -85,7 +85,7 @@ fn service() -> impl Strategy<Value = Object> {
     ];
     let ranges = subsequence(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/64".parse().unwrap()], 0..=2);
     (
-        (name(), option::of(0..3i128), proptest::bool::weighted(0.05), select(kinds), proptest::bool::weighted(0.05)),
+        (name(), option::of(0..3i64), proptest::bool::weighted(0.05), select(kinds), proptest::bool::weighted(0.05)),
         (any::<bool>(), cluster_ips(), virtual_ips(), virtual_ips(), vec(port, 0..3)),
         (policy(), policy(), option::of(1..3u32), ranges, option::of(32000..32002u16)),
         (option::of(select(vec![Algorithm::Random, Algorithm::Maglev])), weights()),

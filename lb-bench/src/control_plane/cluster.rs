@@ -7,7 +7,10 @@ use std::net::Ipv4Addr;
 
 use berrylb::{
     maps::Capacities,
-    model::{Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Object, Service, ServicePort, SliceFamily},
+    model::{
+        Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Object, Service, ServicePort, SliceFamily,
+        shared,
+    },
     plan::state::{Protocol, ServiceName},
 };
 use lb_common::abi::{Port, ServiceKey, proto, scope};
@@ -66,7 +69,7 @@ impl Cluster {
         }
     }
 
-    /// Services and slices as the model has them, each with its own names, as decoded.
+    /// Services and slices as the model has them, with names shared as decoding shares them.
     pub(super) fn objects(self) -> Vec<Object> {
         (0..self.services).flat_map(|n| [service(n), self.slice(n)]).collect()
     }
@@ -78,7 +81,7 @@ impl Cluster {
             ready: true,
             serving: true,
             terminating: false,
-            node_name: Some(node(n + i).into()),
+            node_name: Some(shared(&node(n + i))),
             zone: None,
             zone_hints: Vec::new(),
             node_hints: Vec::new(),
@@ -92,7 +95,7 @@ impl Cluster {
             family: SliceFamily::V4,
             triggered: None,
             group: EndpointGroup {
-                ports: vec![EndpointPort { name: "http".into(), port: TARGET, protocol: Protocol::Tcp }],
+                ports: vec![EndpointPort { name: shared("http"), port: TARGET, protocol: Protocol::Tcp }],
                 endpoints: (0..self.endpoints).map(endpoint).collect(),
             },
         })
@@ -166,7 +169,7 @@ fn node(n: u32) -> String {
 }
 
 fn name_of(n: u32) -> ServiceName {
-    ServiceName::new(format!("team-{:02}", n % 20), format!("service-{n:05}"))
+    ServiceName::new(shared(&format!("team-{:02}", n % 20)), shared(&format!("service-{n:05}")))
 }
 
 fn cluster_ip(n: u32) -> Ipv4Addr {
@@ -176,7 +179,7 @@ fn cluster_ip(n: u32) -> Ipv4Addr {
 fn service(n: u32) -> Object {
     Object::Service(Service {
         created: Created(Some(n.into())),
-        ports: vec![ServicePort { name: "http".into(), port: PORT, node_port: None, protocol: Protocol::Tcp }],
+        ports: vec![ServicePort { name: shared("http"), port: PORT, node_port: None, protocol: Protocol::Tcp }],
         ..Service::new(name_of(n), vec![cluster_ip(n).into()])
     })
 }

@@ -48,8 +48,9 @@ impl Agent {
 
     /// Applies the Services with source ranges again: whether the node itself is among the sources may have changed.
     fn apply_restricted(&mut self) {
-        let mut changes = self.planner.all();
-        changes.retain(|change| change.frontends.iter().any(|frontend| frontend.has_source_ranges));
-        self.apply(&changes);
+        let changes = self.planner.restricted();
+        if !changes.is_empty() {
+            self.apply(&changes);
+        }
     }
 }

@@ -19,6 +19,7 @@ mod health_checks;
 mod histogram;
 mod http;
 mod links;
+mod memory;
 mod own_node;
 mod recall;
 mod retry;

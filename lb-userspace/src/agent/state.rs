@@ -20,6 +20,7 @@ use super::{
     health::Failed,
     health_checks::HealthChecks,
     links::{self, Links},
+    memory,
     own_node::OwnNode,
     retry::{Retry, Standing},
     serve::Asker,
@@ -254,15 +255,22 @@ impl Agent {
         let failed = |service: &ServiceName| self.failed.contains_key(service);
         let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
         self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
+        let many = changes.len();
+        drop(changes);
         if !self.is_confirmed() {
             let done = self.serve_sockets().map_err(|error| format!("{error:#}"));
             self.note("the snapshot does not serve all sockets", done);
         } else if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
             let done = self.become_ready().map_err(|error| format!("{error:#}"));
+            if done.is_ok() {
+                // Of what loading the programs took.
+                memory::give_back();
+            }
             self.note("not ready yet", done);
         } else if self.prune == Prune::BadObject && !self.has_bad_objects() {
             self.prune_unlisted();
         }
+        memory::give_back_after(many);
         changed
     }
 

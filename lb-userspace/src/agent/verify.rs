@@ -10,6 +10,7 @@ use super::{
     answers::absolute,
     api::ApiVerdict,
     cluster::Cluster,
+    memory,
     state::{Agent, Prune},
 };
 use crate::{
@@ -64,6 +65,7 @@ impl Agent {
             return Ok(verdict);
         }
         let findings = self.findings(scope)?;
+        memory::give_back_after(self.tables.services().count());
         let before = findings.all();
         if before.is_empty() || !repair {
             verdict.left = before.into_iter().collect();
@@ -158,7 +160,7 @@ impl Agent {
             self.prune = Prune::BadObject;
             return;
         }
-        let keep: HashSet<ServiceName> = self.planner.all().into_iter().map(|change| change.service).collect();
+        let keep: HashSet<ServiceName> = self.planner.served().cloned().collect();
         let pruned = self.tables.prune(&keep).map(drop).map_err(|errors| {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
             errors.join("; ")

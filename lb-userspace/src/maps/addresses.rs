@@ -4,11 +4,9 @@
 //! Three sides decide the bits of an address and none knows of the others: the agent's view of the links
 //! ([`addr_flag::LINKS`]), the other nodes ([`addr_flag::PEER`]), and the frontends that are in the map.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
+use foldhash::{HashMap, HashSet};
 use lb_common::abi::{Addr, AddrInfo, ServiceKey, ServiceRef, addr_flag, frontend};
 
 use super::{
@@ -113,7 +111,7 @@ impl Addresses {
         wanted: impl Iterator<Item = (usize, &'a ServiceName, &'a ServiceKey, ServiceRef)>,
     ) -> Vec<(usize, Addr, StoreError)> {
         let mut needed: BTreeMap<(usize, [u8; 16]), (Addr, u32)> = BTreeMap::new();
-        let mut together: HashMap<Addr, u32> = HashMap::new();
+        let mut together: HashMap<Addr, u32> = HashMap::default();
         for (job, service, key, reference) in wanted {
             let Some((addr, bits)) = bits_of(key, reference) else { continue };
             let written = self.written.get(&addr).copied().unwrap_or(0);
@@ -184,7 +182,7 @@ impl<S: MapStore> Tables<S> {
         implied: &[IpAddr],
         sources: &[IpAddr],
     ) -> Result<bool, StoreError> {
-        let mut wanted: HashMap<Addr, u32> = HashMap::new();
+        let mut wanted: HashMap<Addr, u32> = HashMap::default();
         let named = named.iter().map(|ip| (ip, 0));
         // An address that is both is a named one.
         for (ip, implied) in implied.iter().map(|ip| (ip, addr_flag::IMPLIED)).chain(named) {

@@ -2,10 +2,9 @@
 //! removes what no order of writes could have left whole. It never touches what serves traffic; what is served and no
 //! longer wanted goes with the first applies and `prune`.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use foldhash::{HashMap, HashSet};
 
 use lb_common::abi::{Backend, ServiceKey, ServiceState, backend_state};
 
@@ -16,7 +15,7 @@ use super::{
     sets::is_open,
     shape::RangeEntry,
     store::{MapStore, StoreError},
-    table::{LiveBackend, SetRecord, Tables, clear_state},
+    table::{SetRecord, Tables, clear_state},
 };
 
 /// What was found.
@@ -50,6 +49,7 @@ impl<S: MapStore> Tables<S> {
         tables.adopt_ranges(&mut adopted)?;
         tables.adopt_addresses()?;
         tables.adopt_indexes(&mut adopted)?;
+        tables.nameless = tables.sets.values().filter(|set| set.port.is_none()).count();
         Ok((tables, adopted))
     }
 
@@ -90,7 +90,6 @@ impl<S: MapStore> Tables<S> {
                 broken.extend(keys);
                 continue;
             };
-            let keys = keys.into_iter().collect();
             let slots = slots_sum(&self.store.slots(run.offset, run.len).unwrap_or_default());
             let record = SetRecord { identity: state.identity, run, slots, keys, ..SetRecord::default() };
             self.sets.insert(index, record);
@@ -115,7 +114,7 @@ impl<S: MapStore> Tables<S> {
             .map(|(index, set)| (*index, self.store.slots(set.run.offset, set.run.len).unwrap_or_default()))
             .collect();
         let used: HashSet<u32> = slots.values().flatten().copied().collect();
-        let mut live: HashMap<u32, u64> = HashMap::new();
+        let mut live: HashMap<u32, u64> = HashMap::default();
         let mut doubles: Vec<(u32, Backend)> = Vec::new();
         for (id, value) in self.store.backends()? {
             if self.generations.len() <= id as usize {
@@ -127,12 +126,13 @@ impl<S: MapStore> Tables<S> {
             }
             live.insert(id, value.service);
             let record = self.ports.entry(value.service).or_default();
-            let endpoint = (value.addr, value.port);
-            let other = record.backends.insert(endpoint, LiveBackend { id, value, zone: None });
-            if let Some(other) = other {
-                let double =
-                    if used.contains(&other.id) { record.backends.insert(endpoint, other) } else { Some(other) };
-                doubles.extend(double.map(|double| (double.id, double.value)));
+            if let Some((other, known)) = record.backends.insert(id, &value, None) {
+                let double = if used.contains(&other) {
+                    record.backends.insert(other, &known, None)
+                } else {
+                    Some((other, known))
+                };
+                doubles.extend(double);
             }
         }
         for (id, value) in &mut doubles {
@@ -159,7 +159,7 @@ impl<S: MapStore> Tables<S> {
         for entry in self.store.source_ranges()? {
             match self.sets.get_mut(&entry.key.service) {
                 Some(set) => {
-                    set.ranges.insert(entry);
+                    set.ranges.push(entry);
                 }
                 None => stale.push(entry),
             }

@@ -10,8 +10,6 @@
 //!
 //! Each write that succeeds is in the records, so an apply that failed or was cut off is completed by the next one.
 
-use std::collections::HashSet;
-
 use super::{
     error::{ApplyError, ApplyOutcome},
     jobs::Job,
@@ -19,6 +17,7 @@ use super::{
     table::Tables,
 };
 use crate::plan::state::ServiceChange;
+use foldhash::HashSet;
 
 /// Services whose writes are batched together: enough for batches to pay, few enough to stay small in memory.
 const CHUNK: usize = 256;
@@ -68,6 +67,6 @@ impl<S: MapStore> Tables<S> {
 
 /// How many changes from the start go together: no Service twice, as each is read against the records once.
 fn chunk_len(changes: &[ServiceChange]) -> usize {
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::default();
     changes.iter().take(CHUNK).take_while(|change| seen.insert(&change.service)).count()
 }

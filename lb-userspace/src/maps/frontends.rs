@@ -2,13 +2,12 @@
 //! when the frontends that leave it have left, and a frontend moves only to a set that is as wanted: so each frontend
 //! sees its old answer, then its new one, and nothing between.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashSet};
 use lb_common::abi::{Addr, ServiceKey, ServiceRef};
 
 use super::{
     error::Part,
-    jobs::{Job, Pending},
+    jobs::{Job, Pending, PortJob},
     sets::{Place, closed_after, open_after, same_rest},
     store::{MapStore, StoreError, write_each},
     table::Tables,
@@ -35,6 +34,13 @@ impl Put {
 impl<S: MapStore> Tables<S> {
     /// Deletes the frontends of the jobs' Services that none of the jobs wants.
     pub(super) fn delete_frontends(&mut self, jobs: &mut [Job]) {
+        let has_keys = |index: &u32| self.sets.get(index).is_some_and(|set| !set.keys.is_empty());
+        let served = |port: &PortJob| {
+            self.ports.get(&port.wanted.identity).is_some_and(|record| record.sets.iter().any(has_keys))
+        };
+        if !jobs.iter().flat_map(|job| &job.ports).any(served) {
+            return;
+        }
         let wanted: HashSet<ServiceKey> =
             jobs.iter().flat_map(|job| &job.ports).flat_map(|port| &port.wanted.keys).map(|key| key.key).collect();
         let mut stale: Vec<(usize, ServiceKey)> = Vec::new();
@@ -66,12 +72,12 @@ impl<S: MapStore> Tables<S> {
     pub(super) fn write_frontends(&mut self, jobs: &mut [Job]) {
         let mut waiting = self.plan_puts(jobs);
         // Frontends that have not left their set yet, or could not.
-        let mut leaving: HashMap<u32, usize> = HashMap::new();
+        let mut leaving: HashMap<u32, usize> = HashMap::default();
         for index in waiting.iter().filter_map(|put| put.from) {
             *leaving.entry(index).or_default() += 1;
         }
         // Sets that a frontend could not leave.
-        let mut stuck: HashSet<u32> = HashSet::new();
+        let mut stuck: HashSet<u32> = HashSet::default();
         loop {
             let (ready, rest): (Vec<Put>, Vec<Put>) = waiting.into_iter().partition(|put| !is_pending(jobs, put));
             waiting = rest;
@@ -141,7 +147,11 @@ impl<S: MapStore> Tables<S> {
             self.frontends.insert(put.key, put.reference);
             self.addresses.add(&put.key, put.reference);
             if let Some(set) = self.sets.get_mut(&put.index()) {
-                set.keys.insert(put.key);
+                if !set.keys.contains(&put.key) {
+                    // An address has two, and most sets have one address.
+                    set.keys.reserve_exact(if set.keys.is_empty() { 2 } else { 0 });
+                    set.keys.push(put.key);
+                }
                 set.unseen = false;
             }
             job.outcome.frontends_written += 1;
@@ -212,7 +222,7 @@ impl<S: MapStore> Tables<S> {
         let Some(now) = self.frontends.remove(key) else { return };
         self.addresses.remove(key, now, service);
         if let Some(set) = self.sets.get_mut(&now.index()) {
-            set.keys.remove(key);
+            set.keys.retain(|other| other != key);
         }
     }
 }

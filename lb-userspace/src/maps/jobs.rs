@@ -1,11 +1,9 @@
 //! The work of one apply, Service by Service: what is wanted, and how far it has come. It reads records and claims
 //! ports; it writes nothing.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
+use foldhash::HashSet;
 use lb_common::abi::{Backend, ServiceKey, ServiceState, StateWord};
 
 use super::{
@@ -92,22 +90,26 @@ impl Job {
     }
 }
 
+/// Which of its Service's ports a frontend is of.
+fn port_of(f: &Frontend) -> (&str, Protocol) {
+    (f.port_name.as_deref().unwrap_or_default(), f.protocol)
+}
+
 impl<S: MapStore> Tables<S> {
     /// Reads a change against the records.
     pub(super) fn open(&mut self, change: &ServiceChange) -> Job {
-        let mut by_port: BTreeMap<(Arc<str>, Protocol), Vec<&Frontend>> = BTreeMap::new();
-        for f in &change.frontends {
-            let name = f.port_name.clone().unwrap_or_default();
-            by_port.entry((name, f.protocol)).or_default().push(f);
-        }
+        let name_of = |f: &Frontend| f.port_name.clone().unwrap_or_default();
+        let mut frontends: Vec<&Frontend> = change.frontends.iter().collect();
+        frontends.sort_by(|a, b| port_of(a).cmp(&port_of(b)));
         let service = change.service.clone();
         let mut job = Job { service, ports: Vec::new(), problems: Vec::new(), outcome: ApplyOutcome::default() };
-        let mut seen = HashSet::new();
-        for ((name, protocol), frontends) in by_port {
+        let mut seen = HashSet::default();
+        for frontends in frontends.chunk_by(|a, b| port_of(a) == port_of(b)) {
+            let (name, protocol) = (name_of(frontends[0]), frontends[0].protocol);
             let identity = self.claim(&PortName { service: change.service.clone(), name: Arc::clone(&name), protocol });
             let own = |index: &u32| self.sets.get(index).is_some_and(|set| set.port == Some(identity));
             let current = |key: &ServiceKey| self.frontends.get(key).map(|found| found.index()).filter(own);
-            let mut wanted = WantedPort::new((name, protocol, identity), &frontends, current);
+            let mut wanted = WantedPort::new((name, protocol, identity), frontends, current);
             for key in &wanted.contradictions {
                 job.problem(Part::Frontend(*key), Cause::Contradiction);
             }
@@ -164,6 +166,9 @@ impl<S: MapStore> Tables<S> {
         let record = self.ports.entry(identity).or_default();
         record.owner = Some(name.clone());
         for discriminator in 0..CLAIMED {
+            if self.nameless == 0 {
+                break;
+            }
             let Some(&index) = self.set_by_identity.get(&set_identity(&*self.hash, identity, discriminator)) else {
                 continue;
             };
@@ -171,6 +176,7 @@ impl<S: MapStore> Tables<S> {
             if set.port.is_none() {
                 set.port = Some(identity);
                 record.sets.push(index);
+                self.nameless -= 1;
             }
         }
         self.services.entry(name.service.clone()).or_default().push(identity);

@@ -12,6 +12,7 @@
 mod addresses;
 mod adopt;
 mod apply;
+mod backends;
 mod bpf;
 mod capacity;
 mod content;

@@ -52,7 +52,7 @@ impl<S: MapStore> Tables<S> {
     /// The names of all that has been applied. What was adopted and not yet claimed has none.
     pub fn names(&self) -> Names {
         let mut names = Names::default();
-        for record in self.ports.values() {
+        for (identity, record) in &self.ports {
             let Some(owner) = &record.owner else { continue };
             for index in &record.sets {
                 let Some(set) = self.sets.get(index) else { continue };
@@ -64,10 +64,10 @@ impl<S: MapStore> Tables<S> {
                     port_name: owner.name.to_string(),
                 });
             }
-            for live in record.backends.values() {
-                let Some(zone) = &live.zone else { continue };
-                let generation = live.value.generation;
-                names.zones.push(BackendZone { id: live.id, generation, zone: zone.to_string() });
+            for (id, value, zone) in record.backends.iter(*identity) {
+                let Some(zone) = zone else { continue };
+                let generation = value.generation;
+                names.zones.push(BackendZone { id, generation, zone: zone.to_string() });
             }
         }
         names.sets.sort_unstable_by_key(|set| set.index);
@@ -99,16 +99,16 @@ impl<S: MapStore> Tables<S> {
     /// If the kernel refuses.
     pub fn connections(&self) -> Result<Vec<Connections>, StoreError> {
         let counts: HashMap<u32, u64> = self.store.backend_counters()?.into_iter().collect();
-        let ports = self.ports.values().filter_map(|record| Some((record.owner.as_ref()?, &record.backends)));
+        let ports = self.ports.iter().filter_map(|(port, record)| Some((port, record.owner.as_ref()?, record)));
         let mut all: Vec<Connections> = ports
-            .flat_map(|(owner, backends)| backends.values().map(move |live| (owner, live)))
-            .filter_map(|(owner, live)| {
+            .flat_map(|(port, owner, record)| record.backends.iter(*port).map(move |live| (owner, live)))
+            .filter_map(|(owner, (id, value, _))| {
                 Some(Connections {
                     service: owner.service.clone(),
                     port_name: Arc::clone(&owner.name),
                     protocol: owner.protocol,
-                    backend: SocketAddr::new(live.value.addr.into(), live.value.port.get()),
-                    count: *counts.get(&live.id)?,
+                    backend: SocketAddr::new(value.addr.into(), value.port.get()),
+                    count: *counts.get(&id)?,
                 })
             })
             .collect();

@@ -53,7 +53,7 @@ impl<S: MapStore> Tables<S> {
             let sets = self.ports.get(&port).map(|record| record.sets.clone()).unwrap_or_default();
             let pruned = self.prune_frontends(&sets, &mut outcome).and_then(|()| {
                 let ApplyOutcome { sets_removed, backends_removed, .. } = &mut outcome;
-                self.sweep_port(port, None, sets_removed, backends_removed)
+                self.sweep_port(port, None, None, sets_removed, backends_removed)
             });
             if let Err(source) = pruned {
                 errors.push(PruneError::Unknown { frontends: self.count_frontends(&sets), source });

@@ -9,13 +9,14 @@ use std::{
 use lb_common::abi::{Backend, backend_state, proto};
 
 use super::{
+    backends::Endpoint,
     error::Part,
     jobs::Job,
     runs::Run,
     sets::{Place, closed_after, is_open},
     shape::RangeEntry,
     store::{MapStore, StoreError, write_each},
-    table::{Endpoint, SetRecord, Tables},
+    table::{SetRecord, Tables},
     wanted::WantedPort,
 };
 
@@ -41,15 +42,14 @@ impl<S: MapStore> Tables<S> {
         self.note(jobs, &range_places, failed, |tables, at, _| {
             let entry = ranges[at];
             if let Some(set) = tables.sets.get_mut(&entry.key.service) {
-                set.ranges.remove(&entry);
+                set.ranges.retain(|other| *other != entry);
             }
         });
         let failed = write_each(&lowered, |items| self.store.put_backends(items));
         self.note(jobs, &lowered_places, failed, |tables, at, (job, place)| {
             let (_, value) = lowered[at];
-            let record = tables.ports.get_mut(&job.ports[place.port].wanted.identity);
-            if let Some(live) = record.and_then(|record| record.backends.get_mut(&(value.addr, value.port))) {
-                live.value = value;
+            if let Some(record) = tables.ports.get_mut(&job.ports[place.port].wanted.identity) {
+                record.backends.update(&value);
             }
             job.outcome.backends_changed += 1;
         });
@@ -93,9 +93,10 @@ impl<S: MapStore> Tables<S> {
             for port_at in 0..job.ports.len() {
                 let port = &job.ports[port_at];
                 let identity = port.wanted.identity;
+                let finished = (!port.failed).then_some(&port.wanted);
                 let unfinished = (port.failed && !port.no_room).then_some(&port.wanted);
                 let (mut sets, mut backends) = (0, 0);
-                let swept = self.sweep_port(identity, unfinished, &mut sets, &mut backends);
+                let swept = self.sweep_port(identity, finished, unfinished, &mut sets, &mut backends);
                 job.outcome.sets_removed += sets;
                 job.outcome.backends_removed += backends;
                 if let Err(error) = swept {
@@ -116,10 +117,11 @@ impl<S: MapStore> Tables<S> {
     }
 
     /// Releases the sets of a port that no frontend leads to, and then the backends that stand in no set's run; but not
-    /// what an apply of `unfinished` has made, for the next one to go on with.
+    /// what an apply of `unfinished` has made, for the next one to go on with. `finished`: it is as wanted.
     pub(super) fn sweep_port(
         &mut self,
         port: u64,
+        finished: Option<&WantedPort>,
         unfinished: Option<&WantedPort>,
         sets: &mut usize,
         backends: &mut usize,
@@ -128,12 +130,19 @@ impl<S: MapStore> Tables<S> {
         let is_unused = |set: &SetRecord| set.keys.is_empty() && !(set.unseen && unfinished.is_some());
         let unused: Vec<u32> =
             record.sets.iter().copied().filter(|index| self.sets.get(index).is_none_or(is_unused)).collect();
+        let all_used = unused.is_empty();
         for index in unused {
             self.release_set(index)?;
             if let Some(record) = self.ports.get_mut(&port) {
                 record.sets.retain(|other| *other != index);
             }
             *sets += 1;
+        }
+        let Some(record) = self.ports.get(&port) else { return Ok(()) };
+        // All that is wanted has an id, and the sets' runs hold nothing else.
+        let same = |wanted: &WantedPort| wanted.uses_all() && wanted.endpoints.len() == record.backends.len();
+        if all_used && finished.is_some_and(same) {
+            return Ok(());
         }
         let kept = unfinished.map(|wanted| wanted.endpoints.iter().map(|e| e.endpoint).collect());
         self.release_backends(port, &kept.unwrap_or_default(), backends)
@@ -143,7 +152,7 @@ impl<S: MapStore> Tables<S> {
     pub(super) fn release_set(&mut self, index: u32) -> Result<(), StoreError> {
         let Some(set) = self.sets.get_mut(&index) else { return Ok(()) };
         // An index is not reused with ranges that were another set's.
-        let ranges: Vec<RangeEntry> = set.ranges.drain().collect();
+        let ranges = std::mem::take(&mut set.ranges);
         let failed = write_each(&ranges, |items| self.store.delete_source_ranges(items));
         set.ranges.extend(failed.iter().map(|(at, _)| ranges[*at]));
         if let Some((_, error)) = failed.into_iter().next() {
@@ -160,15 +169,16 @@ impl<S: MapStore> Tables<S> {
 
     fn release_backends(&mut self, port: u64, kept: &HashSet<Endpoint>, count: &mut usize) -> Result<(), StoreError> {
         let Some(record) = self.ports.get(&port) else { return Ok(()) };
-        let mut used = HashSet::new();
+        let mut used: Vec<u32> = Vec::new();
         for Run { offset, len } in record.sets.iter().filter_map(|index| self.sets.get(index)).map(|set| set.run) {
             used.extend(self.store.slots(offset, len).unwrap_or_default());
         }
+        used.sort_unstable();
         let unused: Vec<(u32, Backend)> = record
             .backends
-            .iter()
-            .filter(|(endpoint, live)| !used.contains(&live.id) && !kept.contains(*endpoint))
-            .map(|(_, live)| (live.id, live.value))
+            .iter(port)
+            .filter(|(id, value, _)| used.binary_search(id).is_err() && !kept.contains(&(value.addr, value.port)))
+            .map(|(id, value, _)| (id, value))
             .collect();
         let gone: Vec<(u32, Backend)> = unused
             .into_iter()
@@ -180,11 +190,14 @@ impl<S: MapStore> Tables<S> {
                 (id, value)
             })
             .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
         let failed = write_each(&gone, |items| self.store.put_backends(items));
         let failed_at: HashSet<usize> = failed.iter().map(|(at, _)| *at).collect();
         let record = self.ports.entry(port).or_default();
         for (_, (id, value)) in gone.iter().enumerate().filter(|(at, _)| !failed_at.contains(at)) {
-            record.backends.remove(&(value.addr, value.port));
+            record.backends.remove((value.addr, value.port));
             self.limbo.backends.push(*id);
             if value.proto == proto::UDP {
                 self.retired_udp.insert(SocketAddr::new(value.addr.into(), value.port.get()));

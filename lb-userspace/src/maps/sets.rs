@@ -18,7 +18,7 @@ use super::{
     runs::Run,
     shape::RangeEntry,
     store::{MapStore, StoreError, write_each},
-    table::{LiveBackend, PortRecord, SetRecord, Tables, full},
+    table::{PortRecord, SetRecord, Tables, full},
     wanted::{CLASSES, WantedEndpoint, WantedPort, WantedSet},
     weights::repeats,
 };
@@ -91,14 +91,12 @@ impl<S: MapStore> Tables<S> {
             let outcome = failed.remove(&at);
             let record = self.ports.entry(job.ports[place.port].wanted.identity).or_default();
             match (outcome, new) {
-                (None, Some(WantedEndpoint { endpoint, zone, .. })) => {
-                    record.backends.insert(endpoint, LiveBackend { id, value, zone });
+                (None, Some(WantedEndpoint { zone, .. })) => {
+                    record.backends.insert(id, &value, zone.as_ref());
                     job.outcome.backends_added += 1;
                 }
                 (None, None) => {
-                    if let Some(live) = record.backends.get_mut(&(value.addr, value.port)) {
-                        live.value = value;
-                    }
+                    record.backends.update(&value);
                     job.outcome.backends_changed += 1;
                 }
                 (Some(error), new) => {
@@ -127,26 +125,28 @@ impl<S: MapStore> Tables<S> {
         let mut new = Vec::new();
         let mut touched = false;
         for wanted in &port.wanted.endpoints {
-            let Some(live) = record.backends.get_mut(&wanted.endpoint) else {
+            let Some(at) = record.backends.find(wanted.endpoint) else {
                 new.push(wanted.clone());
                 continue;
             };
-            live.zone.clone_from(&wanted.zone);
-            let mut value = live.value;
+            record.backends.set_zone(at, wanted.zone.as_ref());
+            let (id, now) = (record.backends.id(at), record.backends.value(at, port.wanted.identity));
+            let mut value = now;
             value.state = wanted.state;
             value.weight = wanted.weight;
             value.flags = wanted.flags;
-            if value == live.value {
+            if value == now {
                 continue;
             }
             touched = true;
-            if live.value.state == backend_state::ACTIVE && value.state != backend_state::ACTIVE {
-                port.lowered.push((live.id, value));
+            if now.state == backend_state::ACTIVE && value.state != backend_state::ACTIVE {
+                port.lowered.push((id, value));
             } else {
-                writes.push((live.id, value));
+                writes.push((id, value));
                 places.push((place, None));
             }
         }
+        record.backends.reserve(new.len());
         if touched {
             // Their backends are not written in the same instant as their words.
             for index in &record.sets {
@@ -177,8 +177,10 @@ impl<S: MapStore> Tables<S> {
         for (at, (entry, place)) in ranges.into_iter().zip(places).enumerate() {
             match failed.remove(&at) {
                 None => {
-                    if let Some(set) = self.sets.get_mut(&entry.key.service) {
-                        set.ranges.insert(entry);
+                    if let Some(set) = self.sets.get_mut(&entry.key.service)
+                        && !set.ranges.contains(&entry)
+                    {
+                        set.ranges.push(entry);
                     }
                 }
                 Some(error) => {
@@ -240,8 +242,8 @@ impl<S: MapStore> Tables<S> {
     fn slots_of(&self, port: &WantedPort, set: &WantedSet) -> Result<(Vec<u32>, u16, u16), Cause> {
         let backends = self.ports.get(&port.identity).map(|PortRecord { backends, .. }| backends);
         let id = |at: &usize| {
-            let live = backends.and_then(|backends| backends.get(&port.endpoints[*at].endpoint));
-            live.expect("every endpoint of a port that did not fail has an id").id
+            let id = backends.and_then(|known| Some(known.id(known.find(port.endpoints[*at].endpoint)?)));
+            id.expect("every endpoint of a port that did not fail has an id")
         };
         let ids: Vec<u32> = set.selectable.iter().map(|(at, _)| id(at)).collect();
         let drawn = if set.flags & service_flag::MAGLEV == 0 { random(set) } else { self.maglev(port, set)? };
@@ -339,6 +341,9 @@ impl<S: MapStore> Tables<S> {
 
 /// Slots for random choice, as positions in [`WantedSet::selectable`]: each as often as its weight asks.
 fn random(set: &WantedSet) -> Vec<usize> {
+    if set.selectable.iter().all(|(_, weight)| *weight == 1) {
+        return (0..set.selectable.len()).collect();
+    }
     let weights: Vec<u16> = set.selectable.iter().map(|(_, weight)| *weight).collect();
     let slots = repeats(&weights).into_iter().enumerate();
     slots.flat_map(|(at, slots)| repeat_n(at, usize::from(slots))).collect()

@@ -40,11 +40,12 @@ impl<S: MapStore> Tables<S> {
             let slots = self.store.slots(word.offset(), word.count().into()).unwrap_or_default();
             chosen.extend(RunContent::from_slots(&slots, word.count()).members());
         }
-        let live = record.backends.values().filter(|live| chosen.contains(&live.id)).map(|live| Standing {
-            address: live.value.addr.into(),
-            port: live.value.port.get(),
-            terminating: live.value.state == backend_state::TERMINATING,
-            local: live.value.flags & backend_flag::LOCAL != 0,
+        let live = record.backends.iter(identity).filter(|(id, ..)| chosen.contains(id));
+        let live = live.map(|(_, value, _)| Standing {
+            address: value.addr.into(),
+            port: value.port.get(),
+            terminating: value.state == backend_state::TERMINATING,
+            local: value.flags & backend_flag::LOCAL != 0,
         });
         let by_endpoint: BTreeMap<(IpAddr, u16), Standing> =
             live.map(|standing| ((standing.address, standing.port), standing)).collect();

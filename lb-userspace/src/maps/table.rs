@@ -2,15 +2,18 @@
 //! place is used again. Changes of services are made by `apply`; this file holds the records and the allocators.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use lb_common::abi::{Addr, Backend, Port, ServiceKey, ServiceRef, ServiceState, StateWord, map};
+use foldhash::HashMap;
+
+use lb_common::abi::{ServiceKey, ServiceRef, ServiceState, StateWord, map};
 
 use super::{
     addresses::Addresses,
+    backends::Backends,
     capacity::Capacities,
     error::Cause,
     identity::{Fnv, Identify},
@@ -21,18 +24,6 @@ use super::{
     store::{MapStore, StoreError, write_each},
 };
 use crate::plan::state::{Protocol, ServiceName};
-
-/// Address and port of an endpoint.
-pub(super) type Endpoint = (Addr, Port);
-
-/// A backend that has an id.
-#[derive(Clone, Debug)]
-pub(super) struct LiveBackend {
-    pub(super) id: u32,
-    /// As it stands in the map.
-    pub(super) value: Backend,
-    pub(super) zone: Option<Arc<str>>,
-}
 
 /// Whose port it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,7 +40,7 @@ pub(super) struct PortRecord {
     pub(super) owner: Option<PortName>,
     /// Indexes of its backend sets.
     pub(super) sets: Vec<u32>,
-    pub(super) backends: HashMap<Endpoint, LiveBackend>,
+    pub(super) backends: Backends,
 }
 
 /// A backend set, by its index. What is in its slots and state is in the map only; of the slots there is a sum, by which
@@ -63,9 +54,10 @@ pub(super) struct SetRecord {
     pub(super) run: Run,
     /// [`super::content::slots_sum`] of what was written there.
     pub(super) slots: u64,
-    /// Frontends that lead to it.
-    pub(super) keys: HashSet<ServiceKey>,
-    pub(super) ranges: HashSet<RangeEntry>,
+    /// Frontends that lead to it, each once.
+    pub(super) keys: Vec<ServiceKey>,
+    /// Each once.
+    pub(super) ranges: Vec<RangeEntry>,
     /// Made by an apply, and no frontend has led to it so far.
     pub(super) unseen: bool,
 }
@@ -119,6 +111,8 @@ pub struct Tables<S> {
     pub(super) frontends: HashMap<ServiceKey, ServiceRef>,
     pub(super) sets: HashMap<u32, SetRecord>,
     pub(super) set_by_identity: HashMap<u64, u32>,
+    /// No more adopted sets than this have no port yet.
+    pub(super) nameless: usize,
     pub(super) ports: HashMap<u64, PortRecord>,
     pub(super) services: HashMap<ServiceName, Vec<u64>>,
     pub(super) addresses: Addresses,
@@ -148,11 +142,12 @@ impl<S: MapStore> Tables<S> {
             hash: Arc::new(Fnv),
             capacities,
             maglev_size: MaglevSize::DEFAULT,
-            frontends: HashMap::new(),
-            sets: HashMap::new(),
-            set_by_identity: HashMap::new(),
-            ports: HashMap::new(),
-            services: HashMap::new(),
+            frontends: HashMap::default(),
+            sets: HashMap::default(),
+            set_by_identity: HashMap::default(),
+            nameless: 0,
+            ports: HashMap::default(),
+            services: HashMap::default(),
             addresses: Addresses::default(),
             own_addresses: Vec::new(),
             indexes: Ids::new(capacities.svc_state, []),

@@ -103,11 +103,11 @@ impl<S: MapStore> Tables<S> {
 
     fn verify_backends(&self, to: &mut Vec<Difference>) -> Result<(), StoreError> {
         let mut found: HashMap<u32, Backend> = self.store.backends()?.into_iter().collect();
-        for live in self.ports.values().flat_map(|port| port.backends.values()) {
-            let now = found.remove(&live.id);
-            if now != Some(live.value) {
-                let name = backend_name(live.id, &live.value);
-                to.push(Difference::of_map(name, backend_text(now.as_ref()), backend_text(Some(&live.value))));
+        for (id, value, _) in self.ports.iter().flat_map(|(identity, port)| port.backends.iter(*identity)) {
+            let now = found.remove(&id);
+            if now != Some(value) {
+                let name = backend_name(id, &value);
+                to.push(Difference::of_map(name, backend_text(now.as_ref()), backend_text(Some(&value))));
             }
         }
         let strangers = found.into_iter().filter(|(_, backend)| backend.state != backend_state::GONE);

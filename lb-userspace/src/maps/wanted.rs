@@ -4,14 +4,15 @@
 //! Frontends that have different sets by now keep them even while their answers are equal: moving a frontend to
 //! another set replaces a hash element, and readers should see that as rarely as possible. Sets never span families.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 use lb_common::abi::{
     Port, ServiceKey, action, backend_flag, backend_state, frontend, scope as key_scope, service_flag,
 };
 
-use super::table::Endpoint;
+use super::backends::Endpoint;
 use crate::plan::state::{Action, Algorithm, Backend, BackendState, Frontend, FrontendType, Protocol, Scope};
 
 /// An endpoint of the port, with what its frontends say of it together.
@@ -160,7 +161,7 @@ impl WantedPort {
             contradictions: Vec::new(),
         };
         let mut groups: Vec<Group<'_>> = Vec::new();
-        let mut seen: HashMap<ServiceKey, &Frontend> = HashMap::new();
+        let mut seen: HashMap<ServiceKey, &Frontend> = HashMap::default();
         for f in ordered {
             let key = key(f);
             if let Some(first) = seen.get(&key) {
@@ -184,7 +185,7 @@ impl WantedPort {
             }
             wanted.keys.push(WantedKey { key, set, bits: bits(f) });
         }
-        let mut positions = HashMap::new();
+        let mut positions = Positions::default();
         for group in groups {
             let set = wanted.set(&group, &mut positions);
             wanted.sets.push(set);
@@ -192,7 +193,12 @@ impl WantedPort {
         wanted
     }
 
-    fn set(&mut self, group: &Group<'_>, positions: &mut HashMap<Endpoint, usize>) -> WantedSet {
+    /// Whether every endpoint stands in a slot. A Maglev table may have none for one of little weight.
+    pub(super) fn uses_all(&self) -> bool {
+        self.sets.iter().all(|set| set.flags & service_flag::MAGLEV == 0)
+    }
+
+    fn set(&mut self, group: &Group<'_>, positions: &mut Positions) -> WantedSet {
         let f = group.first;
         let (mut selectable, mut idle) = (Vec::new(), Vec::new());
         for backend in &f.backends {
@@ -228,14 +234,14 @@ impl WantedPort {
         }
     }
 
-    fn endpoint(&mut self, backend: &Backend, positions: &mut HashMap<Endpoint, usize>) -> usize {
+    fn endpoint(&mut self, backend: &Backend, positions: &mut Positions) -> usize {
         let endpoint = (backend.address.into(), Port::new(backend.port));
         let state = match backend.state {
             BackendState::Active => backend_state::ACTIVE,
             BackendState::Terminating => backend_state::TERMINATING,
         };
         let flags = if backend.local { backend_flag::LOCAL } else { 0 };
-        let at = *positions.entry(endpoint).or_insert_with(|| {
+        let at = positions.find(endpoint, &self.endpoints).unwrap_or_else(|| {
             let zone = backend.zone.clone();
             self.endpoints.push(WantedEndpoint { endpoint, state, flags, weight: backend.weight, zone });
             self.endpoints.len() - 1
@@ -245,6 +251,31 @@ impl WantedPort {
         known.state = known.state.min(state);
         known.weight = known.weight.max(backend.weight);
         at
+    }
+}
+
+/// Where endpoints stand in [`WantedPort::endpoints`]. A plan lists them in order, and most ports have one set: as long as
+/// each is behind those before it, nothing has to be looked up.
+#[derive(Default)]
+struct Positions {
+    /// Those at the front, once one was out of order.
+    known: HashMap<Endpoint, usize>,
+    looked_up: bool,
+}
+
+impl Positions {
+    /// The place of an endpoint; none if it is new, and will stand at the end.
+    fn find(&mut self, endpoint: Endpoint, endpoints: &[WantedEndpoint]) -> Option<usize> {
+        let order = |(addr, port): Endpoint| (addr.octets(), port.get());
+        if !self.looked_up {
+            if endpoints.last().is_none_or(|last| order(last.endpoint) < order(endpoint)) {
+                return None;
+            }
+            self.looked_up = true;
+        }
+        let noted = self.known.len();
+        self.known.extend(endpoints.iter().zip(0..).skip(noted).map(|(known, at)| (known.endpoint, at)));
+        self.known.get(&endpoint).copied()
     }
 }
 

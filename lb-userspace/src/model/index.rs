@@ -3,12 +3,15 @@
 //! Synchronous and owned by one task. It never computes anything about traffic; it answers "what belongs to this
 //! Service" in time proportional to the answer.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use super::{EndpointGroup, EndpointSlice, Endpoints, Kind, Node, Object, ObjectRef, Service, Shared};
+use foldhash::HashMap;
+
+use super::{
+    EndpointGroup, Endpoints, Kind, Node, Object, ObjectRef, Service, Shared,
+    names::Numbers,
+    slice::{SharedSlice, Slice, SliceKey},
+};
 use crate::plan::state::ServiceName;
 
 /// What a change of one object may have an effect on.
@@ -22,16 +25,17 @@ pub enum Change {
     Node(Arc<str>),
 }
 
-type SliceKey = (Arc<str>, Arc<str>);
-
 /// All objects. Slices are kept by namespace and name, so equal names in two namespaces stay apart.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    services: BTreeMap<ServiceName, Arc<Service>>,
-    slices: HashMap<SliceKey, Arc<EndpointSlice>>,
-    slices_of: HashMap<ServiceName, BTreeSet<SliceKey>>,
+    services: HashMap<ServiceName, Arc<Service>>,
+    slices: HashMap<SliceKey, Arc<Slice>>,
+    /// Sorted; nearly always one.
+    slices_of: HashMap<ServiceName, Vec<SliceKey>>,
     endpoints: HashMap<ServiceName, Arc<Endpoints>>,
     nodes: HashMap<Arc<str>, Arc<Node>>,
+    /// Of the names that endpoints hold.
+    numbers: Numbers,
     /// How often an object came, went, or changed.
     version: u64,
 }
@@ -49,18 +53,24 @@ impl Index {
                 Change::Services(vec![name])
             }
             Object::EndpointSlice(slice) => {
-                let key = (slice.namespace.clone(), slice.name.clone());
+                let (key, slice) = Slice::pack(slice, &mut self.numbers);
                 if self.slices.get(&key).is_some_and(|old| **old == slice) {
+                    slice.give_back(&mut self.numbers);
                     return Change::None;
                 }
                 let mut touched = self.unlink(&key);
                 if let Some(service) = &slice.service {
-                    self.slices_of.entry(service.clone()).or_default().insert(key.clone());
+                    let slices = self.slices_of.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1));
+                    if let Err(at) = slices.binary_search(&key) {
+                        slices.insert(at, key.clone());
+                    }
                     if !touched.contains(service) {
                         touched.push(service.clone());
                     }
                 }
-                self.slices.insert(key, Arc::new(slice));
+                if let Some(old) = self.slices.insert(key, Arc::new(slice)) {
+                    old.give_back(&mut self.numbers);
+                }
                 Change::of(touched)
             }
             Object::Endpoints(endpoints) => {
@@ -95,7 +105,11 @@ impl Index {
             Kind::EndpointSlice => {
                 let slice = (key.namespace.clone(), key.name.clone());
                 let touched = self.unlink(&slice);
-                (self.slices.remove(&slice).is_some(), Change::of(touched))
+                let gone = self.slices.remove(&slice);
+                if let Some(old) = &gone {
+                    old.give_back(&mut self.numbers);
+                }
+                (gone.is_some(), Change::of(touched))
             }
             Kind::Endpoints => {
                 let gone = self.endpoints.remove(&name());
@@ -120,7 +134,9 @@ impl Index {
     #[must_use]
     pub fn shared(&self) -> Vec<Shared> {
         let services = self.services.values().cloned().map(Shared::Service);
-        let slices = self.slices.values().cloned().map(Shared::EndpointSlice);
+        let names = self.numbers.names();
+        let slices = self.slices.iter().map(|(key, slice)| SharedSlice::new(key.clone(), slice.clone(), names.clone()));
+        let slices = slices.map(Shared::EndpointSlice);
         let endpoints = self.endpoints.values().cloned().map(Shared::Endpoints);
         services.chain(slices).chain(endpoints).chain(self.nodes.values().cloned().map(Shared::Node)).collect()
     }
@@ -141,7 +157,7 @@ impl Index {
         self.services.get(name).map(Arc::as_ref)
     }
 
-    /// All Services in order of name.
+    /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.values().map(Arc::as_ref)
     }
@@ -169,17 +185,17 @@ impl Index {
     /// The endpoints of a Service, in an order that depends on names only. Slices that the mirroring controller wrote
     /// give way to the Endpoints object that they mirror, which is the newer of the two; all other slices count.
     #[must_use]
-    pub fn groups(&self, service: &Service) -> Vec<&EndpointGroup> {
+    pub fn groups(&self, service: &Service) -> Vec<EndpointGroup> {
         let endpoints = self.mirrored_endpoints(service);
-        let mut groups: Vec<&EndpointGroup> = Vec::new();
+        let mut groups: Vec<EndpointGroup> = Vec::new();
         for key in self.slices_of.get(&service.name).into_iter().flatten() {
             let slice = &self.slices[key];
             let mirror_of_these = slice.mirrored && endpoints.is_some();
             if !(slice.ignored || mirror_of_these) {
-                groups.push(&slice.group);
+                groups.push(slice.group(&self.numbers));
             }
         }
-        groups.extend(endpoints.into_iter().flat_map(|e| &e.groups));
+        groups.extend(endpoints.into_iter().flat_map(|e| e.groups.iter().cloned()));
         groups
     }
 
@@ -187,7 +203,7 @@ impl Index {
     fn unlink(&mut self, key: &SliceKey) -> Vec<ServiceName> {
         let Some(service) = self.slices.get(key).and_then(|s| s.service.clone()) else { return Vec::new() };
         if let Some(slices) = self.slices_of.get_mut(&service) {
-            slices.remove(key);
+            slices.retain(|other| other != key);
             if slices.is_empty() {
                 self.slices_of.remove(&service);
             }

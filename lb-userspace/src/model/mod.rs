@@ -3,10 +3,15 @@
 //! Knows no Kubernetes crate, no file and no clock. It decides nothing about traffic: that is `plan`.
 
 mod index;
+mod names;
 mod objects;
+mod packed;
+mod slice;
 
 pub use index::{Change, Index};
+pub use names::shared;
 pub use objects::{
     BadAnnotation, Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Kind, Node, Object,
     ObjectRef, Policy, Service, ServicePort, ServiceType, Shared, SliceFamily, Weights,
 };
+pub use slice::SharedSlice;

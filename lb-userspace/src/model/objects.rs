@@ -8,6 +8,7 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc, tim
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::slice::SharedSlice;
 use crate::plan::state::{Algorithm, Protocol, ServiceName};
 
 /// The kinds that have an effect.
@@ -123,7 +124,7 @@ pub enum Shared {
     /// A Service.
     Service(Arc<Service>),
     /// An EndpointSlice.
-    EndpointSlice(Arc<EndpointSlice>),
+    EndpointSlice(SharedSlice),
     /// An Endpoints object.
     Endpoints(Arc<Endpoints>),
     /// A Node.
@@ -136,7 +137,10 @@ impl Shared {
     pub fn order(&self) -> (Kind, &str, &str) {
         match self {
             Self::Service(o) => (Kind::Service, &o.name.namespace, &o.name.name),
-            Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.namespace, &o.name),
+            Self::EndpointSlice(o) => {
+                let (namespace, name) = o.name();
+                (Kind::EndpointSlice, namespace, name)
+            }
             Self::Endpoints(o) => (Kind::Endpoints, &o.name.namespace, &o.name.name),
             Self::Node(o) => (Kind::Node, "", &o.name),
         }
@@ -147,8 +151,8 @@ impl Shared {
 /// any that does: it takes no address away from an object that is known to have been there.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Created(
-    /// Nanoseconds since 1970-01-01 UTC.
-    pub Option<i128>,
+    /// Nanoseconds since 1970-01-01 UTC, as far as 64 bits go: until 2262.
+    pub Option<i64>,
 );
 
 impl Ord for Created {

@@ -43,7 +43,7 @@ pub(super) fn is_of(object: &Object) -> bool {
 /// Whether this is a slice of it.
 pub(super) fn is_slice_of(shared: &Shared) -> bool {
     match shared {
-        Shared::EndpointSlice(slice) => slice.service.as_ref().is_some_and(is_named_so),
+        Shared::EndpointSlice(slice) => slice.service().is_some_and(is_named_so),
         Shared::Service(_) | Shared::Endpoints(_) | Shared::Node(_) => false,
     }
 }
@@ -59,14 +59,14 @@ pub(super) struct LastEndpoints(Vec<EndpointGroup>);
 
 impl LastEndpoints {
     /// The endpoints to plan with, now that its slices hold `groups`, and whether they are kept ones.
-    pub(super) fn or_kept<'a>(&'a mut self, groups: Vec<&'a EndpointGroup>) -> (Vec<&'a EndpointGroup>, bool) {
-        if groups.iter().any(|group| takes(group)) {
-            self.0 = groups.iter().copied().cloned().collect();
+    pub(super) fn or_kept(&mut self, groups: Vec<EndpointGroup>) -> (Vec<EndpointGroup>, bool) {
+        if groups.iter().any(takes) {
+            self.0.clone_from(&groups);
             (groups, false)
         } else if self.0.is_empty() {
             (groups, false)
         } else {
-            (self.0.iter().collect(), true)
+            (self.0.clone(), true)
         }
     }
 
@@ -80,8 +80,8 @@ impl LastEndpoints {
     }
 
     /// If these hold nothing that takes connections, and something is kept: slices that hold it.
-    pub(super) fn slices_instead_of(&self, groups: &[&EndpointGroup]) -> Option<Vec<EndpointSlice>> {
-        if self.0.is_empty() || groups.iter().any(|group| takes(group)) {
+    pub(super) fn slices_instead_of(&self, groups: &[EndpointGroup]) -> Option<Vec<EndpointSlice>> {
+        if self.0.is_empty() || groups.iter().any(takes) {
             return None;
         }
         let slice = |(number, group): (usize, &EndpointGroup)| EndpointSlice {

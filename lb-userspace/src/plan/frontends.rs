@@ -71,7 +71,7 @@ pub(super) fn claims(service: &Service, node_addresses: &[IpAddr]) -> Vec<Claim>
     }
     let mut claims = Vec::new();
     for (kind, address) in addresses(service, node_addresses) {
-        for (port_index, port) in service.ports.iter().enumerate() {
+        for (port, port_index) in service.ports.iter().zip(0..) {
             if let Some(number) = listening_port(service, port, kind) {
                 claims.push(Claim {
                     target: Target { address, port: number, protocol: port.protocol },
@@ -117,7 +117,7 @@ pub(super) fn remarks(service: &Service) -> Vec<Diagnostic> {
 pub(super) struct Input<'a> {
     pub(super) service: &'a Service,
     /// Its endpoints, wherever they come from.
-    pub(super) groups: &'a [&'a EndpointGroup],
+    pub(super) groups: &'a [EndpointGroup],
     /// This node.
     pub(super) here: Here<'a>,
     /// Whether source ranges hold for node ports, too.
@@ -131,10 +131,10 @@ pub(super) struct Input<'a> {
 impl Input<'_> {
     /// The frontends of the claims that the Service won, in document order.
     pub(super) fn frontends<'c>(&self, won: impl Iterator<Item = &'c Claim>) -> Vec<Frontend> {
-        let mut sets: BTreeMap<(usize, bool), Categories> = BTreeMap::new();
+        let mut sets: BTreeMap<(u32, bool), Categories> = BTreeMap::new();
         let mut frontends = Vec::new();
         for Claim { target, claimant } in won {
-            let port = &self.service.ports[claimant.port_index];
+            let port = &self.service.ports[claimant.port_index as usize];
             let v4 = target.address.is_ipv4();
             let set = sets
                 .entry((claimant.port_index, v4))
@@ -216,24 +216,29 @@ impl Input<'_> {
     /// The port's endpoints of one family, each backend once. A group's port is this one's if name and protocol agree;
     /// which target port that is may differ from group to group (named target ports).
     fn candidates(&self, port: &ServicePort, v4: bool) -> Vec<Candidate<'_>> {
-        let mut unique: BTreeMap<(IpAddr, u16), Candidate<'_>> = BTreeMap::new();
+        let mut candidates: Vec<Candidate<'_>> = Vec::new();
         for group in self.groups {
             for target in group.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol) {
+                candidates.reserve(group.endpoints.len());
                 for endpoint in group.endpoints.iter().filter(|e| e.address.is_ipv4() == v4) {
-                    let weight = self.service.weights.of(endpoint);
-                    let candidate = Candidate { endpoint, port: target.port, weight };
-                    unique
-                        .entry(candidate.socket())
-                        .and_modify(|known| {
-                            if candidate.rank(self.here) > known.rank(self.here) {
-                                *known = candidate;
-                            }
-                        })
-                        .or_insert(candidate);
+                    candidates.push(Candidate {
+                        endpoint,
+                        port: target.port,
+                        weight: self.service.weights.of(endpoint),
+                    });
                 }
             }
         }
-        unique.into_values().collect()
+        // Stable, so that of equal copies the first one stays.
+        candidates.sort_by_key(Candidate::socket);
+        candidates.dedup_by(|later, first| {
+            let same = later.socket() == first.socket();
+            if same && later.rank(self.here) > first.rank(self.here) {
+                *first = *later;
+            }
+            same
+        });
+        candidates
     }
 
     /// The health check port of a load balancer that wants to know which nodes have endpoints of their own. Endpoints

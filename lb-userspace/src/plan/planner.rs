@@ -3,10 +3,12 @@
 //! Work is put off until somebody asks: a burst of objects plans each touched Service once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::BuildHasher as _,
     net::IpAddr,
-    sync::Arc,
 };
+
+use foldhash::quality::RandomState;
 
 use super::{
     api_server::{self, LastEndpoints},
@@ -39,14 +41,24 @@ pub struct PlanConfig {
     pub algorithm: Algorithm,
 }
 
+/// What is kept of a Service's plan.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    /// Over its frontends: others have another one, near enough to certain.
+    sum: u64,
+    has_source_ranges: bool,
+}
+
 /// Desired state for one node.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
     config: PlanConfig,
     index: Index,
     claims: Claims,
-    /// The frontends of each Service.
-    planned: BTreeMap<ServiceName, Vec<Frontend>>,
+    /// Services that have frontends, as last planned. The frontends themselves are in the maps, and can be planned again:
+    /// all of them at once are more than a small node has memory for.
+    planned: HashMap<ServiceName, Planned, RandomState>,
+    sums: RandomState,
     notices: Notices,
     /// Addresses of the node's links, for ranges of `--nodeport-addresses`.
     local_addresses: Vec<IpAddr>,
@@ -55,11 +67,11 @@ pub struct Planner {
     /// As last used for planning.
     zone: Option<String>,
     /// Services whose own objects changed.
-    dirty: BTreeSet<ServiceName>,
+    dirty: HashSet<ServiceName, RandomState>,
     /// Whether this node's addresses or zone may have changed.
     node_dirty: bool,
-    /// Services whose frontends differ from what [`Self::take_changes`] last told.
-    changed: BTreeSet<ServiceName>,
+    /// Services whose frontends differ from what [`Self::take_changes`] last told, with these.
+    changed: BTreeMap<ServiceName, Vec<Frontend>>,
     /// Whether the addresses of other nodes may differ from what [`Self::peers_told`] last heard of.
     peers_dirty: bool,
     /// Whether node ports, and so health checks, listen on other addresses than [`Self::take_listeners_changed`] last told.
@@ -112,7 +124,7 @@ impl Planner {
             index.upsert(object);
         });
         let groups = index.service(&name).map(|service| index.groups(service)).unwrap_or_default();
-        self.remember_api_server_groups(groups.into_iter().cloned().collect());
+        self.remember_api_server_groups(groups);
     }
 
     /// As [`Self::remember_api_server`], by the endpoints of then.
@@ -136,7 +148,7 @@ impl Planner {
         let groups = self.index.service(&api_server::name()).map(|service| self.index.groups(service));
         if let Some(slices) = groups.and_then(|groups| self.api_server.slices_instead_of(&groups)) {
             all.retain(|shared| !api_server::is_slice_of(shared));
-            all.extend(slices.into_iter().map(|slice| Shared::EndpointSlice(Arc::new(slice))));
+            all.extend(slices.into_iter().map(|slice| Shared::EndpointSlice(slice.into())));
         }
         all
     }
@@ -217,19 +229,34 @@ impl Planner {
     pub fn take_changes(&mut self) -> Vec<ServiceChange> {
         self.settle();
         self.reads += self.changed.len() as u64;
-        let frontends = |name: &ServiceName| self.planned.get(name).cloned().unwrap_or_default();
-        std::mem::take(&mut self.changed)
-            .into_iter()
-            .map(|service| ServiceChange { frontends: frontends(&service), service })
-            .collect()
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        changed.map(|(service, frontends)| ServiceChange { service, frontends }).collect()
     }
 
-    /// Every Service with its whole state: what brings maps of any content to the plan.
+    /// Every Service with its whole state, in order of name: what brings maps of any content to the plan.
     pub fn all(&mut self) -> Vec<ServiceChange> {
+        self.again(|_| true)
+    }
+
+    /// As [`Self::all`], but only those with source ranges.
+    pub fn restricted(&mut self) -> Vec<ServiceChange> {
+        self.again(|planned| planned.has_source_ranges)
+    }
+
+    /// The Services that have frontends, in no order.
+    pub fn served(&mut self) -> impl Iterator<Item = &ServiceName> {
         self.settle();
-        let all = self.planned.iter().filter(|(_, frontends)| !frontends.is_empty());
-        all.map(|(service, frontends)| ServiceChange { service: service.clone(), frontends: frontends.clone() })
-            .collect()
+        self.planned.keys()
+    }
+
+    /// Plans Services once more, which gives the same as the last time.
+    fn again(&mut self, which: impl Fn(&Planned) -> bool) -> Vec<ServiceChange> {
+        self.settle();
+        let names = self.planned.iter().filter(|(_, planned)| which(planned)).map(|(name, _)| name.clone());
+        let mut names: Vec<ServiceName> = names.collect();
+        names.sort_unstable();
+        let change = |service| ServiceChange { frontends: self.plan(&service).0, service };
+        names.into_iter().map(change).collect()
     }
 
     /// Whether this Service is to be planned anew: an object of it changed, and nobody has asked since.
@@ -242,7 +269,7 @@ impl Planner {
     pub fn state(&mut self) -> State {
         let health_checks = self.health_checks();
         self.reads += self.planned.len() as u64;
-        let frontends = self.planned.values().flatten().cloned().collect();
+        let frontends = self.all().into_iter().flat_map(|change| change.frontends).collect();
         State::new(self.config.node_name.clone(), frontends, health_checks)
     }
 
@@ -314,24 +341,26 @@ impl Planner {
     /// touched. The second step never changes claims, so one round is enough.
     fn settle(&mut self) {
         self.settle_node();
-        let dirty = std::mem::take(&mut self.dirty);
-        let mut touched = BTreeSet::new();
+        let mut touched = std::mem::take(&mut self.dirty);
+        let dirty: Vec<ServiceName> = touched.iter().cloned().collect();
         for name in &dirty {
             let claims = self.index.service(name).map(|s| frontends::claims(s, &self.node_addresses));
             touched.extend(self.claims.replace(name, claims.unwrap_or_default()));
         }
-        touched.extend(dirty);
         for name in touched {
             self.plans += 1;
             let (new, notice) = self.plan(&name);
             self.notices.set(&name, notice);
-            if new != self.planned.get(&name).map_or(&[] as &[Frontend], Vec::as_slice) {
-                self.changed.insert(name.clone());
-            }
-            if new.is_empty() {
-                self.planned.remove(&name);
-            } else {
-                self.planned.insert(name, new);
+            let planned = (!new.is_empty()).then(|| Planned {
+                sum: self.sums.hash_one(&new),
+                has_source_ranges: new.iter().any(|frontend| frontend.has_source_ranges),
+            });
+            let old = match planned {
+                Some(planned) => self.planned.insert(name.clone(), planned),
+                None => self.planned.remove(&name),
+            };
+            if old.map(|old| old.sum) != planned.map(|new| new.sum) {
+                self.changed.insert(name, new);
             }
         }
         self.notices.set_of_node(self.no_node_address());

@@ -377,6 +377,7 @@ fn kept_backends_are_among_the_shared_objects() {
     let slices = |planner: &Planner| -> Vec<(String, Vec<IpAddr>)> {
         let slice = |shared| match shared {
             Shared::EndpointSlice(slice) => {
+                let slice = slice.to_slice();
                 Some((slice.name.to_string(), slice.group.endpoints.iter().map(|e| e.address).collect()))
             }
             Shared::Service(_) | Shared::Endpoints(_) | Shared::Node(_) => None,

@@ -56,7 +56,7 @@ fn check(Row { policies, endpoints, cluster_ip, outside, inside }: &Row, open: b
     };
     let input = Input {
         service: &service,
-        groups: &[&group],
+        groups: std::slice::from_ref(&group),
         here: Here { name: "n1", zone: Some("a") },
         node_port_source_ranges: false,
         external_cluster_ips: open,

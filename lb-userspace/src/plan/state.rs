@@ -171,7 +171,7 @@ pub struct Backend {
 }
 
 /// One address, port, protocol and scope. Field order is JSON order.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Frontend {
     /// Virtual or node address.

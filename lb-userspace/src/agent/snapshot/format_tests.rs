@@ -116,7 +116,7 @@ fn what_is_written_reads_back() {
             // For measuring only, so it is not kept.
             assert_eq!(slice.triggered, None);
             let original = index.shared().into_iter().find_map(|shared| match shared {
-                Shared::EndpointSlice(slice) => slice.triggered,
+                Shared::EndpointSlice(slice) => slice.to_slice().triggered,
                 Shared::Service(_) | Shared::Endpoints(_) | Shared::Node(_) => None,
             });
             assert!(original.is_some());

@@ -13,10 +13,10 @@ use k8s_openapi::{
 
 use super::{
     super::{FieldPath, Invalid},
-    fields::{self, Names},
+    fields,
 };
 use crate::{
-    model::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, SliceFamily},
+    model::{Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, SliceFamily, shared},
     plan::state::ServiceName,
 };
 
@@ -51,7 +51,6 @@ pub fn endpoint_slice(source: &SliceSource) -> Result<EndpointSlice, Invalid> {
         }
     };
     let service = fields::word(&metadata.labels, SERVICE_NAME).filter(|s| !s.is_empty());
-    let mut names = Names::default();
     let mut group = EndpointGroup::default();
     for (i, port) in source.ports.iter().flatten().enumerate() {
         group.ports.extend(slice_port(port, &FieldPath::new(["ports"]).index(i))?);
@@ -59,11 +58,11 @@ pub fn endpoint_slice(source: &SliceSource) -> Result<EndpointSlice, Invalid> {
     if family != SliceFamily::Fqdn {
         for (i, endpoint) in source.endpoints.iter().enumerate() {
             let path = FieldPath::new(["endpoints"]).index(i);
-            group.endpoints.push(slice_endpoint(endpoint, family, &mut names, &path)?);
+            group.endpoints.push(slice_endpoint(endpoint, family, &path)?);
         }
     }
     Ok(EndpointSlice {
-        service: service.map(|service| ServiceName::new(namespace.clone(), service)),
+        service: service.map(|service| ServiceName::new(namespace.clone(), shared(service))),
         namespace,
         name,
         ignored: fields::not_ours(metadata),
@@ -85,15 +84,10 @@ fn slice_port(source: &SlicePort, path: &FieldPath) -> Result<Option<EndpointPor
     let protocol = fields::protocol(source.protocol.as_deref(), || path.key("protocol"))?;
     let Some(number) = source.port else { return Ok(None) };
     let port = fields::port(number, || path.key("port"))?;
-    Ok(Some(EndpointPort { name: source.name.as_deref().unwrap_or_default().into(), port, protocol }))
+    Ok(Some(EndpointPort { name: shared(source.name.as_deref().unwrap_or_default()), port, protocol }))
 }
 
-fn slice_endpoint<'a>(
-    source: &'a SliceEndpoint,
-    family: SliceFamily,
-    names: &mut Names<'a>,
-    path: &FieldPath,
-) -> Result<Endpoint, Invalid> {
+fn slice_endpoint(source: &SliceEndpoint, family: SliceFamily, path: &FieldPath) -> Result<Endpoint, Invalid> {
     let SliceEndpoint { addresses, conditions, hints, node_name, zone, .. } = source;
     let mut first = None;
     for (i, text) in addresses.iter().enumerate() {
@@ -113,15 +107,15 @@ fn slice_endpoint<'a>(
         ready,
         serving: conditions.as_ref().and_then(|c| c.serving).unwrap_or(ready),
         terminating: conditions.as_ref().and_then(|c| c.terminating).unwrap_or(false),
-        node_name: names.share_some(node_name.as_ref()),
-        zone: names.share_some(zone.as_ref()),
+        node_name: fields::shared_some(node_name.as_ref()),
+        zone: fields::shared_some(zone.as_ref()),
         zone_hints: {
             let zones = hints.iter().filter_map(|h| h.for_zones.as_ref()).flatten();
-            zones.map(|z| names.share(&z.name)).collect()
+            zones.map(|z| shared(&z.name)).collect()
         },
         node_hints: {
             let nodes = hints.iter().filter_map(|h| h.for_nodes.as_ref()).flatten();
-            nodes.map(|n| names.share(&n.name)).collect()
+            nodes.map(|n| shared(&n.name)).collect()
         },
     })
 }
@@ -133,10 +127,9 @@ fn slice_endpoint<'a>(
 /// Names the first field that does not validate.
 pub fn endpoints(source: &EndpointsSource) -> Result<Endpoints, Invalid> {
     let metadata = &source.metadata;
-    let mut names = Names::default();
     let mut groups = Vec::new();
     for (i, subset) in source.subsets.iter().flatten().enumerate() {
-        groups.push(subset_group(subset, &mut names, &FieldPath::new(["subsets"]).index(i))?);
+        groups.push(subset_group(subset, &FieldPath::new(["subsets"]).index(i))?);
     }
     Ok(Endpoints {
         name: fields::namespaced(metadata)?,
@@ -148,16 +141,15 @@ pub fn endpoints(source: &EndpointsSource) -> Result<Endpoints, Invalid> {
     })
 }
 
-fn subset_group<'a>(
-    EndpointSubset { addresses, not_ready_addresses, ports }: &'a EndpointSubset,
-    names: &mut Names<'a>,
+fn subset_group(
+    EndpointSubset { addresses, not_ready_addresses, ports }: &EndpointSubset,
     path: &FieldPath,
 ) -> Result<EndpointGroup, Invalid> {
     let mut group = EndpointGroup::default();
     for (i, SubsetPort { name, port, protocol, app_protocol: _ }) in ports.iter().flatten().enumerate() {
         let at = path.key("ports").index(i);
         group.ports.push(EndpointPort {
-            name: name.as_deref().unwrap_or_default().into(),
+            name: shared(name.as_deref().unwrap_or_default()),
             port: fields::port(*port, || at.key("port"))?,
             protocol: fields::protocol(protocol.as_deref(), || at.key("protocol"))?,
         });
@@ -165,7 +157,7 @@ fn subset_group<'a>(
     for (key, list, ready) in [("addresses", addresses, true), ("notReadyAddresses", not_ready_addresses, false)] {
         for (i, EndpointAddress { ip, node_name, .. }) in list.iter().flatten().enumerate() {
             let address = fields::routable_address(ip, || path.key(key).index(i).key("ip"))?;
-            let node_name = names.share_some(node_name.as_ref());
+            let node_name = fields::shared_some(node_name.as_ref());
             group.endpoints.push(Endpoint { ready, serving: ready, node_name, ..Endpoint::new(address) });
         }
     }

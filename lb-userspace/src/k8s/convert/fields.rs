@@ -1,7 +1,7 @@
 //! Single values: addresses, ports, ranges, names. Knows no object.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
@@ -10,7 +10,10 @@ use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::{FieldPath, Invalid};
-use crate::plan::state::{Protocol, ServiceName};
+use crate::{
+    model::shared,
+    plan::state::{Protocol, ServiceName},
+};
 
 /// Marks a Service, or its slices, as another proxy's.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -43,7 +46,7 @@ pub(super) fn name(metadata: &ObjectMeta) -> Result<Arc<str>, Invalid> {
 /// `metadata.namespace` and `metadata.name`; an absent namespace is `default`.
 pub(super) fn namespaced(metadata: &ObjectMeta) -> Result<ServiceName, Invalid> {
     let namespace = match metadata.namespace.as_deref() {
-        None | Some("") => "default".into(),
+        None | Some("") => shared("default"),
         Some(namespace) => {
             checked_name(namespace).map_err(|cause| Invalid::new(FieldPath::new(["metadata", "namespace"]), cause))?
         }
@@ -56,7 +59,7 @@ pub(super) fn namespaced(metadata: &ObjectMeta) -> Result<ServiceName, Invalid> 
 pub(super) fn checked_name(name: &str) -> Result<Arc<str>, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if name.len() <= 253 && name.chars().all(good) {
-        Ok(name.into())
+        Ok(shared(name))
     } else {
         Err(format!("{name:?} is not a name: up to 253 of a–z, 0–9, \"-\" and \".\""))
     }
@@ -144,19 +147,9 @@ pub(super) fn range(text: &str, path: impl FnOnce() -> FieldPath) -> Result<IpNe
     Ok(net.trunc())
 }
 
-/// Shares equal names within one object: a slice of a thousand endpoints has few nodes and zones.
-#[derive(Default)]
-pub(super) struct Names<'a>(HashMap<&'a str, Arc<str>>);
-
-impl<'a> Names<'a> {
-    pub(super) fn share(&mut self, name: &'a str) -> Arc<str> {
-        self.0.entry(name).or_insert_with(|| name.into()).clone()
-    }
-
-    /// As [`Self::share`]; left out or empty: none.
-    pub(super) fn share_some(&mut self, name: Option<&'a String>) -> Option<Arc<str>> {
-        name.filter(|n| !n.is_empty()).map(|n| self.share(n))
-    }
+/// The shared copy of a name; left out or empty: none.
+pub(super) fn shared_some(name: Option<&String>) -> Option<Arc<str>> {
+    name.filter(|n| !n.is_empty()).map(|n| shared(n))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{
     annotations::Annotations,
     fields,
 };
-use crate::model::{Created, Policy, Service, ServicePort, ServiceType};
+use crate::model::{Created, Policy, Service, ServicePort, ServiceType, shared};
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` if left out: three hours.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -35,7 +35,7 @@ pub fn service(source: &Source) -> Result<Service, Invalid> {
     let annotations = Annotations::of(metadata);
     Ok(Service {
         name: fields::namespaced(metadata)?,
-        created: Created(metadata.creation_timestamp.as_ref().map(|t| t.0.as_nanosecond())),
+        created: Created(metadata.creation_timestamp.as_ref().map(|t| nanoseconds(t.0.as_nanosecond()))),
         ignored: fields::not_ours(metadata),
         kind: fields::choice(
             spec.type_.as_deref(),
@@ -79,6 +79,11 @@ pub fn service(source: &Source) -> Result<Service, Invalid> {
         weights: annotations.weights,
         bad_annotations: annotations.bad,
     })
+}
+
+/// What is beyond the range is at its end.
+fn nanoseconds(time: i128) -> i64 {
+    i64::try_from(time).unwrap_or(if time < 0 { i64::MIN } else { i64::MAX })
 }
 
 fn list<S, T>(items: Option<&Vec<S>>, convert: impl Fn(usize, &S) -> Result<T, Invalid>) -> Result<Vec<T>, Invalid> {
@@ -126,7 +131,7 @@ fn port(source: &SourcePort, path: &FieldPath) -> Result<ServicePort, Invalid> {
         fields::optional_port(Some(target), || path.key("targetPort"))?;
     }
     Ok(ServicePort {
-        name: source.name.as_deref().unwrap_or_default().into(),
+        name: shared(source.name.as_deref().unwrap_or_default()),
         port: fields::port(source.port, || path.key("port"))?,
         node_port: fields::optional_port(source.node_port, || path.key("nodePort"))?,
         protocol: fields::protocol(source.protocol.as_deref(), || path.key("protocol"))?,

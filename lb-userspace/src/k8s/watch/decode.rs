@@ -14,7 +14,7 @@ use super::{
     super::{Invalid, convert, decode, events},
     fault::{Fault, Status},
 };
-use crate::model::{Kind, Object, ObjectRef};
+use crate::model::{Kind, Object, ObjectRef, shared};
 
 /// On the bookmark behind the last object of a list that comes as a stream (KEP-3157).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
@@ -92,7 +92,7 @@ impl Head {
     fn key(&self, kind: Kind) -> Option<ObjectRef> {
         let HeadMeta { name, namespace, .. } = &self.metadata;
         let whole = !name.is_empty() && namespace.is_empty() != kind.is_namespaced();
-        whole.then(|| ObjectRef::new(kind, namespace.as_str(), name.as_str()))
+        whole.then(|| ObjectRef::new(kind, shared(namespace), shared(name)))
     }
 }
 
