@@ -1,7 +1,7 @@
 # The everyday commands. Each brings what it needs on Debian 12 (packages, BPF tool chain) and does nothing twice.
 # The work is done by xtask; `./scripts/xtask --help` has more of it.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo lab miri fmt clean
+.PHONY: help setup build test demo lab bench miri fmt clean
 XTASK := ./scripts/xtask
 
 help: ## Show this list
@@ -22,6 +22,9 @@ demo: ## Play the story on this machine's kernel: two nodes, three nginx pods, a
 
 lab: ## Set the demo's nodes and pods up, and keep them up to look around in
 	@$(XTASK) lab
+
+bench: ## Measure the agent on this machine; `make bench ARGS=--quick` within two minutes
+	@$(XTASK) bench control-plane $(ARGS)
 
 miri: ## Run the datapath core's tests under Miri (needs a rustup nightly with miri)
 	@$(XTASK) miri

@@ -10,6 +10,9 @@ use std::{
 /// Names an object to embed instead of `target/bpf/berrylb.o`; then a missing one is an error.
 const OBJECT_VAR: &str = "BERRYLB_BPF_OBJECT";
 
+/// Says what commit this is, for a tree without git's folder: an archive of the sources, or a copy of them.
+const COMMIT_VAR: &str = "BERRYLB_COMMIT";
+
 fn main() {
     // With this, cargo reruns the script for what is listed and not for any change in the package.
     println!("cargo::rerun-if-changed=build.rs");
@@ -53,7 +56,9 @@ fn watch_for(object: &Path) {
 fn version(root: &Path) {
     let package = env::var("CARGO_PKG_VERSION").expect("cargo sets CARGO_PKG_VERSION");
     let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    let build = match commit(root) {
+    println!("cargo::rerun-if-env-changed={COMMIT_VAR}");
+    let given = env::var(COMMIT_VAR).ok().filter(|text| !text.is_empty());
+    let build = match given.or_else(|| commit(root)) {
         _ if !release => "debug build".to_owned(),
         Some(commit) => commit,
         None => "commit unknown".to_owned(),

@@ -1,9 +1,11 @@
 #!/bin/sh
-# What `cargo xtask vm` needs root for: a Debian 12 in a folder of its own that holds the emulator and Debian's kernels
-# (on the machine itself, installing the emulator can remove packages), and booting one of them there. Nothing is mounted
+# What `cargo xtask vm` needs root for: a Debian 12 in a folder of its own that holds the emulators and Debian's kernels
+# (on the machine itself, installing an emulator can remove packages), and booting one of them there. Nothing is mounted
 # into the folder, so it can be removed as any other. It takes apt's sources from this machine, so that has to be Debian 12.
-# usage: sh scripts/vm.sh kernel DIR VERSION         brings kernel VERSION, such as 6.1, into DIR/kernels/VERSION
-#        sh scripts/vm.sh boot DIR VERSION IMAGE     boots it with that initramfs; its console is standard output
+# ARCH is amd64 or arm64. VERSION is such as 6.1, or 6.12-16k for a kernel with pages of 16 KiB.
+# usage: sh scripts/vm.sh kernel DIR ARCH VERSION      brings a kernel into DIR/kernels/ARCH-VERSION
+#        sh scripts/vm.sh programs DIR ARCH            brings what the story's play starts into DIR/programs-ARCH
+#        sh scripts/vm.sh boot DIR ARCH VERSION IMAGE  boots with that initramfs; its console is standard output
 set -eu
 
 die() {
@@ -11,8 +13,9 @@ die() {
     exit 1
 }
 
-what=$1 dir=$2 version=$3
-kernel=$dir/kernels/$version
+what=$1 dir=$2 arch=$3 version=${4-}
+kernel=$dir/kernels/$arch-$version
+programs=$dir/programs-$arch
 log=$dir.log
 
 # Runs a command with its output kept for the case that it fails.
@@ -28,13 +31,17 @@ inside() {
 }
 
 # Debian's own packages come from wherever this machine takes them.
-make_system() {
-    [ "$(dpkg --print-architecture)" = amd64 ] || die "only amd64's kernels are known here" "use a Debian 12 on amd64"
-    rm -rf "$dir"
-    mkdir -p "$dir"
+find_mirror() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' 'Created-By: Packages' | head -n 1)
     [ -n "$mirror" ] || die "apt has no lists of Debian 12" "on Debian 12: apt-get update"
-    printf 'vm: a Debian 12 with an emulator in %s, once\n' "$dir" >&2
+}
+
+make_system() {
+    [ "$(dpkg --print-architecture)" = amd64 ] || die "the emulators' Debian is one for amd64" "use a Debian 12 on amd64"
+    find_mirror
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    printf 'vm: a Debian 12 with emulators in %s, once\n' "$dir" >&2
     quietly debootstrap --variant=minbase bookworm "$dir" "$mirror"
     rm -f "$dir/etc/apt/sources.list"
     cp -R /etc/apt/apt.conf.d /etc/apt/sources.list.d "$dir/etc/apt/"
@@ -52,28 +59,35 @@ make_system() {
         fi
     done
     if [ -e "$dir/etc/apt/sources-bullseye.list" ]; then mv "$dir/etc/apt/sources-bullseye.list" "$dir/etc/apt/sources.list.d/"; fi
+    inside dpkg --add-architecture arm64
     inside apt-get update
-    inside apt-get install -y --no-install-recommends qemu-system-x86 busybox-static kmod xz-utils
-    touch "$dir/complete"
+    inside apt-get install -y --no-install-recommends qemu-system-x86 qemu-system-arm kmod xz-utils
+    touch "$dir/with-arm64"
 }
 
-# The newest build of that version for virtual machines: they have no drivers that would need firmware, and boot fast.
+# The newest build of that version. Those for virtual machines have no drivers that would need firmware, and boot fast;
+# with other pages there is none of them.
 unpack_kernel() {
-    printf 'vm: kernel %s\n' "$version" >&2
-    name=$(chroot "$dir" apt-cache pkgnames "linux-image-$version." | grep '[0-9]\(+deb12\)\?-cloud-amd64$' |
+    printf 'vm: kernel %s %s\n' "$arch" "$version" >&2
+    case $version in
+        *-16k) flavour=$arch-16k ;;
+        *) flavour=cloud-$arch ;;
+    esac
+    name=$(chroot "$dir" apt-cache pkgnames "linux-image-${version%-16k}." | grep "[0-9]\(+deb12\)\?-$flavour\$" |
         grep -v 'deb11' | sort -V | tail -n 1)
-    [ -n "$name" ] || die "the sources in /etc/apt have no kernel $version" "add Debian's security suite to them"
+    [ -n "$name" ] || die "the sources in /etc/apt have no kernel $version for $arch" "add Debian's security suite to them"
     rm -rf "$kernel" "$kernel.part"
     mkdir -p "$kernel.part/load"
-    inside sh -c "cd /kernels/$version.part && apt-get download $name && dpkg-deb -x *.deb . && rm *.deb"
+    part=/kernels/$arch-$version.part
+    inside sh -c "cd $part && apt-get download $name:$arch busybox-static:$arch && for i in *.deb; do dpkg-deb -x \$i . && rm \$i; done"
     mv "$kernel.part"/boot/vmlinuz-* "$kernel.part/vmlinuz"
     release=$(ls "$kernel.part/lib/modules")
-    inside depmod -b "/kernels/$version.part" "$release"
+    inside depmod -b "$part" "$release"
     # In the order in which they can be loaded, and plain, as not every kernel unpacks them.
     number=10
-    chroot "$dir" modprobe -d "/kernels/$version.part" -S "$release" -D -a veth vxlan bridge sch_ingress cls_bpf |
+    chroot "$dir" modprobe -d "$part" -S "$release" -D -a veth vxlan bridge br_netfilter sch_ingress cls_bpf nf_tables nft_chain_nat nft_masq nft_ct nft_reject_inet |
         sed -n 's/^insmod //p' | while read -r module; do
-        to=/kernels/$version.part/load/$number-$(basename "${module%.xz}")
+        to=$part/load/$number-$(basename "${module%.xz}")
         case $module in
             *.xz) inside sh -c "xz -dc '$module' >'$to'" ;;
             *) inside cp "$module" "$to" ;;
@@ -84,18 +98,40 @@ unpack_kernel() {
     mv "$kernel.part" "$kernel"
 }
 
+# Unpacked, not installed: nothing of another architecture runs here.
+unpack_programs() {
+    find_mirror
+    printf 'vm: the servers of the story for %s\n' "$arch" >&2
+    rm -rf "$programs" "$programs.part"
+    quietly debootstrap --foreign --variant=minbase --arch="$arch" \
+        --include=nginx-light,redis-server,dnsmasq-base,curl,iproute2,nftables,ethtool,knot-dnsutils,bpftool,busybox-static \
+        bookworm "$programs.part" "$mirror"
+    for package in "$programs.part"/var/cache/apt/archives/*.deb; do
+        quietly dpkg-deb -x "$package" "$programs.part"
+    done
+    rm -rf "$programs.part/var/cache/apt"
+    chmod -R a+rX "$programs.part"
+    mv "$programs.part" "$programs"
+}
+
+[ -e "$dir/with-arm64" ] || make_system
 case $what in
-    kernel)
-        [ -e "$dir/complete" ] || make_system
-        [ -e "$kernel/vmlinuz" ] || unpack_kernel
-        ;;
+    kernel) [ -e "$kernel/vmlinuz" ] || unpack_kernel ;;
+    programs) [ -e "$programs" ] || unpack_programs ;;
     boot)
-        image=$dir/tmp/initramfs-$version
-        cp "$4" "$image"
-        # One processor and no network; a panic ends the emulator, and so does time.
-        exec timeout 600 nice -n 5 chroot "$dir" qemu-system-x86_64 -machine accel=tcg -cpu max -smp 1 -m 1G -nic none \
-            -display none -monitor none -serial stdio -no-reboot -kernel "/kernels/$version/vmlinuz" \
-            -initrd "/tmp/initramfs-$version" -append 'console=ttyS0 panic=-1 quiet' </dev/null
+        image=$dir/tmp/initramfs-$arch-$version
+        cp "$5" "$image"
+        # Two processors, so that there is somebody to race with, and no network. A panic ends the emulator, and so does
+        # time.
+        case $arch in
+            amd64) emulator='qemu-system-x86_64 -machine accel=tcg -cpu max' console=ttyS0 ;;
+            # Real pointer authentication takes half of the time of an emulated processor.
+            arm64) emulator='qemu-system-aarch64 -machine virt,accel=tcg -cpu max,pauth-impdef=on' console=ttyAMA0 ;;
+        esac
+        # shellcheck disable=SC2086
+        exec timeout 1200 nice -n 5 chroot "$dir" $emulator -smp 2 -m 2G -nic none -display none -monitor none \
+            -serial stdio -no-reboot -kernel "/kernels/$arch-$version/vmlinuz" -initrd "/tmp/initramfs-$arch-$version" \
+            -append "console=$console panic=-1 quiet" </dev/null
         ;;
-    *) die "unknown task \"$what\"" "kernel or boot" ;;
+    *) die "unknown task \"$what\"" "kernel, programs or boot" ;;
 esac

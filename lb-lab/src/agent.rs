@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{Command, Host, Node, Place, Process};
 
 /// How long an agent may take until it is ready, on a machine that is busy.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long an agent may take to end after `SIGTERM`, plus what a busy machine adds to the two seconds it has.
 const END_LIMIT: Duration = Duration::from_secs(5);
 

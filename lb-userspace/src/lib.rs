@@ -4,6 +4,7 @@
 //! `loader` and `net` bring the BPF programs to the links; `agent` is the daemon that joins them; `cli` is the rest.
 
 pub mod agent;
+mod chain;
 pub mod cli;
 pub mod k8s;
 pub mod loader;

@@ -18,7 +18,7 @@ use std::{
 use berrylb::{
     k8s::{
         self,
-        watch::{self, Access, Event, KINDS, Patience, Update, Watches},
+        watch::{self, Access, Event, Hints, KINDS, Patience, Update, Watches},
     },
     maps::Faults,
     model::Kind,
@@ -195,7 +195,7 @@ struct Life<'a> {
 
 impl<'a> Life<'a> {
     async fn watch(server: &ApiServer, patience: Patience) -> Watches {
-        let access = Access::new(None, Some(&server.url()), |_| None).expect("a URL");
+        let access = Access::new(Hints { server: Some(&server.url()), ..Hints::default() }, |_| None).expect("a URL");
         watch::start(access, patience).await.expect("nothing to be read")
     }
 

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use berrylb::{
-    k8s::watch::{self, Access, Event, KINDS, Patience, Watches},
+    k8s::watch::{self, Access, Event, Hints, KINDS, Patience, Watches},
     model::Object,
 };
 use lb_lab::api_server::{ApiConfig, ApiServer};
@@ -46,7 +46,8 @@ async fn expired_tokens_and_rotated_authorities_are_read_again() {
     let server = ApiServer::start(ApiConfig { tls: true, token: Some("one".into()), ..ApiConfig::default() }).unwrap();
     let folder = tempfile::tempdir().unwrap();
     write_kubeconfig(&server, folder.path());
-    let access = Access::new(Some(folder.path().join("config")), None, |_| None).unwrap();
+    let hints = Hints { kubeconfig: Some(folder.path().join("config")), ..Hints::default() };
+    let access = Access::new(hints, |_| None).unwrap();
     server.apply(&service("first")).unwrap();
     let local = tokio::task::LocalSet::new();
     let work = async {

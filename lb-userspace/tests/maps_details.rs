@@ -81,6 +81,29 @@ fn check(tables: &Tables<MemStore>, change: &ServiceChange) {
     assert_eq!(found, State::new(String::new(), change.frontends.clone(), Vec::new()));
 }
 
+/// Places that wait for their grace period beside the tables are not missing to an apply that has no others.
+#[test]
+fn what_waits_elsewhere_is_room_for_an_apply_in_need() {
+    let mut tables = Tables::new(MemStore::new(Capacities { backends: 3, ..Capacities::DEFAULT }));
+    let nothing = ServiceChange { frontends: Vec::new(), ..web(&[]) };
+    tables.apply(&web(&[1, 2, 3])).expect("there is room");
+    for pods in [[4, 5, 6], [7, 8, 9]] {
+        tables.apply(&nothing).expect("deleted");
+        let freed = tables.begin_collect();
+        tables.apply(&web(&pods)).expect("all three are free after a grace period");
+        // By now its places are used again: they are not to be freed once more.
+        tables.finish_collect(freed).expect("nothing to do");
+        check(&tables, &web(&pods));
+        assert!(!tables.needs_collect());
+    }
+    tables.apply(&nothing).expect("deleted");
+    let freed = tables.begin_collect();
+    tables.give_up_collect(freed);
+    assert!(tables.needs_collect(), "what could not be awaited is awaited again");
+    tables.collect().expect("collected");
+    tables.apply(&web(&[1, 2, 3])).expect("there is room again");
+}
+
 /// The hot path of the design: one store commits an endpoint for all frontends of the port.
 #[test]
 fn an_endpoint_costs_its_own_write_and_one_store() {

@@ -12,10 +12,7 @@ use std::{
 
 use berrylb::{
     maps::{Capacities, MemStore, Tables},
-    model::{
-        Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Object, Policy, Service, ServicePort,
-        ServiceType, SliceFamily, Weights,
-    },
+    model::{Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Object, Service, ServicePort, SliceFamily},
     plan::{
         PlanConfig, Planner,
         state::{Protocol, ServiceName},
@@ -38,24 +35,9 @@ fn name(n: u32) -> ServiceName {
 
 fn mk_service(n: u32) -> Object {
     Object::Service(Service {
-        name: name(n),
         created: Created(Some(n.into())),
-        ignored: false,
-        kind: ServiceType::ClusterIp,
-        headless: false,
-        has_selector: true,
-        cluster_ips: vec![Ipv4Addr::from(0x0a60_0000 + n).into()],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         ports: vec![ServicePort { name: "".into(), port: 80, node_port: None, protocol: Protocol::Tcp }],
-        internal_policy: Policy::Cluster,
-        external_policy: Policy::Cluster,
-        affinity_seconds: None,
-        source_ranges: Vec::new(),
-        health_check_node_port: None,
-        algorithm: None,
-        weights: Weights::default(),
-        bad_annotations: Vec::new(),
+        ..Service::new(name(n), vec![Ipv4Addr::from(0x0a60_0000 + n).into()])
     })
 }
 
@@ -63,14 +45,9 @@ fn mk_service(n: u32) -> Object {
 fn mk_slice(n: u32, lame: Option<u32>) -> Object {
     let ServiceName { namespace, name: service } = name(n);
     let endpoint = |i| Endpoint {
-        address: Ipv4Addr::from(0x6440_0000 + n * ENDPOINTS + i).into(),
         ready: lame != Some(i),
         serving: lame != Some(i),
-        terminating: false,
-        node_name: None,
-        zone: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        ..Endpoint::new(Ipv4Addr::from(0x6440_0000 + n * ENDPOINTS + i).into())
     };
     Object::EndpointSlice(EndpointSlice {
         name: format!("{service}-x").into(),

@@ -28,7 +28,7 @@ fn filled(seed: u64) -> (Tables<MemStore>, Cluster, Vec<ServiceChange>) {
 }
 
 fn differences(tables: &Tables<MemStore>, cluster: &Cluster) -> Vec<Difference> {
-    tables.verify(&cluster.state(), false).expect("the maps can be read")
+    tables.verify(&cluster.state(), false, &HashSet::new()).expect("the maps can be read")
 }
 
 /// As the agent does it.
@@ -196,8 +196,23 @@ fn what_is_kept_on_purpose_is_no_difference() {
     let (found, _) = Tables::adopt(tables.into_store()).unwrap();
     let mut tables = small(found);
     let empty = berrylb::plan::state::State::new("node".into(), Vec::new(), Vec::new());
-    assert_eq!(tables.verify(&empty, true).unwrap(), []);
-    assert!(!tables.verify(&empty, false).unwrap().is_empty());
+    let nobody = HashSet::new();
+    assert_eq!(tables.verify(&empty, true, &nobody).unwrap(), []);
+    assert!(!tables.verify(&empty, false, &nobody).unwrap().is_empty());
     tables.apply(&changes[0]).unwrap();
-    assert!(!tables.verify(&empty, true).unwrap().is_empty(), "a Service that is not wanted");
+    assert!(!tables.verify(&empty, true, &nobody).unwrap().is_empty(), "a Service that is not wanted");
+}
+
+/// A Service that could not be brought to what is wanted of it is known as such; what else differs is not hidden by it.
+#[test]
+fn what_could_not_be_applied_is_no_news() {
+    let (mut tables, cluster, changes) = filled(3);
+    let unfinished = HashSet::from([changes[0].service.clone()]);
+    tables.apply(&gone(&changes[0].service)).unwrap();
+    assert!(!differences(&tables, &cluster).is_empty(), "it is wanted and not there");
+    assert_eq!(tables.verify(&cluster.state(), false, &unfinished).unwrap(), []);
+    let (key, ..) = forwarding(tables.store());
+    tables.store_mut().delete_services(&[key]).unwrap();
+    let found = tables.verify(&cluster.state(), false, &unfinished).unwrap();
+    assert!(found.iter().any(|difference| difference.to_string().contains("map has nothing")), "{found:?}");
 }

@@ -147,10 +147,7 @@ impl Compiler {
 /// rustc's flags, the same for every compiler, in cargo's encoding (separated by 0x1f).
 fn flags() -> Result<String> {
     let root = process::workspace_root();
-    let cargo_home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
-        .unwrap_or_else(|| root.join(".cargo"));
+    let cargo_home = process::cargo_home();
     let text =
         |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()));
     Ok([

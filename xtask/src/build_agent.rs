@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the BPF object, then the release binary that embeds it.
+//! `cargo xtask build`: the BPF object, then the release binary for this machine that embeds it.
 
 use std::path::PathBuf;
 
@@ -6,27 +6,12 @@ use anyhow::Result;
 
 use crate::{build_ebpf, process};
 
-const ARM64: &str = "aarch64-unknown-linux-gnu";
-
-/// Builds `berrylb` for this machine or for arm64 and returns the binary's path.
+/// Builds `berrylb` and returns the binary's path.
 ///
 /// # Errors
 /// When a tool is missing or the build fails.
-pub(crate) fn build(arm64: bool) -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     build_ebpf::build()?;
-    let mut command = process::cargo();
-    command.args(["build", "--release", "--package", "lb-userspace", "--bin", "berrylb"]);
-    let mut dir = process::target_dir();
-    if arm64 {
-        // Debian's compiler, since only it finds Debian's standard library for arm64. Static, so that the binary runs on
-        // any distribution's image.
-        command
-            .args(["--target", ARM64])
-            .env("RUSTC", "/usr/bin/rustc")
-            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
-            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-        dir.push(ARM64);
-    }
-    process::run(&mut command)?;
-    Ok(dir.join("release/berrylb"))
+    process::run(process::cargo().args(["build", "--release", "--package", "lb-userspace", "--bin", "berrylb"]))?;
+    Ok(process::target_dir().join("release/berrylb"))
 }

@@ -1,8 +1,11 @@
 //! What cargo cannot do by itself: bring tools, build the BPF object, run the test levels. No product logic lives here.
 
+mod bench;
 mod bpf_toolchain;
 mod build_agent;
 mod build_ebpf;
+mod dist;
+mod manifests;
 mod miri;
 mod pins;
 mod play;
@@ -30,12 +33,33 @@ enum Task {
     },
     /// Build the BPF object into target/bpf/berrylb.o, from where the agent embeds it
     BuildEbpf,
-    /// Build the object and the release binary `berrylb` with it
-    Build {
-        /// For arm64 instead of this machine; needs `setup --for arm64`
+    /// Build the object and the release binary `berrylb` with it, for this machine
+    Build,
+    /// Make what is shipped, in target/dist: static binaries, bills of materials, licence texts, checksums
+    ///
+    /// Needs `setup --for dist`.
+    Dist {
+        /// For which architecture
+        #[arg(long, value_enum, default_value = "all")]
+        arch: dist::Archs,
+        /// Build a second time, from a copy of the sources in another folder, and compare every byte
         #[arg(long)]
-        arm64: bool,
+        check: bool,
     },
+    /// Pack the binaries of `dist` into container images, without a container engine, in target/dist
+    ///
+    /// One archive for each architecture, and with `--arch all` one of both. They are OCI archives that `ctr image import`,
+    /// `k3s ctr images import`, `docker load` and `skopeo copy oci-archive:…` take.
+    Image {
+        /// For which architecture
+        #[arg(long, value_enum, default_value = "all")]
+        arch: dist::Archs,
+        /// The image's name, with its registry; the tag is the version
+        #[arg(long, default_value = dist::image::NAME)]
+        name: String,
+    },
+    /// Write the files in manifests/ that are made of its folders; needs kubectl
+    Manifests,
     /// Run the checks and tests, by level; all levels when none is named
     ///
     /// The last line is the total. Each level's output is in target/test-logs/LEVEL.log while it runs and afterwards, and is
@@ -46,16 +70,19 @@ enum Task {
         #[arg(value_enum)]
         levels: Vec<test::Level>,
     },
-    /// Load the programs and run the packet cases on other kernels, in an emulator; on all of them when none is named
+    /// Load the programs, run the packet cases and play the story on other kernels and on arm64, in an emulator
     ///
-    /// Debian's kernels, without their type information, in software emulation, on Debian 12 on amd64. The first run makes
-    /// a small Debian in ~/.cache/berrylb/tools/vm-debian-12 and fetches kernels into it; removing that folder fetches newer
-    /// ones. Shown are what became of each program and whatever a kernel cannot show; consoles are in
-    /// target/test-logs/vm-*.log.
+    /// Debian's kernels, without their type information, in software emulation, on Debian 12 on amd64; all of them when
+    /// none is named. The first run makes a small Debian in ~/.cache/berrylb/tools/vm-debian-12 and fetches kernels into
+    /// it; removing that folder fetches newer ones. Shown are what became of each program and whatever a kernel cannot
+    /// show; consoles are in target/test-logs/vm-*.log.
     Vm {
         /// Kernel to boot; may be given several times
         #[arg(long = "kernel", value_enum)]
         kernels: Vec<vm::Kernel>,
+        /// Architecture to emulate; may be given several times
+        #[arg(long = "arch", value_enum)]
+        arches: Vec<dist::Arch>,
     },
     /// Play the story on this machine's kernel: two nodes, three pods, a Service
     Demo {
@@ -68,6 +95,11 @@ enum Task {
         /// Passed on; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Measure the release binary on this machine
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
     },
     /// Format the Rust sources, the BPF programs too
     Fmt,
@@ -89,11 +121,19 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup { purpose } => setup::run(purpose),
         Task::BuildEbpf => build_ebpf::build().map(|object| eprintln!("BPF object: {}", object.display())),
-        Task::Build { arm64 } => build_agent::build(arm64).map(|binary| eprintln!("berrylb: {}", binary.display())),
+        Task::Build => build_agent::build().map(|binary| eprintln!("berrylb: {}", binary.display())),
+        Task::Dist { arch, check } => dist::run(arch, check).map(|folder| eprintln!("all in {}", folder.display())),
+        Task::Image { arch, name } => dist::image::run(arch, &name).map(drop),
+        Task::Manifests => manifests::run(),
         Task::Test { levels } => test::run(&levels),
-        Task::Vm { kernels } => vm::run(&kernels),
+        Task::Vm { kernels, arches } => {
+            let counts = vm::run(&vm::Machine::all(&arches, &kernels))?;
+            anyhow::ensure!(counts.failed == 0, "{counts}");
+            Ok(())
+        }
         Task::Demo { args } => play::demo(&args),
         Task::Lab { args } => play::lab(&args),
+        Task::Bench { what } => bench::run(&what),
         Task::Fmt => {
             setup::run(setup::Purpose::Test)?;
             process::run(process::cargo().args(["fmt", "--all"]))

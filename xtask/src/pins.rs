@@ -26,6 +26,12 @@ pub(crate) const BOOTSTRAP_CRATES: &str = "aya_ebpf";
 /// The licence and ban checker of the test level `deny`.
 pub(crate) const CARGO_DENY: &str = "0.20.2";
 
+/// Kubernetes' published schemas with a program that holds files against them, from PyPI.
+pub(crate) const KUBERNETES_VALIDATE: &str = "1.37.0";
+
+/// Minor versions of Kubernetes whose schemas the manifests have to fit: the oldest and the newest that are meant.
+pub(crate) const KUBERNETES: [&str; 2] = ["1.29", "1.37"];
+
 /// A Debian package, and what shows that it (or an equal from elsewhere) is there.
 pub(crate) struct Package {
     /// Debian's name for it.
@@ -67,15 +73,34 @@ pub(crate) const LAB: [Package; 12] = [
     package("wrk", "wrk"),
 ];
 
-/// What makes the emulator's Debian and packs tests for it; the emulator is in that.
-pub(crate) const VM: [Package; 2] = [package("debootstrap", "debootstrap"), package("binutils", "strip")];
+/// What takes the image apart and runs it; skopeo brings the seccomp profile along.
+pub(crate) const IMAGE: [Package; 5] = [
+    package("containerd", "containerd"),
+    package("golang-github-containers-common", "/usr/share/containers/seccomp.json"),
+    package("runc", "runc"),
+    package("skopeo", "skopeo"),
+    package("umoci", "umoci"),
+];
 
-/// The cross-linker and standard library for arm64, from Debian.
-pub(crate) const ARM64: [Package; 4] = [
-    package("rustc-web", "/usr/bin/rustc"),
+/// What makes the emulator's Debian and packs tests for it; the emulator is in that.
+pub(crate) const VM: [Package; 2] =
+    [package("debootstrap", "debootstrap"), package("binutils", "x86_64-linux-gnu-strip")];
+
+/// Debian's compiler, for static binaries of this machine's own architecture.
+pub(crate) const STATIC: [Package; 1] = [package("rustc-web", "/usr/bin/rustc")];
+
+/// The cross-linker and standard library for arm64 on amd64, from Debian.
+pub(crate) const FOR_ARM64: [Package; 3] = [
     package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc"),
     package("libc6-dev-arm64-cross", "/usr/aarch64-linux-gnu/include/stdio.h"),
     package("libstd-rust-web-dev:arm64", "/usr/lib/rustlib/aarch64-unknown-linux-gnu/lib"),
+];
+
+/// The same for amd64 on arm64.
+pub(crate) const FOR_AMD64: [Package; 3] = [
+    package("gcc-x86-64-linux-gnu", "x86_64-linux-gnu-gcc"),
+    package("libc6-dev-amd64-cross", "/usr/x86_64-linux-gnu/include/stdio.h"),
+    package("libstd-rust-web-dev:amd64", "/usr/lib/rustlib/x86_64-unknown-linux-gnu/lib"),
 ];
 
 #[cfg(test)]

@@ -27,6 +27,14 @@ pub(crate) fn target_dir() -> PathBuf {
         .map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
+/// Where cargo keeps the sources of dependencies.
+pub(crate) fn cargo_home() -> PathBuf {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+        .unwrap_or_else(|| workspace_root().join(".cargo"))
+}
+
 /// The cargo that started this xtask, so that a task stays with the tool chain it was started with.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 
 use crate::{
     bpf_toolchain::{self, Compiler, Core},
+    dist::Arch,
     pins::{self, Package},
     process,
 };
@@ -27,10 +28,14 @@ pub(crate) enum Purpose {
     Test,
     /// cargo-deny for the test level of that name; it is built from source, which takes minutes.
     Deny,
+    /// Test, and what the test level `image` builds and runs the container image with.
+    Image,
+    /// Kubernetes' schemas for the test level `manifests`, in a Python environment of their own.
+    Manifests,
     /// Debian kernels in an emulator.
     Vm,
-    /// Cross-building the agent for arm64 with Debian's compiler; adds that architecture to dpkg.
-    Arm64,
+    /// Build, and static binaries for arm64 and amd64; adds the one that this machine is not to dpkg's architectures.
+    Dist,
 }
 
 /// Brings what `purpose` lacks, and says nothing when it lacks nothing.
@@ -44,8 +49,25 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
             Ok(_) => Ok(()),
             Err(_) => cargo_install("cargo-deny", pins::CARGO_DENY, &[], &deny_root()?),
         },
+        Purpose::Image => {
+            build_and_more(Purpose::Test)?;
+            apt(None, &missing(&pins::STATIC))?;
+            apt(None, &missing(&pins::IMAGE))
+        }
+        Purpose::Manifests => match kubernetes_validate() {
+            Ok(_) => Ok(()),
+            Err(_) => install_kubernetes_validate(),
+        },
         Purpose::Vm => apt(None, &missing(&pins::VM)),
-        Purpose::Arm64 => apt(Some("arm64"), &missing(&pins::ARM64)),
+        Purpose::Dist => {
+            build_and_more(Purpose::Build)?;
+            apt(None, &missing(&pins::STATIC))?;
+            let (other, packages) = match Arch::of_this_machine()? {
+                Arch::Amd64 => (Arch::Arm64, pins::FOR_ARM64),
+                Arch::Arm64 => (Arch::Amd64, pins::FOR_AMD64),
+            };
+            apt(Some(other.name()), &missing(&packages))
+        }
     }
 }
 
@@ -137,6 +159,31 @@ pub(crate) fn deny_program() -> Result<std::path::PathBuf> {
     let own = Some(deny_root()?.join("bin/cargo-deny")).filter(|path| path.exists());
     own.or_else(|| process::find_in_path("cargo-deny"))
         .context("cargo-deny is not installed.\nNext step: `cargo xtask setup --for deny` (builds it, some minutes)")
+}
+
+fn validate_root() -> Result<std::path::PathBuf> {
+    process::tool_root(&format!("kubernetes-validate-{}", pins::KUBERNETES_VALIDATE))
+}
+
+/// The pinned kubernetes-validate.
+///
+/// # Errors
+/// When it is not installed.
+pub(crate) fn kubernetes_validate() -> Result<std::path::PathBuf> {
+    Some(validate_root()?.join("bin/kubernetes-validate"))
+        .filter(|path| path.exists())
+        .context("Kubernetes' schemas are not installed.\nNext step: `cargo xtask setup --for manifests`")
+}
+
+fn install_kubernetes_validate() -> Result<()> {
+    let root = validate_root()?;
+    eprintln!("setup: kubernetes-validate {} into {}", pins::KUBERNETES_VALIDATE, root.display());
+    process::output(Command::new("python3").args(["-m", "venv"]).arg(&root))
+        .context("make a Python environment.\nNext step: on Debian, install python3-venv")?;
+    let wanted = format!("kubernetes-validate=={}", pins::KUBERNETES_VALIDATE);
+    let pip = root.join("bin/pip");
+    process::output(Command::new(pip).args(["install", "--quiet", &wanted])).context("install it from PyPI")?;
+    kubernetes_validate().map(drop)
 }
 
 #[cfg(test)]

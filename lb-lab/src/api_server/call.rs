@@ -1,6 +1,9 @@
 //! One request: what it asks for, which fault it meets, who may ask, and the answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -47,8 +50,8 @@ pub(super) async fn answer(
     let agent = request.headers().get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     let at = {
         let mut state = shared.lock();
-        let path = uri.path().to_owned();
-        state.seen.push(Seen { verb, resource, path, query: query.clone(), user_agent: agent, code: None });
+        let (at, path) = (Instant::now(), uri.path().to_owned());
+        state.seen.push(Seen { at, verb, resource, path, query: query.clone(), user_agent: agent, code: None });
         state.taken + state.seen.len() - 1
     };
     let fault = shared.lock().script.strike(verb, resource);

@@ -44,7 +44,7 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -97,6 +97,8 @@ impl Default for ApiConfig {
 /// A request that came.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// When it came.
+    pub at: Instant,
     /// What it asked for.
     pub verb: Verb,
     /// Of which resource; None: discovery and the like.
@@ -288,6 +290,19 @@ impl ApiServer {
         drop(state);
         self.shared.tell_changed();
         put.map(|()| version)
+    }
+
+    /// As [`Self::apply`], of one object that was read already: for measuring what comes after it.
+    ///
+    /// # Errors
+    /// It is of a kind that is not served.
+    pub fn put(&self, object: Value) -> Result<u64> {
+        let mut state = self.shared.lock();
+        let put = state.store.put(object);
+        let version = state.store.version();
+        drop(state);
+        self.shared.tell_changed();
+        put.map(|_| version)
     }
 
     /// Deletes an object; `namespace` is "" for a Node. Gives whether it was there.

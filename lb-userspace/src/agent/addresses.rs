@@ -12,16 +12,18 @@ const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6
 impl Agent {
     pub(super) fn settle_addresses(&mut self) {
         if self.settings.node_address.is_none() {
-            if self.node_known {
+            let known = self.own_node.known;
+            if known {
                 self.planner.set_node_addresses(None);
             }
-            // They say which devices lead out of the node; only what the Node object says, not what followed from the links.
-            let given = if self.node_known { self.planner.node_addresses() } else { Vec::new() };
+            // They say which devices lead out of the node; only what the Node object says, not what followed from the links,
+            // nor what --nodeport-addresses chooses among all that the links have: a pod bridge leads nowhere.
+            let given = if known { self.planner.own_addresses() } else { Vec::new() };
             if self.classify.node_addresses != given {
                 self.classify.node_addresses = given;
                 self.follow_table(false);
             }
-            let from_links = (!self.node_known).then(|| self.links.topology().node_addresses.clone());
+            let from_links = (!known).then(|| self.links.topology().node_addresses.clone());
             self.planner.set_node_addresses(from_links);
         }
         self.planner.set_local_addresses(self.links.topology().local_addresses.clone());
@@ -29,24 +31,19 @@ impl Agent {
         // Until all Node objects are read, those of an earlier run stay: packets are being handed over to this node.
         let all_read = self.unreadable.is_empty() && self.unreadable_files.is_empty();
         if all_read && self.planner.peers_changed() {
-            match self.tables.set_peer_addresses(&self.planner.peer_addresses()) {
-                Ok(()) => self.planner.peers_told(),
-                Err(error) => {
-                    tracing::error!("the other nodes' addresses are not all in the datapath: {error}");
-                    self.schedule_retry();
-                }
+            let written = self.tables.set_peer_addresses(&self.planner.peer_addresses());
+            if written.is_ok() {
+                self.planner.peers_told();
             }
+            self.note("the other nodes' addresses are not all in the datapath", written);
         }
         let localhost: &[IpAddr] = if self.settings.localhost_nodeports { &LOCALHOST } else { &[] };
         let sources = self.links.topology().sources();
-        match self.tables.set_link_addresses(&self.planner.node_addresses(), localhost, &sources) {
-            Ok(changed) if changed || own_changed => self.apply_restricted(),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!("the node's addresses are not all in the datapath: {error}");
-                self.schedule_retry();
-            }
+        let written = self.tables.set_link_addresses(&self.planner.node_addresses(), localhost, &sources);
+        if matches!(written, Ok(changed) if changed || own_changed) {
+            self.apply_restricted();
         }
+        self.note("the node's addresses are not all in the datapath", written.map(drop));
     }
 
     /// Applies the Services with source ranges again: whether the node itself is among the sources may have changed.

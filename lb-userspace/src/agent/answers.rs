@@ -9,8 +9,12 @@ use super::{
     health_checks::HealthAnswer,
     state::Agent,
     status::{Question, Repair},
+    verify::Scope,
 };
-use crate::maps::MapStore as _;
+use crate::{
+    maps::{Connections, MapStore as _},
+    plan::state::ServiceName,
+};
 
 impl Agent {
     pub(super) fn answer(&mut self, question: Question) {
@@ -20,7 +24,7 @@ impl Agent {
                 let _gone = sender.send(self.names());
             }
             Question::Verify(repair, sender) => {
-                let verdict = self.verify(repair == Repair::Yes).map_err(|error| format!("{error:#}"));
+                let verdict = self.verify(repair == Repair::Yes, Scope::All).map_err(|error| format!("{error:#}"));
                 let _gone = sender.send(verdict);
             }
             Question::Metrics(sender) => {
@@ -81,6 +85,14 @@ impl Agent {
             }
             Err(error) => tracing::warn!("metrics lack the datapath's counters: {error}"),
         }
+        match self.tables.connections() {
+            Ok(connections) => {
+                let samples: Vec<_> = connections.iter().map(|c| (backend_labels(c), c.count)).collect();
+                let help = "Connections sent to a backend since it became one, without those that have had none.";
+                family("backend_connections_total", "counter", help, &samples);
+            }
+            Err(error) => tracing::warn!("metrics lack the connections of backends: {error}"),
+        }
         let usage: Vec<_> = self.tables.usage().to_vec();
         let label = |map: &str| format!("{{map=\"{map}\"}}");
         let used: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.used))).collect();
@@ -97,6 +109,34 @@ impl Agent {
     }
 }
 
+fn backend_labels(Connections { service, port_name, protocol, backend, count: _ }: &Connections) -> String {
+    let ServiceName { namespace, name } = service;
+    let port = port_name.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+    format!(
+        "{{namespace=\"{namespace}\",service=\"{name}\",port=\"{port}\",protocol=\"{protocol}\",backend=\"{backend}\"}}"
+    )
+}
+
 pub(super) fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::state::Protocol;
+
+    /// A port's name comes from anybody's file; a label's value has three characters that need care (text format 0.0.4).
+    #[test]
+    fn labels_are_quoted() {
+        let connections = Connections {
+            service: ServiceName::new("default", "web"),
+            port_name: "a\"b\\c\nd".into(),
+            protocol: Protocol::Udp,
+            backend: "[fd00::1]:53".parse().unwrap(),
+            count: 7,
+        };
+        let labels = r#"{namespace="default",service="web",port="a\"b\\c\nd",protocol="UDP",backend="[fd00::1]:53"}"#;
+        assert_eq!(backend_labels(&connections), labels);
+    }
 }

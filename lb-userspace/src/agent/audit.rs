@@ -1,5 +1,5 @@
 //! The slow look in the background: every few minutes what `berrylb verify --repair` does, counted and logged. It looks
-//! at nothing in between, and not while something is being tried again anyway.
+//! at nothing in between, and not at what is being tried again anyway.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::state::Agent;
+use super::{state::Agent, verify::Scope};
 use crate::plan::compare::Difference;
 
 /// Differences that are named in the log; of more only the number is told.
@@ -44,11 +44,10 @@ impl Agent {
     /// Looks, mends, counts, and tells what is new.
     pub(super) fn audit(&mut self) {
         self.audit.at = Some(Instant::now() + self.audit.every);
-        // What is being tried again is known, and told.
-        if !self.ready || self.retry_at.is_some() || !self.failed.is_empty() {
+        if !self.ready {
             return;
         }
-        let verdict = match self.verify(true) {
+        let verdict = match self.verify(true, Scope::News) {
             Ok(verdict) => verdict,
             Err(error) => {
                 tracing::warn!("cannot compare the datapath with what it should be: {error:#}; tried again later");

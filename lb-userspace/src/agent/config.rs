@@ -15,13 +15,13 @@ use serde::Deserialize;
 use super::{
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
     values::{
-        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize,
-        Tc,
+        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, NodeAddress, OnOff, PortAddresses,
+        SocketLb, TableSize, Tc,
     },
 };
 
 use crate::{
-    k8s::watch::{Access, AccessError},
+    k8s::watch::{Access, AccessError, Hints},
     loader::TcHook,
     maps::{Capacities, MaglevSize},
     net::{Glob, XdpMode},
@@ -53,12 +53,16 @@ pub struct AgentArgs {
     /// nobody serves before this agent does: name the server itself, unless kube-proxy runs.
     #[arg(long, env = "BERRYLB_API_SERVER", value_name = "URL")]
     pub api_server: Option<String>,
+    /// Kubeconfig of this node's kubelet, of which only the server counts: an agent in a pod asks there first, with its own
+    /// ServiceAccount, and only then at the Service that a pod is told. Default: none.
+    #[arg(long, env = "BERRYLB_NODE_KUBECONFIG", value_name = "PATH")]
+    pub node_kubeconfig: Option<PathBuf>,
     /// This node's name in the cluster. Default with an API server: the host's name.
     #[arg(long, env = "BERRYLB_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Address that node ports listen on; repeatable. Default: those of the Node object, else of the node's links.
-    #[arg(long, env = "BERRYLB_NODE_ADDRESS", value_name = "IP", value_delimiter = ',', value_parser = crate::cli::plan::node_address)]
-    pub node_address: Option<Vec<IpAddr>>,
+    #[arg(long, env = "BERRYLB_NODE_ADDRESS", value_name = "IP", value_delimiter = ',')]
+    pub node_address: Option<Vec<NodeAddress>>,
     /// On which of the node's addresses node ports listen: primary (the first of each family), all (every address of
     /// every link), and ranges, separated by commas. Default: on those of --node-address.
     #[arg(long, env = "BERRYLB_NODEPORT_ADDRESSES", value_name = "WHICH")]
@@ -303,7 +307,7 @@ impl AgentArgs {
             None => Self::default(),
         };
         let merged = or_file!(flags, file, {
-            from, kubeconfig, api_server, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
+            from, kubeconfig, api_server, node_kubeconfig, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
             cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
             healthz, metrics, api_socket, log_level, log_format,
@@ -339,14 +343,20 @@ impl AgentArgs {
             devs: self.max_devices.unwrap_or(defaults.devs),
         };
         let from = self.from.unwrap_or_default();
-        let access = match (from.is_empty(), &self.kubeconfig, &self.api_server) {
-            (true, ..) => {
-                Some(Access::new(self.kubeconfig, self.api_server.as_deref(), |name| std::env::var(name).ok())?)
+        let server = self.kubeconfig.is_some() || self.node_kubeconfig.is_some() || self.api_server.is_some();
+        let access = match (from.is_empty(), server) {
+            (true, _) => {
+                let hints = Hints {
+                    kubeconfig: self.kubeconfig,
+                    server: self.api_server.as_deref(),
+                    node_kubeconfig: self.node_kubeconfig,
+                };
+                Some(Access::new(hints, |name| std::env::var(name).ok())?)
             }
-            (false, None, None) => None,
-            (false, ..) => {
-                let text =
-                    "objects come from files or from an API server: give --from, or --kubeconfig and --api-server";
+            (false, false) => None,
+            (false, true) => {
+                let text = "objects come from files or from an API server: give --from, or one of --kubeconfig, \
+                            --node-kubeconfig and --api-server";
                 return Err(SettingsError::OutOfReach(text.into()));
             }
         };
@@ -371,7 +381,10 @@ impl AgentArgs {
             from,
             access,
             node_name,
-            node_address: self.node_address.filter(|given| !given.is_empty()),
+            node_address: self
+                .node_address
+                .filter(|given| !given.is_empty())
+                .map(|given| given.into_iter().map(|address| address.0).collect()),
             nodeport_addresses: self.nodeport_addresses.map(|choice| choice.0),
             allow_external_cluster_ip: self.allow_external_cluster_ip.unwrap_or(false),
             zone: self.zone,

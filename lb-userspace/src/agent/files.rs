@@ -78,6 +78,10 @@ impl FileSet {
         let mut parsed = k8s::parse(&key.path.to_string_lossy(), &bytes);
         let mut outcome = Outcome::default();
         outcome.messages.extend(parsed.bad.iter().map(ToString::to_string));
+        if parsed.unknown != old.parsed.unknown {
+            let unknown = parsed.unknown.iter().map(|(kind, count)| kind.message(*count));
+            outcome.messages.extend(unknown.map(|message| format!("{}: {message}", key.path.display())));
+        }
         if !parsed.bad.is_empty() {
             parsed.keep_last_good(&old.parsed);
         }
@@ -225,6 +229,20 @@ mod tests {
         assert!(!broken.messages.is_empty());
         let gone = set.update(&key(0, "x.yaml"), service("b", "10.96.0.7").into());
         assert_eq!(names(&gone), ["-Service default/a"]);
+    }
+
+    #[test]
+    fn kinds_without_effect_are_told_once() {
+        let mut set = FileSet::default();
+        let text = |ip: &str, pods: usize| {
+            let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: x}\n";
+            format!("{}{}", service("a", ip), pod.repeat(pods))
+        };
+        let mut messages = |ip, pods| set.update(&key(0, "x.yaml"), text(ip, pods).into()).messages;
+        assert_eq!(messages("10.96.0.1", 2), ["x.yaml: v1 Pod: 2 objects of this kind: no effect"]);
+        assert_eq!(messages("10.96.0.2", 2), [""; 0]);
+        assert_eq!(messages("10.96.0.2", 1), ["x.yaml: v1 Pod: 1 object of this kind: no effect"]);
+        assert_eq!(messages("10.96.0.2", 0), [""; 0]);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Agent {
         let failing = self.cluster.as_ref().map_or(0, super::cluster::Cluster::failing);
         Status {
             ready: self.ready,
-            node_eligible: !self.node_leaving,
+            node_eligible: !self.own_node.leaving,
             stuck: self.is_stuck(),
             failed_services: self.failed.len(),
             unreadable_sources: self.unreadable.len() + self.unreadable_files.len() + failing,

@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Links {
     topology: Topology,
     /// Links whose programs could not be attached, or not yet; tried again.
-    failed: BTreeMap<u32, LinkRole>,
+    failed: BTreeMap<u32, Unserved>,
     /// Programs of another version serve until this one knows everything: nothing is attached before.
     deferred: bool,
     /// The tables of the links are not as they should be; tried again.
@@ -26,6 +26,12 @@ pub(super) struct Links {
     /// Link kinds that carry programs at all.
     packet_path: bool,
     xdp: XdpLinks,
+}
+
+struct Unserved {
+    role: LinkRole,
+    /// As it was logged; `None`: not tried yet.
+    reason: Option<String>,
 }
 
 /// How links are told apart, from the settings.
@@ -56,6 +62,16 @@ impl Links {
         self.tables_incomplete || !self.deferred && !self.failed.is_empty()
     }
 
+    /// Whether this program could not be attached, and is tried again.
+    pub(super) fn is_failing(&self, pin: LinkPin) -> bool {
+        pin.ifindex().is_some_and(|ifindex| self.failed.contains_key(&ifindex))
+    }
+
+    /// Whether the tables could not be written, and are tried again.
+    pub(super) const fn tables_fail(&self) -> bool {
+        self.tables_incomplete
+    }
+
     /// Goes from the present topology to `next`.
     pub(super) fn follow(
         &mut self,
@@ -77,7 +93,7 @@ impl Links {
             self.settle_pod_nets(&next.pod_nets, store);
         }
         for role in &changes.attach {
-            self.attach(role, datapath);
+            self.attach(role, None, datapath);
         }
         for ifindex in &changes.detach {
             self.failed.remove(ifindex);
@@ -205,8 +221,8 @@ impl Links {
             detach(*ifindex, datapath);
         }
         for (ifindex, role) in wanted {
-            self.failed.remove(&ifindex);
-            self.attach(&role, datapath);
+            let told = self.failed.remove(&ifindex).and_then(|unserved| unserved.reason);
+            self.attach(&role, told, datapath);
         }
     }
 
@@ -226,29 +242,37 @@ impl Links {
     }
 
     fn attach_failed(&mut self, datapath: &mut Datapath) {
-        for role in std::mem::take(&mut self.failed).into_values() {
-            self.attach(&role, datapath);
+        for Unserved { role, reason } in std::mem::take(&mut self.failed).into_values() {
+            self.attach(&role, reason, datapath);
         }
     }
 
-    fn attach(&mut self, role: &LinkRole, datapath: &mut Datapath) {
+    /// `told`: why it failed the last time.
+    fn attach(&mut self, role: &LinkRole, told: Option<String>, datapath: &mut Datapath) {
         if !self.wants(role) {
             return;
         }
         if self.deferred {
-            self.failed.insert(role.ifindex, role.clone());
+            self.failed.insert(role.ifindex, Unserved { role: role.clone(), reason: None });
             return;
         }
         match datapath.attach_link(role) {
             Ok(()) => {
                 tracing::debug!("attached to {role:?}");
+                if told.is_some() {
+                    tracing::info!("link {} ({}) is served now", role.name, role.ifindex);
+                }
+                self.failed.remove(&role.ifindex);
                 self.xdp.settle(role, datapath);
             }
             // Gone again before we came: its removal follows.
             Err(error) if LoadError::is_device_gone(&error) => {}
             Err(error) => {
-                tracing::error!("link {} ({}) is not served: {error}", role.name, role.ifindex);
-                self.failed.insert(role.ifindex, role.clone());
+                let reason = format!("link {} ({}) is not served: {error}", role.name, role.ifindex);
+                if told.as_ref() != Some(&reason) {
+                    tracing::error!("{reason}");
+                }
+                self.failed.insert(role.ifindex, Unserved { role: role.clone(), reason: Some(reason) });
             }
         }
     }

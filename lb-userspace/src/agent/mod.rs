@@ -19,6 +19,8 @@ mod health_checks;
 mod histogram;
 mod http;
 mod links;
+mod own_node;
+mod retry;
 mod run;
 mod serve;
 mod skip_rules;
@@ -39,5 +41,6 @@ pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings, Setting
 pub use run::run;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
 pub use values::{
-    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, OnOff, PortAddresses, SocketLb, TableSize, Tc,
+    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, NodeAddress, OnOff, PortAddresses, SocketLb,
+    TableSize, Tc,
 };

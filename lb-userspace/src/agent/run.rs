@@ -18,6 +18,8 @@ use crate::{
 
 /// Freed places wait this long for others, so that changes in a row share one grace period.
 const COLLECT_AFTER: Duration = Duration::from_millis(100);
+/// When that failed. An apply that runs out of room does not wait for it.
+const COLLECT_AGAIN: Duration = Duration::from_secs(10);
 /// How often `bridge-nf-call-iptables` is read: the kernel tells nobody when it changes.
 const LOCAL_PATH_EVERY: Duration = Duration::from_secs(30);
 
@@ -120,7 +122,9 @@ pub async fn run(settings: Settings) -> Result<()> {
             }
             Some((freed, waited)) = collector.done.recv() => {
                 collector.waiting = false;
-                agent.collected(freed, waited);
+                if !agent.collected(freed, waited) {
+                    collector.at = Some(Instant::now() + COLLECT_AGAIN);
+                }
                 continue;
             }
             Some(found) = agent.skips.changed() => {

@@ -1,7 +1,16 @@
 //! The agent's listening sockets. They only ask the loop; nothing here changes anything. One question has the loop mend
 //! what differs: it takes a POST, on the socket that only root may open.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    path::Path,
+    time::Duration,
+};
 
 use hyper::{Method, StatusCode};
 use tokio::{
@@ -84,16 +93,12 @@ pub(super) async fn metrics(addr: SocketAddr, asker: Asker) -> io::Result<Socket
 /// Serves the API on a Unix socket that only root may open; a dead agent's socket is replaced.
 ///
 /// # Errors
-/// If the socket cannot be made.
+/// If the socket cannot be made, or anything but a dead agent's socket is in its place.
 pub(super) fn api(path: &Path, asker: Asker) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
+    remove_dead_socket(path)?;
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     tokio::task::spawn_local(http::serve_all(listener, move |method, path| {
@@ -118,6 +123,48 @@ pub(super) fn api(path: &Path, asker: Asker) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the socket of an agent that has ended. A living one keeps its own, and nothing else is removed.
+fn remove_dead_socket(path: &Path) -> io::Result<()> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(meta) => meta.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !kind.is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else than a socket is there"));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
 fn not_found(path: &str) -> Answer {
     Answer::text(StatusCode::NOT_FOUND, format!("nothing at {path}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener as StdListener;
+
+    use super::*;
+
+    #[test]
+    fn only_a_dead_socket_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        remove_dead_socket(&path).expect("nothing there");
+
+        let listener = StdListener::bind(&path).unwrap();
+        assert_eq!(remove_dead_socket(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists(), "a living agent keeps its socket");
+        drop(listener);
+        remove_dead_socket(&path).expect("dead");
+        assert!(!path.exists());
+
+        fs::write(&path, "text").unwrap();
+        assert_eq!(remove_dead_socket(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+    }
 }

@@ -20,9 +20,7 @@ impl Agent {
     pub(super) fn read(&mut self, event: FileEvent, watch: &mut Watch) {
         match event {
             FileEvent::Source(source) => {
-                if !self.settings.from[source].exists() {
-                    watch.lost(source);
-                }
+                watch.renew(source);
                 self.read_source(source);
             }
             FileEvent::File(source, path) => {

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt::Display,
     io,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result};
@@ -19,6 +20,8 @@ use super::{
     health::Failed,
     health_checks::HealthChecks,
     links::{self, Links},
+    own_node::OwnNode,
+    retry::{Retry, Standing},
     serve::Asker,
     skips::Skips,
     syncs::{self, Syncs},
@@ -26,7 +29,6 @@ use super::{
 use crate::{
     loader::{Datapath, DatapathOptions, Layout, object},
     maps::{ApplyError, BpfStore, Freed, MapStore as _, Tables},
-    model::{Kind, Object},
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
         PlanConfig, Planner,
@@ -34,9 +36,16 @@ use crate::{
     },
 };
 
-/// A failed write, attach or read is tried again after this, doubled up to [`RETRY_MOST`].
-const RETRY_LEAST: Duration = Duration::from_millis(250);
-const RETRY_MOST: Duration = Duration::from_secs(30);
+/// What becomes of what an earlier run left of Services that are not there any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Prune {
+    /// It is deleted, or will be with the first full state.
+    Done,
+    /// It is kept for as long as an object is bad: it may be that object's.
+    BadObject,
+    /// Not all of it could be deleted; tried again.
+    Failed,
+}
 
 pub(super) struct Agent {
     pub(super) settings: Settings,
@@ -51,10 +60,7 @@ pub(super) struct Agent {
     pub(super) files: FileSet,
     /// If objects come from the API server, not from files.
     pub(super) cluster: Option<Cluster>,
-    /// The node's object names its addresses; without it, the links do.
-    pub(super) node_known: bool,
-    /// The node's object says that the node is about to be deleted.
-    pub(super) node_leaving: bool,
+    pub(super) own_node: OwnNode,
     /// Sources that could not be read, with the reason that was logged.
     pub(super) unreadable: BTreeMap<usize, String>,
     /// Files that could not be read, likewise.
@@ -69,8 +75,9 @@ pub(super) struct Agent {
     pub(super) adopted_links: Vec<u32>,
     pub(super) config: Config,
     pub(super) skips: Skips,
-    pub(super) retry_after: Duration,
-    pub(super) retry_at: Option<Instant>,
+    pub(super) retry: Retry,
+    pub(super) standing: Standing,
+    pub(super) prune: Prune,
     pub(super) audit: Audit,
 }
 
@@ -144,8 +151,7 @@ impl Agent {
             health_checks: HealthChecks::new(asker),
             files: FileSet::default(),
             cluster,
-            node_known: false,
-            node_leaving: false,
+            own_node: OwnNode::default(),
             unreadable: BTreeMap::new(),
             unreadable_files: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -155,8 +161,9 @@ impl Agent {
             adopted_links,
             config,
             skips,
-            retry_after: RETRY_LEAST,
-            retry_at: None,
+            retry: Retry::default(),
+            standing: Standing::default(),
+            prune: Prune::Done,
             audit: Audit::new(audit_interval),
         };
         if !fresh {
@@ -175,14 +182,9 @@ impl Agent {
         }
         let now = SystemTime::now();
         for change in outcome.changes {
+            self.own_node.note(&change, &self.settings.node_name);
             match change {
                 ObjectChange::Upsert(object) => {
-                    if let Object::Node(node) = &*object
-                        && *node.name == *self.settings.node_name
-                    {
-                        self.node_known = !node.addresses.is_empty();
-                        self.node_leaving = node.leaving;
-                    }
                     self.syncs.queue(object.key().kind, now);
                     let trigger = syncs::trigger_of(&object);
                     self.planner.upsert(*object);
@@ -191,14 +193,10 @@ impl Agent {
                     }
                 }
                 ObjectChange::Remove(name) => {
-                    if name.kind == Kind::Node && *name.name == *self.settings.node_name {
-                        self.node_known = false;
-                    }
                     self.syncs.queue(name.kind, now);
                     self.planner.remove(&name);
                 }
                 ObjectChange::Retain(kind, keys) => {
-                    self.node_known &= kind != Kind::Node || !keys.is_empty();
                     self.planner.retain(|key| key.kind != kind || keys.contains(key));
                 }
             }
@@ -228,13 +226,10 @@ impl Agent {
         let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
         self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
         if !self.ready && self.unreadable.is_empty() && self.unreadable_files.is_empty() {
-            match self.become_ready() {
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::error!("{error:#}");
-                    self.schedule_retry();
-                }
-            }
+            let done = self.become_ready().map_err(|error| format!("{error:#}"));
+            self.note("not ready yet", done);
+        } else if self.prune == Prune::BadObject && !self.has_bad_objects() {
+            self.prune_unlisted();
         }
         changed
     }
@@ -322,35 +317,37 @@ impl Agent {
             tracing::info!("bridge-nf-call-iptables changed: flows on one bridge take another way from now on");
         }
         self.config.local_path = local_path;
-        if let Err(error) = links::configure(self.tables.store_mut(), self.config) {
-            tracing::error!("the datapath's configuration is not written: {error}");
-            self.schedule_retry();
-        }
+        let written = links::configure(self.tables.store_mut(), self.config);
+        self.note("the datapath's configuration is not written", written.map(drop));
     }
 
     pub(super) fn apply_skips(&mut self) {
-        if let Err(error) = self.skips.apply(self.tables.store_mut()) {
-            tracing::error!("not all sockets that are to be skipped are: {error}");
+        let applied = self.skips.apply(self.tables.store_mut());
+        self.note("not all sockets that are to be skipped are", applied);
+    }
+
+    pub(super) fn schedule_retry(&mut self) {
+        self.retry.schedule(Instant::now());
+    }
+
+    /// Notes what came of something that is tried again when it fails.
+    pub(super) fn note(&mut self, what: &'static str, result: Result<(), impl Display>) {
+        if self.standing.note(what, result) {
             self.schedule_retry();
         }
     }
 
-    pub(super) fn schedule_retry(&mut self) {
-        if self.retry_at.is_none() {
-            self.retry_at = Some(Instant::now() + self.retry_after);
-            self.retry_after = (self.retry_after * 2).min(RETRY_MOST);
-        }
-    }
-
+    /// When to call [`Self::retry`]; to be asked when everything else is done.
     pub(super) fn retry_at(&mut self, watch_incomplete: bool) -> Option<Instant> {
         if watch_incomplete || !self.unreadable.is_empty() || !self.unreadable_files.is_empty() {
             self.schedule_retry();
         }
-        self.retry_at
+        self.retry.rest();
+        self.retry.at()
     }
 
     pub(super) fn retry(&mut self) {
-        self.retry_at = None;
+        self.retry.begin();
         self.links.retry(&mut self.datapath, self.tables.store_mut());
         for source in self.unreadable.keys().copied().collect::<Vec<_>>() {
             self.read_source(source);
@@ -370,17 +367,17 @@ impl Agent {
         if !changes.is_empty() {
             self.apply(&changes);
         }
+        if self.prune == Prune::Failed {
+            self.prune_unlisted();
+        }
         self.health_checks.retry();
         if self.links.has_failures() || self.health_checks.failures().next().is_some() {
             self.schedule_retry();
         }
-        if self.retry_at.is_none() {
-            self.retry_after = RETRY_LEAST;
-        }
     }
 
-    /// A grace period is over, or could not be awaited.
-    pub(super) fn collected(&mut self, freed: Freed, waited: io::Result<()>) {
+    /// A grace period is over, or could not be awaited. Gives whether what was freed can be used again.
+    pub(super) fn collected(&mut self, freed: Freed, waited: io::Result<()>) -> bool {
         let collected = match waited {
             Ok(()) => self.tables.finish_collect(freed).map_err(|error| error.to_string()),
             Err(error) => {
@@ -388,9 +385,7 @@ impl Agent {
                 Err(error.to_string())
             }
         };
-        if let Err(error) = collected {
-            tracing::warn!("freed places stay unused for now: {error}");
-        }
+        !self.standing.note("freed places of the maps stay unused for now", collected)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Values of settings: how each is written on the command line, in the environment and in the config file.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 use lb_common::abi::{forwarding, socket_lb};
@@ -23,7 +27,7 @@ macro_rules! from_text {
         )+
     };
 }
-from_text!(SocketLb, Listen, DatapathLog);
+from_text!(SocketLb, Listen, DatapathLog, NodeAddress);
 
 /// A list of names with wildcards.
 #[derive(Clone, Debug)]
@@ -106,6 +110,18 @@ pub(super) fn list_text<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String
         Form::Text(text) => text,
         Form::List(list) => list.join(","),
     })
+}
+
+/// An address that this node is known by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NodeAddress(pub IpAddr);
+
+impl FromStr for NodeAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        crate::cli::plan::node_address(text).map(Self)
+    }
 }
 
 /// `tcp,udp`, `tcp` or `off`, as [`socket_lb`] bits.
@@ -257,6 +273,21 @@ impl From<Forwarding> for u32 {
         match how {
             Forwarding::Snat => forwarding::SNAT,
             Forwarding::Dsr => forwarding::DSR,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a flag refuses, the config file does not take either, and both mean the same by the same words.
+    #[test]
+    fn addresses_of_the_node_are_checked_in_the_file_as_well() {
+        let read = |text: &str| serde_yaml::from_str::<Vec<NodeAddress>>(text).map_err(|error| error.to_string());
+        assert_eq!(read("['::ffff:192.0.2.1']"), Ok(vec![NodeAddress([192, 0, 2, 1].into())]));
+        for text in ["[0.0.0.0]", "['::']", "[ff02::1]", "[raspi002]"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 }

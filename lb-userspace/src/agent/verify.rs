@@ -6,7 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::{Context as _, Result};
 
-use super::{answers::absolute, api::ApiVerdict, cluster::Cluster, state::Agent};
+use super::{
+    answers::absolute,
+    api::ApiVerdict,
+    cluster::Cluster,
+    state::{Agent, Prune},
+};
 use crate::{
     loader::{Fault, LinkPin},
     maps::{BpfStore, MapStore as _, Tables},
@@ -15,6 +20,15 @@ use crate::{
         state::{ServiceName, State},
     },
 };
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Scope {
+    /// Everything.
+    All,
+    /// All but what failed and is being tried again: that is known, and told.
+    News,
+}
 
 /// Everything that differs, by who mends it.
 #[derive(Default)]
@@ -39,43 +53,49 @@ impl Agent {
     ///
     /// # Errors
     /// If the kernel does not tell how things are.
-    pub(super) fn verify(&mut self, repair: bool) -> Result<ApiVerdict> {
+    pub(super) fn verify(&mut self, repair: bool, scope: Scope) -> Result<ApiVerdict> {
         let mut verdict =
             ApiVerdict { bpffs: absolute(&self.settings.bpffs), ready: self.ready, ..ApiVerdict::default() };
         if !self.ready {
             return Ok(verdict);
         }
-        let findings = self.findings()?;
+        let findings = self.findings(scope)?;
         let before = findings.all();
         if before.is_empty() || !repair {
             verdict.left = before.into_iter().collect();
             return Ok(verdict);
         }
         verdict.problems = self.mend(&findings);
-        let left = self.findings()?.all();
+        let left = self.findings(scope)?.all();
         verdict.repaired = before.difference(&left).cloned().collect();
         verdict.left = left.into_iter().collect();
         Ok(verdict)
     }
 
-    fn findings(&mut self) -> Result<Findings> {
+    fn findings(&mut self, scope: Scope) -> Result<Findings> {
         let pins = self.datapath.verify_maps().context("look at the pinned maps")?;
         let pins = pins
             .into_iter()
             .map(|Fault { pin, found, wanted }| Difference::new(format!("pin of map {pin}"), found, wanted));
         let intent: State = self.planner.state();
         let keeps_unknown = self.has_bad_objects();
-        let services = self.tables.verify(&intent, keeps_unknown).context("read the maps")?;
+        let known = scope == Scope::News;
+        let failed: HashSet<ServiceName> = if known { self.failed.keys().cloned().collect() } else { HashSet::new() };
+        let services = self.tables.verify(&intent, keeps_unknown, &failed).context("read the maps")?;
         let mut links = self.links.verify_tables(self.tables.store()).context("read the maps of links")?;
         let config = self.tables.store().config()?;
         if config != self.config {
             let text = |config| format!("{config:?}");
             links.push(Difference::of_map("configuration", text(config), text(self.config)));
         }
+        if known && self.links.tables_fail() {
+            links.clear();
+        }
         let names = self.links.pins();
         let wanted: BTreeSet<LinkPin> = names.keys().copied().chain(self.datapath.socket_pins()).collect();
         let faults = self.datapath.verify_links(&wanted).context("look at the attached programs")?;
-        let programs = faults.into_iter().map(|fault| (fault.pin, program_difference(fault, &names)));
+        let faults = faults.into_iter().filter(|fault| !(known && self.links.is_failing(fault.pin)));
+        let programs = faults.map(|fault| (fault.pin, program_difference(fault, &names)));
         Ok(Findings { pins: pins.collect(), services, links, programs: programs.collect() })
     }
 
@@ -128,18 +148,22 @@ impl Agent {
     pub(super) fn prune_unlisted(&mut self) {
         // Services that have a bad object now keep what an earlier run gave them.
         if self.has_bad_objects() {
-            tracing::warn!("an object is bad, so what an earlier run left of unlisted services is kept");
+            tracing::warn!(
+                "an object is bad, so what an earlier run left of unlisted services is kept until it is good"
+            );
+            self.prune = Prune::BadObject;
             return;
         }
         let keep: HashSet<ServiceName> = self.planner.all().into_iter().map(|change| change.service).collect();
-        if let Err(errors) = self.tables.prune(&keep) {
-            for error in errors {
-                tracing::error!("{error}");
-            }
-        }
+        let pruned = self.tables.prune(&keep).map(drop).map_err(|errors| {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            errors.join("; ")
+        });
+        self.prune = if pruned.is_ok() { Prune::Done } else { Prune::Failed };
+        self.note("not all that an earlier run left is deleted", pruned);
     }
 
-    fn has_bad_objects(&self) -> bool {
+    pub(super) fn has_bad_objects(&self) -> bool {
         self.files.has_bad_objects() || self.cluster.as_ref().is_some_and(Cluster::has_bad_objects)
     }
 }

@@ -56,30 +56,42 @@ impl Watch {
 
     /// Tries to watch what is not watched yet; returns the sources that are newly watched, which are to be read again.
     pub(super) fn retry(&mut self) -> Vec<usize> {
-        let mut new = Vec::new();
-        for (index, source) in self.sources.iter().enumerate() {
-            if self.folders[index].is_some() {
-                continue;
-            }
-            let folder = if source.is_dir() { source.clone() } else { parent(source) };
-            match self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                Ok(()) => {
-                    self.folders[index] = Some(folder);
-                    new.push(index);
-                }
-                Err(error) => {
-                    tracing::debug!("cannot watch {} yet: {error}", folder.display());
-                }
-            }
-        }
-        new
+        let unwatched: Vec<usize> = (0..self.sources.len()).filter(|index| self.folders[*index].is_none()).collect();
+        unwatched.into_iter().filter(|index| self.watch(*index)).collect()
     }
 
-    /// The folder of this source is gone; it will be watched again when it is back.
-    pub(super) fn lost(&mut self, index: usize) {
-        if let Some(folder) = self.folders[index].take()
-            && let Err(error) = self.watcher.unwatch(&folder)
-        {
+    /// Something happened to a source as a whole, so the folder to watch may be another one now: its own in place of the
+    /// one above it, or the other way round, or a new one of the same name. It is to be read again.
+    pub(super) fn renew(&mut self, index: usize) {
+        if let Some(folder) = self.folders[index].take() {
+            self.leave(&folder);
+        }
+        self.watch(index);
+    }
+
+    /// Watches the folder that holds a source's names; gives whether it does.
+    fn watch(&mut self, index: usize) -> bool {
+        loop {
+            let folder = folder_of(&self.sources[index]);
+            if let Err(error) = self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                tracing::debug!("cannot watch {} yet: {error}", folder.display());
+                return false;
+            }
+            // It may have come, or gone, before the watch began.
+            if folder_of(&self.sources[index]) == folder {
+                self.folders[index] = Some(folder);
+                return true;
+            }
+            self.leave(&folder);
+        }
+    }
+
+    /// Ends the watch of a folder, unless another source is in it.
+    fn leave(&mut self, folder: &Path) {
+        if self.folders.iter().flatten().any(|other| other == folder) {
+            return;
+        }
+        if let Err(error) = self.watcher.unwatch(folder) {
             // The kernel has ended the watch with its folder; the library only clears its books.
             tracing::debug!("end the watch of {}: {error}", folder.display());
         }
@@ -89,6 +101,11 @@ impl Watch {
     pub(super) fn is_incomplete(&self) -> bool {
         self.folders.iter().any(Option::is_none)
     }
+}
+
+/// Where the names of a source are: in itself, or in the folder above it.
+fn folder_of(source: &Path) -> PathBuf {
+    if source.is_dir() { source.to_owned() } else { parent(source) }
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -159,4 +176,61 @@ fn is_hidden(name: &OsStr) -> bool {
 /// A plain file that was just created is still to be written and closed; a link is whole.
 fn is_half_written(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+
+    type Events = mpsc::UnboundedReceiver<(Instant, FileEvent)>;
+
+    #[track_caller]
+    fn wait_for(events: &mut Events, wanted: &FileEvent) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while events.try_recv().map_or(true, |(_, event)| event != *wanted) {
+            assert!(Instant::now() < deadline, "no {wanted:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_comes_later_is_watched_and_its_neighbours_go_on() {
+        let root = tempfile::tempdir().unwrap();
+        let (late, beside) = (root.path().join("late"), root.path().join("beside.yaml"));
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let mut watch = Watch::new(&[late.clone(), beside.clone()], sender).unwrap();
+        for round in 0..2 {
+            fs::create_dir(&late).unwrap();
+            wait_for(&mut events, &FileEvent::Source(0));
+            watch.renew(0);
+            let file = late.join(format!("{round}.yaml"));
+            fs::write(&file, "a").unwrap();
+            wait_for(&mut events, &FileEvent::File(0, file));
+            fs::write(&beside, "b").unwrap();
+            wait_for(&mut events, &FileEvent::Source(1));
+            fs::remove_dir_all(&late).unwrap();
+            wait_for(&mut events, &FileEvent::Source(0));
+            watch.renew(0);
+            assert!(!watch.is_incomplete());
+        }
+    }
+
+    /// The event of the old one is looked at when the new one is there already.
+    #[test]
+    fn a_new_folder_of_the_same_name_is_watched() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, old) = (root.path().join("etc"), root.path().join("old"));
+        fs::create_dir(&folder).unwrap();
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let mut watch = Watch::new(std::slice::from_ref(&folder), sender).unwrap();
+        fs::rename(&folder, &old).unwrap();
+        fs::create_dir(&folder).unwrap();
+        wait_for(&mut events, &FileEvent::Source(0));
+        watch.renew(0);
+        let file = folder.join("a.yaml");
+        fs::write(&file, "a").unwrap();
+        wait_for(&mut events, &FileEvent::File(0, file));
+    }
 }

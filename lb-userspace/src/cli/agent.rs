@@ -1,11 +1,14 @@
 //! `berrylb agent`: settings, logging, and the loop on one thread.
 
-use std::{io, io::Write as _, process::ExitCode};
+use std::{io, io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{self, AgentArgs, LogFormat, Settings};
+
+/// What a thread beside the loop has left at the end, of the two seconds in which SIGTERM is to be obeyed.
+const LEAVE: Duration = Duration::from_millis(200);
 
 /// Runs the agent until it is told to end. Wrong settings are wrong usage.
 pub(super) fn run(args: AgentArgs) -> ExitCode {
@@ -29,5 +32,8 @@ fn start(settings: Settings) -> Result<()> {
         LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
-    tokio::task::LocalSet::new().block_on(&runtime, agent::run(settings))
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, agent::run(settings));
+    // What waits in a thread of its own (a name being resolved, a kubeconfig's plugin) is not waited for.
+    runtime.shutdown_timeout(LEAVE);
+    ended
 }

@@ -82,13 +82,14 @@ fn list(live: &Live, format: Format) -> Result<()> {
     for frontend in &state.frontends {
         by_name.entry(frontend.service.as_ref().map(ToString::to_string)).or_default().push(frontend);
     }
-    let failed = live.agent.as_ref().map(|agent| agent.failed.as_slice()).unwrap_or_default();
+    // One of which nothing at all is in the datapath is told as well.
+    for name in live.failed().iter().filter_map(|reason| subject(reason)) {
+        by_name.entry(Some(name.to_owned())).or_default();
+    }
     let rows: Vec<ServiceRow> = by_name
         .into_iter()
         .map(|(service, frontends)| {
-            let problem = service
-                .as_ref()
-                .and_then(|name| failed.iter().find(|reason| reason.starts_with(&format!("service {name} "))).cloned());
+            let problem = service.as_deref().and_then(|name| live.problem(name)).map(str::to_owned);
             row(service, &frontends, problem)
         })
         .collect();
@@ -147,7 +148,11 @@ fn get(live: &Live, name: &str, format: Format) -> Result<()> {
         .into_iter()
         .filter(|f| f.service.as_ref().is_some_and(|service| service.to_string() == full))
         .collect();
+    let problem = live.problem(&full);
     if frontends.is_empty() {
+        if let Some(problem) = problem {
+            bail!("service {full} has no frontend in the datapath: {problem}");
+        }
         bail!("service {full} has no frontend in the datapath: `berrylb service list` shows those that have");
     }
     let table = output::frontend_table(&frontends, format == Format::Wide);
@@ -177,8 +182,28 @@ fn get(live: &Live, name: &str, format: Format) -> Result<()> {
             table.row(cells);
         }
         table.print(output::stdout_colour(), &mut out)?;
+        if let Some(problem) = problem {
+            writeln!(out, "\nnot wholly in the datapath: {problem}")?;
+        }
     }
     Ok(())
+}
+
+impl Live {
+    /// What the agent says of Services that are not wholly in the datapath, each as `service NAMESPACE/NAME …`.
+    fn failed(&self) -> &[String] {
+        self.agent.as_ref().map(|agent| agent.failed.as_slice()).unwrap_or_default()
+    }
+
+    /// The same of one Service.
+    fn problem(&self, service: &str) -> Option<&str> {
+        self.failed().iter().map(String::as_str).find(|reason| subject(reason) == Some(service))
+    }
+}
+
+/// The Service that a reason is about.
+fn subject(reason: &str) -> Option<&str> {
+    reason.strip_prefix("service ")?.split(' ').next()
 }
 
 /// Scopes of the frontends that send to this backend.

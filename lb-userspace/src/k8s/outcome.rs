@@ -84,6 +84,16 @@ pub struct UnknownKind {
     pub kind: String,
 }
 
+impl UnknownKind {
+    /// What there is to say about so many objects of it.
+    #[must_use]
+    pub fn message(&self, count: usize) -> String {
+        let Self { api_version, kind } = self;
+        let objects = if count == 1 { "object" } else { "objects" };
+        format!("{api_version} {kind}: {count} {objects} of this kind: no effect")
+    }
+}
+
 /// What one text holds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Parsed {
@@ -175,10 +185,7 @@ impl Loaded {
     #[must_use]
     pub fn messages(&self) -> Vec<String> {
         let Self { objects: _, bad, duplicates, unknown, unreadable } = self;
-        let unknown = unknown.iter().map(|(UnknownKind { api_version, kind }, count)| {
-            let objects = if *count == 1 { "object" } else { "objects" };
-            format!("{api_version} {kind}: {count} {objects} of this kind: no effect")
-        });
+        let unknown = unknown.iter().map(|(kind, count)| kind.message(*count));
         let unreadable = unreadable.iter().map(ToString::to_string);
         let bad = bad.iter().map(ToString::to_string);
         unreadable.chain(bad).chain(duplicates.iter().map(ToString::to_string)).chain(unknown).collect()

@@ -3,6 +3,8 @@
 
 use std::{fmt, io, path::PathBuf};
 
+pub(super) use crate::chain::chain;
+
 /// A failure of the loader.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -97,21 +99,6 @@ impl Error {
     pub fn is_device_gone(&self) -> bool {
         matches!(self.errno(), Some(libc::ENODEV))
     }
-}
-
-/// An error with all its causes in one line; aya's own messages leave the causes out.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 struct Holder(Option<u32>);

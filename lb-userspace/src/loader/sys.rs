@@ -306,7 +306,8 @@ pub(super) fn merges_received(name: &str) -> io::Result<bool> {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        // Signed on x86-64, not on arm64.
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     let socket = nix::sys::socket::socket(

@@ -62,7 +62,7 @@ impl<S: MapStore> Tables<S> {
             own_addresses: std::mem::take(&mut self.own_addresses),
             retired_udp: std::mem::take(&mut self.retired_udp),
             // The adoption has waited for a grace period itself: what is being waited for is free already.
-            epoch: self.epoch + 1,
+            wait: self.wait + 1,
             ..found
         };
     }

@@ -1,11 +1,14 @@
 //! The names behind the numbers: what the agent tells `dump` and the listing commands, as the maps hold none.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{store::MapStore, table::Tables};
-use crate::plan::state::ServiceName;
+use super::{
+    store::{MapStore, StoreError},
+    table::Tables,
+};
+use crate::plan::state::{Protocol, ServiceName};
 
 /// Whose backend set an index is.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -70,6 +73,47 @@ impl<S: MapStore> Tables<S> {
         names.sets.sort_unstable_by_key(|set| set.index);
         names.zones.sort_unstable_by_key(|zone| zone.id);
         names
+    }
+}
+
+/// Connections that the datapath has sent to a backend of a service port since it got its id.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Connections {
+    /// The Service.
+    pub service: ServiceName,
+    /// `spec.ports[].name`.
+    pub port_name: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The endpoint.
+    pub backend: SocketAddr,
+    /// How many; never 0.
+    pub count: u64,
+}
+
+impl<S: MapStore> Tables<S> {
+    /// Connections by service port and backend, in that order; without those that have had none, and those of an earlier
+    /// agent that no apply has claimed.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn connections(&self) -> Result<Vec<Connections>, StoreError> {
+        let counts: HashMap<u32, u64> = self.store.backend_counters()?.into_iter().collect();
+        let ports = self.ports.values().filter_map(|record| Some((record.owner.as_ref()?, &record.backends)));
+        let mut all: Vec<Connections> = ports
+            .flat_map(|(owner, backends)| backends.values().map(move |live| (owner, live)))
+            .filter_map(|(owner, live)| {
+                Some(Connections {
+                    service: owner.service.clone(),
+                    port_name: Arc::clone(&owner.name),
+                    protocol: owner.protocol,
+                    backend: SocketAddr::new(live.value.addr.into(), live.value.port.get()),
+                    count: *counts.get(&live.id)?,
+                })
+            })
+            .collect();
+        all.sort_unstable();
+        Ok(all)
     }
 }
 

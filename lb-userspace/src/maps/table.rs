@@ -83,14 +83,20 @@ impl Limbo {
         let Self { indexes, backends, runs } = self;
         indexes.is_empty() && backends.is_empty() && runs.is_empty()
     }
+
+    fn append(&mut self, other: Self) {
+        let Self { indexes, backends, runs } = other;
+        self.indexes.extend(indexes);
+        self.backends.extend(backends);
+        self.runs.extend(runs);
+    }
 }
 
-/// Places that were freed and wait for a grace period.
+/// Stands for places that were freed and wait for a grace period beside the tables.
 #[derive(Debug)]
-#[must_use = "the places are lost if they are not handed back"]
+#[must_use = "the places stay unused until they are handed back"]
 pub struct Freed {
-    places: Limbo,
-    epoch: u64,
+    wait: u64,
 }
 
 /// How full a map is.
@@ -124,8 +130,10 @@ pub struct Tables<S> {
     pub(super) generations: Vec<u32>,
     pub(super) runs: Runs,
     pub(super) limbo: Limbo,
-    /// How often the maps were adopted anew: what was freed before is not freed twice.
-    pub(super) epoch: u64,
+    /// What a [`Freed`] stands for.
+    pub(super) waiting: Limbo,
+    /// Number of the wait under way: a [`Freed`] of another one stands for nothing any more.
+    pub(super) wait: u64,
     /// UDP endpoints of backends that were let go, until somebody asks.
     pub(super) retired_udp: HashSet<SocketAddr>,
 }
@@ -152,7 +160,8 @@ impl<S: MapStore> Tables<S> {
             generations: Vec::new(),
             runs: Runs::new(capacities.slots),
             limbo: Limbo::default(),
-            epoch: 0,
+            waiting: Limbo::default(),
+            wait: 0,
             retired_udp: HashSet::new(),
         }
     }
@@ -228,13 +237,14 @@ impl<S: MapStore> Tables<S> {
         !self.limbo.is_empty()
     }
 
-    /// Waits for one RCU grace period (milliseconds) and makes everything that was freed before it free to use again.
-    /// An apply that runs out of room calls it by itself; off the hot path [`Tables::begin_collect`] does not wait.
+    /// Waits for one RCU grace period (milliseconds) and makes everything that was freed before it free to use again, also
+    /// what waits elsewhere. An apply that runs out of room calls it by itself; off the hot path
+    /// [`Tables::begin_collect`] does not wait.
     ///
     /// # Errors
     /// If the wait or a write fails; what is concerned is not reused then, and the next call tries again.
     pub fn collect(&mut self) -> Result<(), StoreError> {
-        if self.limbo.is_empty() {
+        if self.limbo.is_empty() && self.waiting.is_empty() {
             return Ok(());
         }
         self.store.grace_period()?;
@@ -242,10 +252,13 @@ impl<S: MapStore> Tables<S> {
         self.finish_collect(freed)
     }
 
-    /// Takes out what was freed so far. Once a grace period that began after this call is over (see [`super::Grace`]),
-    /// hand it to [`Tables::finish_collect`], or to [`Tables::give_up_collect`] if there was none.
+    /// Has everything that was freed so far wait together. Once a grace period that began after this call is over (see
+    /// [`super::Grace`]), hand the result to [`Tables::finish_collect`], or to [`Tables::give_up_collect`] if there was
+    /// none. What waited already waits anew.
     pub fn begin_collect(&mut self) -> Freed {
-        Freed { places: std::mem::take(&mut self.limbo), epoch: self.epoch }
+        self.waiting.append(std::mem::take(&mut self.limbo));
+        self.wait += 1;
+        Freed { wait: self.wait }
     }
 
     /// Makes what was freed free to use again.
@@ -253,10 +266,10 @@ impl<S: MapStore> Tables<S> {
     /// # Errors
     /// If a write fails; what is concerned is not reused then, and the next collect tries again.
     pub fn finish_collect(&mut self, freed: Freed) -> Result<(), StoreError> {
-        if freed.epoch != self.epoch {
+        if freed.wait != self.wait {
             return Ok(());
         }
-        let Limbo { indexes, backends, runs } = freed.places;
+        let Limbo { indexes, backends, runs } = std::mem::take(&mut self.waiting);
         for index in indexes {
             clear_state(&mut self.store, index);
             self.indexes.free(index);
@@ -278,13 +291,9 @@ impl<S: MapStore> Tables<S> {
 
     /// Puts back what could not be collected.
     pub fn give_up_collect(&mut self, freed: Freed) {
-        if freed.epoch != self.epoch {
-            return;
+        if freed.wait == self.wait {
+            self.limbo.append(std::mem::take(&mut self.waiting));
         }
-        let Limbo { indexes, backends, runs } = freed.places;
-        self.limbo.indexes.extend(indexes);
-        self.limbo.backends.extend(backends);
-        self.limbo.runs.extend(runs);
     }
 
     /// An index for a new backend set.

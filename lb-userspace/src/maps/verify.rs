@@ -24,24 +24,32 @@ use super::{
 };
 use crate::plan::{
     compare::{Difference, compare},
-    state::{Protocol, State},
+    state::{Protocol, ServiceName, State},
 };
 
 const NOTHING: &str = "nothing";
 
 impl<S: MapStore> Tables<S> {
     /// All differences between the maps and `intent`, sorted. With `keeps_unknown`, what an earlier agent left and nobody
-    /// has claimed is none.
+    /// has claimed is none; nor is what `intent` says of the Services `unfinished`, whose last apply failed.
     ///
     /// # Errors
     /// If the maps cannot be read.
-    pub fn verify(&self, intent: &State, keeps_unknown: bool) -> Result<Vec<Difference>, DumpError> {
+    pub fn verify(
+        &self,
+        intent: &State,
+        keeps_unknown: bool,
+        unfinished: &HashSet<ServiceName>,
+    ) -> Result<Vec<Difference>, DumpError> {
         let found = dump(&self.store, Some(&self.names()), &intent.node, Vec::new())?;
         let mut differences = Vec::new();
         let mut told = HashSet::new();
         for (frontend, difference) in compare(&found, intent) {
             let key = wanted::key(frontend);
             if frontend.service.is_none() && keeps_unknown && self.frontends.contains_key(&key) {
+                continue;
+            }
+            if frontend.service.as_ref().is_some_and(|service| unfinished.contains(service)) {
                 continue;
             }
             told.insert(key);

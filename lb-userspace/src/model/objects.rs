@@ -205,6 +205,33 @@ pub struct Service {
     pub bad_annotations: Vec<BadAnnotation>,
 }
 
+impl Service {
+    /// A Service that says nothing but its name and cluster IPs, with what Kubernetes makes of the rest; it selects pods.
+    #[must_use]
+    pub fn new(name: ServiceName, cluster_ips: Vec<IpAddr>) -> Self {
+        Self {
+            name,
+            created: Created(None),
+            ignored: false,
+            kind: ServiceType::ClusterIp,
+            headless: false,
+            has_selector: true,
+            cluster_ips,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            ports: Vec::new(),
+            internal_policy: Policy::Cluster,
+            external_policy: Policy::Cluster,
+            affinity_seconds: None,
+            source_ranges: Vec::new(),
+            health_check_node_port: None,
+            algorithm: None,
+            weights: Weights::default(),
+            bad_annotations: Vec::new(),
+        }
+    }
+}
+
 /// Shares of new connections: 0 for none. An endpoint that is not named has 1.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Weights {
@@ -327,6 +354,23 @@ pub struct Endpoint {
     pub zone_hints: Vec<Arc<str>>,
     /// `hints.forNodes`.
     pub node_hints: Vec<Arc<str>>,
+}
+
+impl Endpoint {
+    /// A ready endpoint of which nothing else is known.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            address,
+            ready: true,
+            serving: true,
+            terminating: false,
+            node_name: None,
+            zone: None,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        }
+    }
 }
 
 /// A Node.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{
     Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Kind, Node, Policy, Service, ServicePort,
-    ServiceType, SliceFamily, Weights,
+    ServiceType, SliceFamily,
 };
 use crate::plan::state::{Action, FrontendType, Protocol};
 
@@ -19,38 +19,14 @@ fn mk_name(n: u8) -> ServiceName {
 
 fn mk_service(n: u8) -> Service {
     Service {
-        name: mk_name(n),
         created: Created(Some(n.into())),
-        ignored: false,
-        kind: ServiceType::ClusterIp,
-        headless: false,
-        has_selector: true,
-        cluster_ips: vec![IpAddr::from([10, 96, 0, n])],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         ports: vec![ServicePort { name: "".into(), port: 80, node_port: None, protocol: Protocol::Tcp }],
-        internal_policy: Policy::Cluster,
-        external_policy: Policy::Cluster,
-        affinity_seconds: None,
-        source_ranges: Vec::new(),
-        health_check_node_port: None,
-        algorithm: None,
-        weights: Weights::default(),
-        bad_annotations: Vec::new(),
+        ..Service::new(mk_name(n), vec![IpAddr::from([10, 96, 0, n])])
     }
 }
 
 fn mk_slice(n: u8, endpoints: u8) -> EndpointSlice {
-    let endpoint = |i| Endpoint {
-        address: IpAddr::from([10, 1, n, i]),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node_name: None,
-        zone: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
-    };
+    let endpoint = |i| Endpoint::new(IpAddr::from([10, 1, n, i]));
     EndpointSlice {
         namespace: "default".into(),
         name: format!("s{n:03}-x").into(),

@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::{
-    model::{Created, EndpointPort, Weights},
+    model::EndpointPort,
     plan::{
         state::ServiceName,
         topology::tests::{endpoint, list},
@@ -29,24 +29,13 @@ struct Row {
 fn service((internal_policy, external_policy): (Policy, Policy)) -> Service {
     let ip = |last| IpAddr::from([192, 0, 2, last]);
     Service {
-        name: ServiceName::new("default", "web"),
-        created: Created(None),
-        ignored: false,
         kind: ServiceType::LoadBalancer,
-        headless: false,
-        has_selector: true,
-        cluster_ips: vec![ip(1)],
         external_ips: vec![ip(2)],
         load_balancer_ips: vec![ip(3)],
         ports: vec![ServicePort { name: "".into(), port: 80, node_port: Some(30080), protocol: Protocol::Tcp }],
         internal_policy,
         external_policy,
-        affinity_seconds: None,
-        source_ranges: Vec::new(),
-        health_check_node_port: None,
-        algorithm: None,
-        weights: Weights::default(),
-        bad_annotations: Vec::new(),
+        ..Service::new(ServiceName::new("default", "web"), vec![ip(1)])
     }
 }
 

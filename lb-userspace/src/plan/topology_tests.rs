@@ -31,14 +31,8 @@ pub(in crate::plan) fn endpoint(text: &str) -> Endpoint {
     let mut words = text.split_whitespace();
     let (name, node) = words.next().map(|w| w.split_once('@').unwrap_or((w, ""))).expect("an endpoint has a name");
     let mut e = Endpoint {
-        address: format!("10.0.0.{name}").parse().expect("the name is a number"),
-        ready: true,
-        serving: true,
-        terminating: false,
         node_name: (!node.is_empty()).then(|| node.into()),
-        zone: None,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        ..Endpoint::new(format!("10.0.0.{name}").parse().expect("the name is a number"))
     };
     let hints = |list: &str| list.split('+').map(Into::into).collect();
     for word in words {

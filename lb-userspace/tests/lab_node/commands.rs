@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     rules::{Call, Manner, Mode},
-    world::{PORT, Sample, VIPS, World, at, counter, json as json_of, manifest, sample_service},
+    world::{PORT, Sample, VIPS, World, at, counter, eventually, json as json_of, manifest, sample_service},
 };
 
 fn table(agent: &Agent, command: &[&str], format: &str) -> Vec<Vec<String>> {
@@ -173,4 +173,23 @@ fn without_an_agent_names_are_null() {
     let folder = agent.command(&["dump", "--bpffs", "/nonexistent"]).output().unwrap();
     assert_eq!(folder.status.code(), Some(1), "{folder}");
     assert!(folder.stderr.contains("/nonexistent"), "{folder}");
+}
+
+/// A Service that finds no room is listed with the reason, though nothing of it is in the maps.
+#[test]
+fn a_service_without_room_is_listed_with_the_reason() {
+    let mut world = World::of_one_node();
+    let pods = ["a", "b"].map(|name| world.node("raspi002").add_pod(name).unwrap());
+    // A backend for each pod, family and protocol.
+    world.start("raspi002", &["--max-backends", "1"]);
+    world.objects.put("sample", &[&manifest(&sample_service(), &pods.each_ref())]).unwrap();
+    let agent = world.agent("raspi002");
+    let problem = eventually("it is listed", || {
+        let services = json_of(agent, &["service", "list"]);
+        let row = services.as_array().unwrap().iter().find(|row| row["service"] == "default/sample-clusterip");
+        row.and_then(|row| row["problem"].as_str().map(str::to_owned)).ok_or_else(|| services.to_string())
+    });
+    assert!(problem.contains("raise --max-backends"), "{problem}");
+    let shown = agent.command(&["service", "get", "sample-clusterip"]).output().unwrap();
+    assert!(format!("{}{}", shown.stdout, shown.stderr).contains("raise --max-backends"), "{shown}");
 }

@@ -287,3 +287,21 @@ fn a_bad_object_harms_nothing_else() {
     fs::rename(&link, &path).unwrap();
     assert_holds(&agent, 55, "the readable file");
 }
+
+/// What an earlier run left of a Service that is gone stays while an object is bad, as it may be that object's. It goes as
+/// soon as none is, and not with the next audit.
+#[test]
+fn what_is_gone_goes_once_no_object_is_bad() {
+    let mut world = World::of_one_node();
+    world.start("raspi002", &["--audit-interval", "0"]);
+    world.put("gone", &[&text("gone", 1, 1)]);
+    world.agent_mut("raspi002").kill9().unwrap();
+    world.objects.remove("gone").unwrap();
+    let bad =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec: {clusterIP: nonsense, ports: [{port: 80}]}\n";
+    world.objects.put("other", &[&bad]).unwrap();
+    world.agent_mut("raspi002").start_again().unwrap();
+    let dump = world.agent("raspi002").dump_text().unwrap();
+    assert!(dump.contains(&endpoint(1)), "{dump}");
+    world.put("other", &[&text("other", 2, 2)]);
+}

@@ -12,6 +12,7 @@ mod dsr;
 mod files;
 mod hairpin;
 mod health_checks;
+mod kube_proxy;
 mod links;
 mod local_path;
 mod localhost;

@@ -1,13 +1,16 @@
 //! `--nodeport-addresses`: which addresses answer, as they come and go on the node's links.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use lb_lab::{Agent, Host, LabConfig, objects::Port, peer::TcpAsk};
 
 use crate::{
+    process,
     rules::SHORT_MS,
     world::{BERRYLB, PORT, Sample, World, dual_stack, eventually, manifest},
 };
@@ -64,4 +67,37 @@ fn node_ports_are_at_the_chosen_addresses() {
     check("10.99.0.0/16", [false, true, false]);
     check("primary,192.168.178.96/28", [true, false, true]);
     check("all", [true, true, true]);
+}
+
+/// NodePorts at the pod bridge's address, too, make no uplink of the bridge: its pods would not be served any more.
+#[test]
+fn all_addresses_leave_the_links_what_they_are() {
+    let world = World::of_one_node();
+    let node = world.node("raspi002");
+    let pod = node.add_pod("web").unwrap();
+    let port = Port { node_port: Some(NODE_PORT), ..Port::tcp("tcp", PORT, 80) };
+    let mut service = dual_stack("sample", &[port]);
+    service.kind = "NodePort";
+    world.objects.put("sample", &[&manifest(&service, &[&pod])]).unwrap();
+    // The Node object names the addresses, and nothing says which link is which.
+    let flags = ["--node-name", "raspi002", "--nodeport-addresses", "all", "--metrics", "off"];
+    let mut agent = process::agent(node).arg("--from").arg(world.objects.path()).args(flags).spawn("all").unwrap();
+    agent.wait_line(|line| line == "ready", Duration::from_secs(20)).unwrap();
+    let json = |command: [&str; 2]| -> serde_json::Value {
+        serde_json::from_str(&node.command(BERRYLB).args(command).args(["-o", "json"]).ok().unwrap()).unwrap()
+    };
+    let links = || -> BTreeSet<String> {
+        let text =
+            |link: &serde_json::Value| format!("{} {}", link["kind"].as_str().unwrap(), link["name"].as_str().unwrap());
+        json(["link", "list"]).as_array().unwrap().iter().map(text).collect()
+    };
+    let before = links();
+    assert!(before.contains("uplink eth0") && before.contains(&format!("pod {}", pod.link())), "{before:?}");
+    node.sh(&format!("ip addr add {SECOND}/24 dev eth0")).unwrap();
+    eventually("the second address is listed", || {
+        let dump = node.command(BERRYLB).args(["dump", "-o", "json"]).ok().unwrap();
+        if dump.contains(SECOND) { Ok(()) } else { Err(dump) }
+    });
+    assert_eq!(links(), before);
+    assert!(agent.terminate(Duration::from_secs(5)).unwrap().success());
 }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_lab::{Command, Host, LabConfig, Node, Process};
+use lb_lab::{
+    Command, Host, LabConfig, Node, Process,
+    objects::{Port, Service},
+};
 
 use crate::{
     rules::{Call, Client, Manner, Mode},
@@ -85,9 +88,37 @@ fn ids(node: &Node, what: &str) -> BTreeSet<u64> {
 }
 
 /// An agent with nothing but its own places: no test may end up in the defaults, which are the machine's.
-fn agent(node: &Node) -> Command {
+pub(crate) fn agent(node: &Node) -> Command {
     let agent = node.command(BERRYLB).arg("agent").arg("--bpffs").arg(node.bpffs());
     agent.arg("--cgroup").arg(node.cgroup_root()).arg("--api-socket").arg(node.agent_socket())
+}
+
+/// Nor does the end wait for what runs beside the agent: here a plugin that is to bring a token and does not.
+#[test]
+fn an_end_waits_for_nobody() {
+    let world = World::of_one_node();
+    let node = world.node("raspi002");
+    let kubeconfig = world.lab.dir().join("kubeconfig");
+    let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n\
+                clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\nusers: [{name: a, user: {exec: {apiVersion: \
+                client.authentication.k8s.io/v1, command: sleep, args: ['12'], interactiveMode: Never}}}]\n";
+    fs::write(&kubeconfig, text).unwrap();
+    let mut waiting =
+        agent(node).arg("--kubeconfig").arg(&kubeconfig).args(["--metrics", "off"]).spawn("waiting").unwrap();
+    let url = "http://127.0.0.1:10256/livez";
+    eventually("/livez answers", || {
+        let got = node
+            .command("curl")
+            .args(["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url])
+            .output()
+            .unwrap();
+        if got.stdout == "200" { Ok(()) } else { Err(got.to_string()) }
+    });
+    // The plugin runs by now, or will in a moment.
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    let status = waiting.terminate(Duration::from_secs(30)).unwrap();
+    assert!(status.success() && start.elapsed() < END_LIMIT, "{status} after {:?}", start.elapsed());
 }
 
 /// Two agents on one folder would undo each other's work.
@@ -147,6 +178,14 @@ fn health_and_metrics() {
     let (queued, synced) = (rules("last_queued_timestamp_seconds"), rules("last_timestamp_seconds"));
     assert!(queued > 1e9 && synced >= queued, "{queued} {synced}");
     assert_eq!(metric(&text, "kubeproxy_network_programming_duration_seconds_count"), 0.0);
+
+    // By now the folder itself is followed, not only the one above it.
+    let other = Service::new("other", &[[10, 96, 1, 1].into()], &[Port::tcp("http", 80, 80)]);
+    fs::write(late.join("other.yaml"), other.to_string()).unwrap();
+    eventually("the other Service is there", || {
+        let dump = node.command(BERRYLB).args(["dump", "-o", "json"]).ok().unwrap();
+        if dump.contains("10.96.1.1") { Ok(()) } else { Err(dump) }
+    });
     end(late_agent);
 }
 

@@ -8,7 +8,10 @@ use std::{
 
 use berrylb::maps::{BpfStore, MapStore as _};
 use lb_common::abi::{map, scope};
-use lb_lab::{Agent, Host, Node, Peer, Pod};
+use lb_lab::{
+    Agent, Host, Node, Peer, Pod,
+    objects::{Endpoint, Port, Service},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -154,4 +157,26 @@ fn the_audit_mends_unasked() {
     assert!(metrics.lines().any(|line| line == "berrylb_audit_drift_total 3"), "{metrics}");
     let log = agent.log().unwrap();
     assert!(log.lines().filter(|line| line.contains(text)).count() <= 2, "{log}");
+}
+
+/// Something that fails all the time, here a Service without room, keeps the audit from nothing else.
+#[test]
+fn the_audit_goes_on_beside_what_fails() {
+    let web = web(&["--audit-interval", "1", "--max-backends", "6"]);
+    let (node, agent) = (web.world.node(NODE), web.world.agent(NODE));
+    let crowd = Service::new("crowd", &[[10, 96, 1, 1].into()], &[Port::tcp("http", 80, 80)]);
+    let endpoints = [1, 2, 3].map(|n| Endpoint::new([10, 244, 9, n].into(), "raspi003"));
+    web.world.objects.put("crowd", &[&crowd, &crowd.slice(&endpoints)]).unwrap();
+    eventually("it fails", || {
+        let (_, rows) = verify(agent, &[]);
+        if rows.iter().any(|(_, row)| row.contains("default/crowd")) { Ok(()) } else { Err(format!("{rows:?}")) }
+    });
+    delete_frontends(node, VIPS[0]);
+    eventually("the audit mends", || {
+        let ((_, rows), log) = (verify(agent, &[]), agent.log().unwrap());
+        let only_the_crowd = !rows.is_empty() && rows.iter().all(|(_, row)| row.contains("default/crowd"));
+        if only_the_crowd && log.contains("is again") { Ok(()) } else { Err(format!("{rows:?}\n{log}")) }
+    });
+    let metrics = node.command("curl").args(["-sS", "-m", "5", "http://127.0.0.1:10249/metrics"]).ok().unwrap();
+    assert!(metrics.lines().any(|line| line == "berrylb_audit_drift_total 2"), "{metrics}");
 }

@@ -1,13 +1,14 @@
-//! The levels that are other tools' judgement: rustfmt, clippy, rustdoc, cargo-deny.
+//! The levels that are other tools' judgement: rustfmt, clippy, rustdoc, kubectl and Kubernetes' schemas, cargo-deny, and
+//! other kernels.
 
-use std::process::Command;
+use std::{env, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Counts, Outcome, libtest, log::Log};
 use crate::{
     bpf_toolchain::{self, Compiler},
-    process, setup,
+    manifests, pins, process, setup, vm,
 };
 
 pub(super) fn fmt(log: &mut Log) -> Result<Outcome> {
@@ -54,6 +55,56 @@ pub(super) fn deny(log: &mut Log) -> Result<Outcome> {
         eprintln!("warning: cargo-deny could not clear all advisories (this does not fail the level):\n{output}");
     }
     Ok(Outcome::Ran(Counts::check(clean)))
+}
+
+/// A check for each kernel. What the tests there print is in logs of their own.
+pub(super) fn vm(log: &mut Log) -> Result<Outcome> {
+    if let Err(error) = vm::can_run() {
+        return Ok(Outcome::CannotRun(format!("{error:#}").replace('\n', " ")));
+    }
+    let xtask = env::current_exe().context("find this program")?;
+    let mut counts = Counts::default();
+    for machine in vm::TESTED {
+        let mut command = Command::new(&xtask);
+        command.current_dir(process::workspace_root()).arg("vm").args(machine.arguments());
+        let (clean, _) = log.run(&mut command)?;
+        counts += Counts::check(clean);
+    }
+    Ok(Outcome::Ran(counts))
+}
+
+/// The files against kubectl's own work, then all of them against the schemas of an old and a new Kubernetes.
+pub(super) fn manifests(log: &mut Log) -> Result<Outcome> {
+    if process::find_in_path("kubectl").is_none() {
+        return Ok(Outcome::CannotRun(
+            "kubectl is not installed (1.27 or newer, kubernetes.io/docs/tasks/tools)".to_owned(),
+        ));
+    }
+    let program = match setup::kubernetes_validate() {
+        Ok(program) => program,
+        Err(error) => return Ok(Outcome::CannotRun(format!("{error:#}").replace('\n', " "))),
+    };
+    let folder = process::workspace_root().join("manifests");
+    let mut counts = Counts::default();
+    for (source, file) in manifests::FILES {
+        let made = manifests::kustomize(source)?;
+        let path = folder.join(file);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let current = text.split_once("\n# content ").and_then(|(_, rest)| rest.split_once('\n'));
+        let current = current.is_some_and(|(_, content)| content == made);
+        if !current {
+            log.note(&format!("{file} is not what kubectl makes of {source}: run `cargo xtask manifests`"))?;
+        }
+        counts += Counts::check(current);
+    }
+    for version in pins::KUBERNETES {
+        let mut validate = Command::new(&program);
+        validate.args(["--strict", "--kubernetes-version", version]);
+        validate.args(manifests::FILES.map(|(_, file)| folder.join(file)));
+        let (valid, _) = log.run(&mut validate)?;
+        counts += Counts::check(valid);
+    }
+    Ok(Outcome::Ran(counts))
 }
 
 fn check(command: &mut Command, log: &mut Log) -> Result<Outcome> {

@@ -17,7 +17,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn check(passed: bool) -> Self {
+    pub(crate) fn check(passed: bool) -> Self {
         Self { passed: passed.into(), failed: (!passed).into(), ignored: 0 }
     }
 
@@ -64,6 +64,7 @@ pub(super) enum Kind {
     Fuzz,
     Bpf,
     Lab,
+    Image,
 }
 
 impl Kind {
@@ -74,6 +75,7 @@ impl Kind {
             Some(("fuzz", _)) => Self::Fuzz,
             Some(("bpf", _)) => Self::Bpf,
             Some(("lab", _)) => Self::Lab,
+            Some(("image", _)) => Self::Image,
             Some(_) | None => Self::Unit,
         }
     }
@@ -103,12 +105,17 @@ pub(super) fn integration(kind: Kind, log: &mut Log) -> Result<Outcome> {
 
 /// As [`integration`], by root, and one test at a time: they measure time, load the machine and share the kernel.
 pub(super) fn privileged(kind: Kind, log: &mut Log) -> Result<Outcome> {
+    privileged_with(kind, &[], log)
+}
+
+/// As [`privileged`], with variables in the tests' environment.
+pub(super) fn privileged_with(kind: Kind, variables: &[(&str, &Path)], log: &mut Log) -> Result<Outcome> {
     let binaries = test_binaries(&process::workspace_root(), kind)?;
     if binaries.is_empty() {
         return Ok(none());
     }
     let mut command = cargo_test(&binaries);
-    command.env("RUST_TEST_THREADS", "1");
+    command.env("RUST_TEST_THREADS", "1").envs(variables.iter().copied());
     let sudo: &[&str] = if process::is_root()? { &[] } else { &["sudo", "-E"] };
     if let [program, ..] = sudo
         && process::find_in_path(program).is_none()
@@ -218,6 +225,7 @@ mod tests {
             ("lb-userspace", "bpf", Kind::Unit),
             ("lb-userspace", "bpf_packets", Kind::Bpf),
             ("lb-userspace", "lab_story", Kind::Lab),
+            ("lb-userspace", "image_daemonset", Kind::Image),
             ("lb-common", "fuzz_parse", Kind::Fuzz),
             ("lb-lab", "network", Kind::Lab),
         ] {
@@ -228,7 +236,7 @@ mod tests {
     #[test]
     fn no_two_test_binaries_share_a_name() {
         let root = process::workspace_root();
-        let kinds = [Kind::Unit, Kind::Fuzz, Kind::Bpf, Kind::Lab];
+        let kinds = [Kind::Unit, Kind::Fuzz, Kind::Bpf, Kind::Lab, Kind::Image];
         let mut names: Vec<_> = kinds.into_iter().flat_map(|kind| test_binaries(&root, kind).expect("list")).collect();
         names.sort_unstable();
         let mut unique = names.clone();

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 pub(crate) use self::libtest::Counts;
 use self::{libtest::Kind, log::Log};
 use crate::{
-    build_ebpf, process,
+    build_ebpf, dist, process,
     setup::{self, Purpose},
     tidy,
 };
@@ -30,6 +30,8 @@ pub(crate) enum Level {
     Clippy,
     /// rustdoc without a warning, and the examples in the documentation.
     Doc,
+    /// What kubectl makes of the manifests is what the files hold, and fits Kubernetes' published schemas.
+    Manifests,
     /// Licences, bans and sources of all dependencies; known vulnerabilities only warn.
     Deny,
     /// Unit, property and golden tests: whatever needs no privilege.
@@ -40,6 +42,10 @@ pub(crate) enum Level {
     Bpf,
     /// Tests on whole nodes made of network namespaces, as root: lb-lab's and the test binaries `lab_*`.
     Lab,
+    /// The container image for this machine, built and run as the manifests say, as root: the test binaries `image_*`.
+    Image,
+    /// Programs, packet cases and the story on a Raspberry Pi's architecture, in an emulator (`cargo xtask vm`).
+    Vm,
 }
 
 /// What became of a level that could be run to its end, or that could not run here at all.
@@ -107,14 +113,19 @@ pub(crate) fn run(levels: &[Level]) -> Result<()> {
 
 /// Tools and the BPF object, for the levels that were asked for.
 fn prepare(levels: &[Level], ci: bool) -> Result<()> {
-    if levels.iter().any(|level| !matches!(level, Level::Tidy | Level::Deny)) {
+    if levels.iter().any(|level| !matches!(level, Level::Tidy | Level::Manifests | Level::Deny)) {
         setup::run(Purpose::Test)?;
     }
-    if ci && levels.contains(&Level::Deny) {
-        setup::run(Purpose::Deny)?;
+    if levels.contains(&Level::Image) {
+        setup::run(Purpose::Image)?;
+    }
+    for (level, purpose) in [(Level::Deny, Purpose::Deny), (Level::Manifests, Purpose::Manifests)] {
+        if ci && levels.contains(&level) {
+            setup::run(purpose)?;
+        }
     }
     // The agent embeds the object, so whatever compiles the agent wants a current one.
-    if levels.iter().any(|level| !matches!(level, Level::Fmt | Level::Tidy | Level::Deny)) {
+    if levels.iter().any(|level| !matches!(level, Level::Fmt | Level::Tidy | Level::Manifests | Level::Deny)) {
         build_ebpf::build()?;
     }
     Ok(())
@@ -127,11 +138,14 @@ impl Level {
             Self::Tidy => "tidy",
             Self::Clippy => "clippy",
             Self::Doc => "doc",
+            Self::Manifests => "manifests",
             Self::Deny => "deny",
             Self::Unit => "unit",
             Self::Fuzz => "fuzz",
             Self::Bpf => "bpf",
             Self::Lab => "lab",
+            Self::Image => "image",
+            Self::Vm => "vm",
         }
     }
 
@@ -145,11 +159,17 @@ impl Level {
             }
             Self::Clippy => checks::clippy(log),
             Self::Doc => checks::doc(log),
+            Self::Manifests => checks::manifests(log),
             Self::Deny => checks::deny(log),
             Self::Unit => libtest::unit(log),
             Self::Fuzz => libtest::integration(Kind::Fuzz, log),
             Self::Bpf => libtest::privileged(Kind::Bpf, log),
             Self::Lab => libtest::privileged(Kind::Lab, log),
+            Self::Image => {
+                let archive = dist::image::for_this_machine()?;
+                libtest::privileged_with(Kind::Image, &[("BERRYLB_IMAGE", &archive)], log)
+            }
+            Self::Vm => checks::vm(log),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The house rules that no compiler or linter knows, checked over every text file of the tree. Each rule is a pure function
 //! from a file to findings; this file only reads files and never changes one.
 
+mod generated;
 mod manifests;
 mod text;
 
@@ -35,6 +36,7 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     collect(root, root, &mut files)?;
     let mut findings: Vec<_> = files.iter().flat_map(|(path, text)| text::check(path, text)).collect();
     findings.extend(manifests::check(&files));
+    findings.extend(generated::check(&files));
     findings.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     Ok(findings)
 }

@@ -35,15 +35,29 @@ impl Initramfs {
         self.0.insert(path.to_owned(), (FILE | permissions, bytes.to_vec()));
     }
 
-    /// Adds a program of this machine, and the libraries that it loads, those under their own paths.
+    /// Adds a program, and the libraries that it loads, those under their own paths. They come from `root`, a whole
+    /// system or one unpacked, whose libraries are in folders named `triplet`. A static program has none.
     ///
     /// # Errors
-    /// When something cannot be read, or ldd does not know the program.
-    pub(super) fn add_program(&mut self, path: &str, from: &Path) -> Result<()> {
+    /// When something cannot be read, or a library is not there.
+    pub(super) fn add_program(&mut self, path: &str, from: &Path, root: &Path, triplet: &str) -> Result<()> {
         self.add(path, 0o755, from)?;
-        let libraries = process::output(Command::new("ldd").arg(from))?;
-        for library in libraries.lines().filter_map(library) {
-            self.add(library.trim_start_matches('/'), 0o755, Path::new(library))?;
+        let mut files = vec![from.to_owned()];
+        while let Some(file) = files.pop() {
+            let needs =
+                process::output(Command::new("readelf").args(["--wide", "--dynamic", "--program-headers"]).arg(&file))?;
+            for need in needs.lines().filter_map(needed) {
+                let folders = [format!("lib/{triplet}"), format!("usr/lib/{triplet}"), String::new()];
+                let places = folders.map(|folder| Path::new(&folder).join(need.trim_start_matches('/')));
+                let place = places.iter().find(|place| root.join(place).exists());
+                let place = place
+                    .with_context(|| format!("{} needs {need}, which is not in {}", file.display(), root.display()))?;
+                let name = place.to_str().with_context(|| format!("{need} is no name for a file"))?;
+                if !self.0.contains_key(name) {
+                    self.add(name, 0o755, &root.join(place))?;
+                    files.push(root.join(place));
+                }
+            }
         }
         Ok(())
     }
@@ -71,9 +85,11 @@ impl Initramfs {
     }
 }
 
-/// "libc.so.6 => /lib/… (0x…)" and "/lib64/ld-linux… (0x…)", but not the kernel's own "linux-vdso.so.1 (0x…)".
-fn library(line: &str) -> Option<&str> {
-    line.split_whitespace().find(|word| word.starts_with('/'))
+/// What a line of readelf says that a program needs: a library by its name, or the loader by its path.
+fn needed(line: &str) -> Option<&str> {
+    let marks = ["Shared library: [", "Requesting program interpreter: "];
+    let (_, rest) = marks.iter().find_map(|mark| line.split_once(mark))?;
+    rest.split([']']).next()
 }
 
 /// One entry: numbers of eight hexadecimal digits, the name with its end, the content, both filled up to four bytes.
@@ -126,9 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn ldd_names_libraries_in_two_ways() {
-        assert_eq!(library("\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f)"), Some("/lib/x/libc.so.6"));
-        assert_eq!(library("\t/lib64/ld-linux-x86-64.so.2 (0x00007f)"), Some("/lib64/ld-linux-x86-64.so.2"));
-        assert_eq!(library("\tlinux-vdso.so.1 (0x00007ffc)"), None);
+    fn readelf_names_libraries_and_the_loader() {
+        let library = " 0x0000000000000001 (NEEDED)             Shared library: [libc.so.6]";
+        assert_eq!(needed(library), Some("libc.so.6"));
+        let loader = "      [Requesting program interpreter: /lib/ld-linux-aarch64.so.1]";
+        assert_eq!(needed(loader), Some("/lib/ld-linux-aarch64.so.1"));
+        assert_eq!(needed(" 0x000000000000000c (INIT)               0x2000"), None);
     }
 }

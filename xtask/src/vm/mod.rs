@@ -1,8 +1,11 @@
-//! `cargo xtask vm`: the BPF programs and the packet cases on other kernels than this machine's, in an emulator, with the
-//! kernel's type information hidden. What needs root is in scripts/vm.sh.
+//! `cargo xtask vm`: the BPF programs, the packet cases and the story on other kernels than this machine's, and on a
+//! Raspberry Pi's architecture, in an emulator, with the kernel's type information hidden. What needs root is in
+//! scripts/vm.sh.
 #![expect(clippy::print_stdout, reason = "the report is this command's product")]
 
+mod builds;
 mod initramfs;
+mod kernels;
 
 use std::{
     fs::{self, File},
@@ -12,78 +15,100 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 
-use self::initramfs::Initramfs;
+pub(crate) use self::kernels::{Kernel, Machine, TESTED};
+use self::{builds::Builds, initramfs::Initramfs, kernels::triplet};
 use crate::{
-    build_ebpf, process,
+    build_ebpf,
+    dist::Arch,
+    process,
     setup::{self, Purpose},
     test::Counts,
 };
 
-/// Kernels of Debian: 11, 12, and 12 with the next one's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kernel {
-    /// The oldest that is supported.
-    #[value(name = "5.10")]
-    Linux5_10,
-    /// The last long-term one without tcx.
-    #[value(name = "6.1")]
-    Linux6_1,
-    /// The first long-term one with tcx among Debian's.
-    #[value(name = "6.12")]
-    Linux6_12,
-}
-
-impl Kernel {
-    const fn version(self) -> &'static str {
-        match self {
-            Self::Linux5_10 => "5.10",
-            Self::Linux6_1 => "6.1",
-            Self::Linux6_12 => "6.12",
-        }
-    }
-}
-
-/// What runs there: test binary and arguments. Tests that measure time or load are not for an emulator.
-const COMMANDS: [(&str, &str); 3] =
+/// Test binaries and their arguments. Tests that measure time or load are not for an emulator.
+const TESTS: [(&str, &str); 3] =
     [("bpf_programs", "--nocapture"), ("bpf_loader", "--nocapture this_kernel"), ("bpf_packets", "--nocapture")];
 
+/// The story, from the binary that is shipped, over both kinds of pod network.
+const PLAYS: [&str; 2] =
+    ["berrylb-demo demo --berrylb /bin/berrylb", "berrylb-demo demo --network vxlan --berrylb /bin/berrylb"];
+
+/// What the play starts, in the folders that Debian has it in; other commands are busybox's.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("bin/sh", "bin/dash"),
+    ("bin/ip", "bin/ip"),
+    ("bin/nft", "usr/sbin/nft"),
+    ("bin/nginx", "usr/sbin/nginx"),
+    ("bin/redis-server", "usr/bin/redis-server"),
+    ("bin/dnsmasq", "usr/sbin/dnsmasq"),
+    ("bin/curl", "usr/bin/curl"),
+    ("bin/kdig", "usr/bin/kdig"),
+    ("bin/bpftool", "usr/sbin/bpftool"),
+    ("bin/getent", "usr/bin/getent"),
+];
+
 /// How the lines begin that the report shows.
-const SHOWN: [&str; 5] = ["program ", "kernel ", "loaded ", "not shown here: ", "cannot load "];
+const SHOWN: [&str; 7] = ["program ", "kernel ", "loaded ", "not shown here: ", "cannot load ", "  (after ", "All "];
 
 /// How much of a failed kernel's output is shown.
 const TAIL_LINES: usize = 60;
 
-/// Boots `kernels`, or all of them when none is named, one after another, and prints what became of each program and how
-/// the cases went.
+/// Whether this machine can bring emulator and kernels.
 ///
 /// # Errors
-/// When something cannot be brought or built, or a kernel refuses a program, or a case differs there.
-pub(crate) fn run(kernels: &[Kernel]) -> Result<()> {
-    let kernels = if kernels.is_empty() { Kernel::value_variants() } else { kernels };
+/// Says what it would have to be.
+pub(crate) fn can_run() -> Result<()> {
+    let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !(cfg!(target_arch = "x86_64") && system.lines().any(|line| line == "VERSION_CODENAME=bookworm")) {
+        bail!(
+            "the emulators and kernels are those of Debian 12 on amd64.\nNext step: run `cargo xtask vm` on such a machine"
+        );
+    }
+    Ok(())
+}
+
+/// Boots the machines, one after another, prints what became of each program and how the cases and the story went, and
+/// gives the sum.
+///
+/// # Errors
+/// When something cannot be brought or built.
+pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
+    can_run()?;
     setup::run(Purpose::Test)?;
     setup::run(Purpose::Vm)?;
+    setup::run(Purpose::Dist)?;
     let object = build_ebpf::build()?;
-    let tests = test_binaries()?;
     let system = process::tool_root("vm-debian-12")?;
     let logs = process::target_dir().join("test-logs");
     fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
 
-    let mut failed = Vec::new();
-    for kernel in kernels.iter().map(|kernel| kernel.version()) {
-        process::run(script("kernel", &system, kernel)?.stdout(Stdio::null()))?;
-        let image = process::target_dir().join(format!("vm-{kernel}.cpio"));
-        pack(&system, kernel, &object, &tests)?.write(&image)?;
-        let log = logs.join(format!("vm-{kernel}.log"));
+    let mut total = Counts::default();
+    let mut builds: Option<(Arch, Builds)> = None;
+    for machine in machines {
+        let built = match builds.take() {
+            Some((arch, built)) if arch == machine.arch => built,
+            _ => {
+                process::run(script("programs", &system, *machine)?.stdout(Stdio::null()))?;
+                Builds::make(machine.arch)?
+            }
+        };
+        process::run(script("kernel", &system, *machine)?.stdout(Stdio::null()))?;
+        let image = process::target_dir().join(format!("vm-{machine}.cpio"));
+        pack(&system, *machine, &object, &built)?.write(&image)?;
+        builds = Some((machine.arch, built));
+        let log = logs.join(format!("vm-{machine}.log"));
         let start = Instant::now();
-        let ended = boot(script("boot", &system, kernel)?.arg(&image), &log)?;
+        let ended = boot(script("boot", &system, *machine)?.arg(&image), &log)?;
+        fs::remove_file(&image).with_context(|| format!("remove {}", image.display()))?;
         let text = fs::read(&log).with_context(|| format!("read {}", log.display()))?;
         let text = String::from_utf8_lossy(&text).replace('\r', "");
-        text.lines().filter_map(shown).for_each(|line| println!("{kernel:<6} {line}"));
+        text.lines().filter_map(shown).for_each(|line| println!("{machine:<14} {line}"));
 
         let mut counts = Counts::parse(&text)?;
-        let complete = text.lines().filter(|line| line.starts_with("test result: ")).count() == COMMANDS.len();
+        let plays = text.lines().filter_map(ended_with).filter(|(_, command)| PLAYS.contains(command));
+        plays.for_each(|(status, _)| counts += Counts::check(status == "0"));
+        let complete = text.lines().filter_map(ended_with).count() == TESTS.len() + PLAYS.len();
         if !(ended && complete) {
             counts.failed += 1;
         }
@@ -92,55 +117,39 @@ pub(crate) fn run(kernels: &[Kernel]) -> Result<()> {
             println!("----- {} -----", log.display());
             text.lines().skip(skip).for_each(|line| println!("{line}"));
             println!("-----");
-            failed.push(kernel);
         }
         let word = if counts.failed == 0 { "ok" } else { "FAILED" };
-        println!("vm {kernel:<6} {word:<6} {:>6.1} s  {counts}", start.elapsed().as_secs_f32());
+        println!("vm {machine:<14} {word:<6} {:>6.1} s  {counts}", start.elapsed().as_secs_f32());
+        total += counts;
     }
-    if !failed.is_empty() {
-        bail!("failed on Linux {}", failed.join(", "));
-    }
-    Ok(())
+    Ok(total)
 }
 
-/// Builds the tests as the level `bpf` does and returns their paths, in the order of [`COMMANDS`].
-fn test_binaries() -> Result<Vec<PathBuf>> {
-    let mut command = process::cargo();
-    // A runner that only says what it would run.
-    command.args(["--config", "target.'cfg(all())'.runner='echo'"]);
-    command.args(["test", "--quiet", "--workspace", "--exclude", "lb-ebpf"]);
-    COMMANDS.iter().for_each(|(name, _)| {
-        command.args(["--test", name]);
-    });
-    let output = process::output(&mut command)?;
-    let path = |name: &str| {
-        let runs = |path: &PathBuf| {
-            let file = path.file_name().and_then(|file| file.to_str());
-            file.and_then(|file| file.strip_prefix(name)).is_some_and(|rest| rest.starts_with('-'))
-        };
-        let paths = output.lines().filter_map(|line| line.split_whitespace().next()).map(PathBuf::from);
-        paths.into_iter().find(runs).with_context(|| format!("cargo built no test {name}:\n{output}"))
-    };
-    COMMANDS.iter().map(|(name, _)| path(name)).collect()
+/// A command of scripts/vm-init.sh that came to its end: exit status and command.
+fn ended_with(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("ended with ")?.split_once(": ")
 }
 
-/// Everything that the machine has: busybox and modules of the emulator's Debian, tests and `ip` of this machine with
-/// their libraries.
-fn pack(system: &Path, kernel: &str, object: &Path, tests: &[PathBuf]) -> Result<Initramfs> {
+/// Everything that the machine has: the kernel's modules, tests, and the story's programs with their libraries.
+fn pack(system: &Path, machine: Machine, object: &Path, builds: &Builds) -> Result<Initramfs> {
+    let Machine { arch, .. } = machine;
     let mut files = Initramfs::default();
     files.add("init", 0o755, &process::workspace_root().join("scripts/vm-init.sh"))?;
-    files.add("bin/busybox", 0o755, &system.join("bin/busybox"))?;
+    let root = system.join(format!("programs-{}", arch.name()));
+    files.add("bin/busybox", 0o755, &root.join("bin/busybox"))?;
     files.add("berrylb.o", 0o644, object)?;
-    let ip = process::find_program("ip").context("there is no `ip`.\nNext step: install iproute2")?;
-    files.add_program("bin/ip", &ip)?;
-    for ((name, _), path) in COMMANDS.iter().zip(tests) {
-        let stripped = process::target_dir().join(format!("vm-{name}"));
-        process::run(Command::new("strip").arg("-o").arg(&stripped).arg(path))?;
-        files.add_program(name, &stripped)?;
+    for (path, program) in PROGRAMS {
+        files.add_program(path, &root.join(program), &root, triplet(arch))?;
     }
-    let commands: String = COMMANDS.iter().map(|(name, arguments)| format!("{name} {arguments}\n")).collect();
+    let Builds { berrylb, demo, tests } = builds;
+    let built = [("berrylb", berrylb), ("berrylb-demo", demo)].into_iter();
+    for (name, path) in built.chain(TESTS.iter().map(|(name, _)| *name).zip(tests)) {
+        files.add_program(&format!("bin/{name}"), &stripped(name, path, arch)?, Path::new("/"), triplet(arch))?;
+    }
+    let tests = TESTS.iter().map(|(name, arguments)| format!("{name} {arguments}\n"));
+    let commands: String = tests.chain(PLAYS.iter().map(|play| format!("{play}\n"))).collect();
     files.add_bytes("commands", 0o644, commands.as_bytes());
-    let modules = system.join("kernels").join(kernel).join("load");
+    let modules = system.join("kernels").join(machine.to_string()).join("load");
     let entries = fs::read_dir(&modules).with_context(|| format!("list {}", modules.display()))?;
     for entry in entries {
         let path = entry.with_context(|| format!("list {}", modules.display()))?.path();
@@ -150,8 +159,16 @@ fn pack(system: &Path, kernel: &str, object: &Path, tests: &[PathBuf]) -> Result
     Ok(files)
 }
 
+/// The program without its debug information, which would be most of the machine's memory.
+fn stripped(name: &str, path: &Path, arch: Arch) -> Result<PathBuf> {
+    let stripped = process::target_dir().join(format!("vm-{}-{name}", arch.name()));
+    let mut command = Command::new(format!("{}-strip", triplet(arch)));
+    process::run(command.arg("-o").arg(&stripped).arg(path))?;
+    Ok(stripped)
+}
+
 /// scripts/vm.sh as root.
-fn script(task: &str, system: &Path, kernel: &str) -> Result<Command> {
+fn script(task: &str, system: &Path, machine: Machine) -> Result<Command> {
     let mut command = Command::new("sh");
     if !process::is_root()? {
         if process::find_in_path("sudo").is_none() {
@@ -160,7 +177,8 @@ fn script(task: &str, system: &Path, kernel: &str) -> Result<Command> {
         command = Command::new("sudo");
         command.arg("sh");
     }
-    command.arg(process::workspace_root().join("scripts/vm.sh")).arg(task).arg(system).arg(kernel);
+    command.arg(process::workspace_root().join("scripts/vm.sh")).arg(task).arg(system);
+    command.arg(machine.arch.name()).arg(machine.kernel.version());
     Ok(command)
 }
 
@@ -192,5 +210,6 @@ mod tests {
         assert_eq!(shown("test of_some_name ... program connect4: REFUSED"), Some("program connect4: REFUSED"));
         assert_eq!(shown("test of_some_name ... ok"), None);
         assert_eq!(shown("[    5.1] reboot: Power down"), None);
+        assert_eq!(ended_with("ended with 1: a-test --flag"), Some(("1", "a-test --flag")));
     }
 }

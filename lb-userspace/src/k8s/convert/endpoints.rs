@@ -164,16 +164,9 @@ fn subset_group<'a>(
     }
     for (key, list, ready) in [("addresses", addresses, true), ("notReadyAddresses", not_ready_addresses, false)] {
         for (i, EndpointAddress { ip, node_name, .. }) in list.iter().flatten().enumerate() {
-            group.endpoints.push(Endpoint {
-                address: fields::routable_address(ip, || path.key(key).index(i).key("ip"))?,
-                ready,
-                serving: ready,
-                terminating: false,
-                node_name: names.share_some(node_name.as_ref()),
-                zone: None,
-                zone_hints: Vec::new(),
-                node_hints: Vec::new(),
-            });
+            let address = fields::routable_address(ip, || path.key(key).index(i).key("ip"))?;
+            let node_name = names.share_some(node_name.as_ref());
+            group.endpoints.push(Endpoint { ready, serving: ready, node_name, ..Endpoint::new(address) });
         }
     }
     Ok(group)

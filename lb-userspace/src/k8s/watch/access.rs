@@ -1,12 +1,20 @@
 //! How the API server is reached: by a kubeconfig, or as a pod of the cluster. Reads files and environment, never the network.
+//!
+//! A pod that is to make Services work cannot rely on the Service of the API server, which is all that the environment tells
+//! it. So the server itself may be named, by a flag or by the kubeconfig of the node's kubelet.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use hyper::Uri;
 use kube::{
     Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+
+use crate::chain::chain;
 
 /// Where a pod finds its ServiceAccount: a volume that the kubelet keeps up to date.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -16,9 +24,24 @@ const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 pub struct Access {
     /// `--kubeconfig`; without, the pod's ServiceAccount.
     kubeconfig: Option<PathBuf>,
-    /// `--api-server`, in place of the kubeconfig's server or the environment's.
+    /// `--api-server`, in place of whatever else names a server.
     server: Option<Uri>,
+    /// `--node-kubeconfig`: of this only the server counts.
+    node_kubeconfig: Option<PathBuf>,
+    /// What a pod's environment names: the Service.
+    environment: Option<Uri>,
     account: PathBuf,
+}
+
+/// What an agent is told about where its server is.
+#[derive(Clone, Debug, Default)]
+pub struct Hints<'a> {
+    /// `--kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--api-server`.
+    pub server: Option<&'a str>,
+    /// `--node-kubeconfig`.
+    pub node_kubeconfig: Option<PathBuf>,
 }
 
 /// Why there is no way to the server.
@@ -32,12 +55,21 @@ pub enum AccessError {
         /// What is wrong with it.
         cause: String,
     },
-    /// Neither flags nor environment name a server.
+    /// Nothing names a server.
     #[error(
-        "no source of Services: --from, --kubeconfig and --api-server are not given, and this is no pod of a cluster \
-         (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not both set); give one of the flags"
+        "no source of Services: --from, --kubeconfig and --api-server are not given; {node_kubeconfig}; and this is no pod of \
+         a cluster (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not both set); give one of the flags"
     )]
-    NoServer,
+    NoServer {
+        /// What became of `--node-kubeconfig`.
+        node_kubeconfig: String,
+    },
+    /// Both kinds of kubeconfig are given.
+    #[error(
+        "--kubeconfig names the server and who asks, --node-kubeconfig only the server, for a pod with its ServiceAccount: \
+         give one of them"
+    )]
+    TwoKubeconfigs,
     /// The kubeconfig cannot be used.
     #[error("--kubeconfig {path}: {cause}")]
     Kubeconfig {
@@ -60,61 +92,87 @@ pub enum AccessError {
 }
 
 impl Access {
-    /// From the flags, and from the environment where they leave it to it. `variable` reads the environment.
+    /// From the flags, and from the environment beside them. `variable` reads the environment.
     ///
     /// # Errors
-    /// If no server is named, or not as a URL.
-    pub fn new(
-        kubeconfig: Option<PathBuf>,
-        server: Option<&str>,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, AccessError> {
-        let server = match server {
-            Some(text) => Some(server_url(text)?),
-            None if kubeconfig.is_some() => None,
-            None => {
-                let set = |name| variable(name).filter(|value| !value.is_empty());
-                let host = set("KUBERNETES_SERVICE_HOST").zip(set("KUBERNETES_SERVICE_PORT"));
-                let (host, port) = host.ok_or(AccessError::NoServer)?;
-                // An IPv6 address stands in brackets in a URL, but not in the environment.
-                let host = if host.contains(':') { format!("[{host}]") } else { host };
-                Some(server_url(&format!("https://{host}:{port}"))?)
-            }
+    /// If no server can be named, or not as a URL.
+    pub fn new(hints: Hints<'_>, variable: impl Fn(&str) -> Option<String>) -> Result<Self, AccessError> {
+        let Hints { kubeconfig, server, node_kubeconfig } = hints;
+        if kubeconfig.is_some() && node_kubeconfig.is_some() {
+            return Err(AccessError::TwoKubeconfigs);
+        }
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        let environment = match set("KUBERNETES_SERVICE_HOST").zip(set("KUBERNETES_SERVICE_PORT")) {
+            // An IPv6 address stands in brackets in a URL, but not in the environment.
+            Some((host, port)) if host.contains(':') => Some(server_url(&format!("https://[{host}]:{port}"))?),
+            Some((host, port)) => Some(server_url(&format!("https://{host}:{port}"))?),
+            None => None,
         };
-        Ok(Self { kubeconfig, server, account: ACCOUNT.into() })
+        let server = server.map(server_url).transpose()?;
+        let access = Self { kubeconfig, server, node_kubeconfig, environment, account: ACCOUNT.into() };
+        if access.kubeconfig.is_none() {
+            // A file that comes later is no reason to end now, if there is another way.
+            access.servers()?;
+        }
+        Ok(access)
     }
 
-    /// All that a connection needs.
+    /// All that a connection needs, and what it is to be called. With several servers, attempts (counted from 0) take turns.
     ///
     /// # Errors
     /// If a file cannot be read or used.
-    pub(super) async fn config(&self) -> Result<Config, AccessError> {
-        match &self.kubeconfig {
-            Some(path) => {
-                let failed = |cause: &dyn std::error::Error| AccessError::Kubeconfig {
-                    path: path.clone(),
-                    cause: super::fault::chain(cause),
-                };
-                let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
-                let options = KubeConfigOptions::default();
-                let mut config =
-                    Config::from_custom_kubeconfig(read, &options).await.map_err(|error| failed(&error))?;
-                if let Some(server) = &self.server {
-                    config.cluster_url = server.clone();
-                }
-                if let Some(proxy) = &config.proxy_url {
-                    let cause =
-                        format!("goes through a proxy ({proxy}), which is not supported; name the server itself");
-                    return Err(AccessError::Kubeconfig { path: path.clone(), cause });
-                }
-                Ok(config)
-            }
-            None => self.account_config(),
+    pub(super) async fn config(&self, attempt: u32) -> Result<(Config, String), AccessError> {
+        let Some(path) = &self.kubeconfig else {
+            let mut servers = self.servers()?;
+            let turn = usize::try_from(attempt).unwrap_or(0) % servers.len();
+            let server = servers.swap_remove(turn);
+            let name = server.to_string();
+            return Ok((self.account_config(server.uri)?, name));
+        };
+        let failed = |cause: &dyn std::error::Error| AccessError::Kubeconfig {
+            path: path.clone(),
+            cause: chain(cause),
+        };
+        let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(read, &options).await.map_err(|error| failed(&error))?;
+        if let Some(server) = &self.server {
+            config.cluster_url = server.clone();
         }
+        if let Some(proxy) = &config.proxy_url {
+            let cause = format!("goes through a proxy ({proxy}), which is not supported; name the server itself");
+            return Err(AccessError::Kubeconfig { path: path.clone(), cause });
+        }
+        Ok((config, self.to_string()))
     }
 
-    fn account_config(&self) -> Result<Config, AccessError> {
-        let server = self.server.clone().ok_or(AccessError::NoServer)?;
+    /// The servers that a ServiceAccount may be shown to, in the order in which they are tried; never none.
+    fn servers(&self) -> Result<Vec<Server>, AccessError> {
+        if let Some(uri) = &self.server {
+            return Ok(vec![Server { uri: uri.clone(), origin: None }]);
+        }
+        let mut servers = Vec::new();
+        let node_kubeconfig = match &self.node_kubeconfig {
+            None => "--node-kubeconfig is not given".to_owned(),
+            Some(path) => match server_of(path) {
+                Ok(uri) => {
+                    servers.push(Server { uri, origin: Some(format!("by --node-kubeconfig {}", path.display())) });
+                    String::new()
+                }
+                Err(cause) => format!("--node-kubeconfig {} names none: {cause}", path.display()),
+            },
+        };
+        if let Some(uri) = &self.environment {
+            let mut origin = "by KUBERNETES_SERVICE_HOST, a Service".to_owned();
+            if self.node_kubeconfig.is_some() && servers.is_empty() {
+                origin = format!("{origin}; {node_kubeconfig}");
+            }
+            servers.push(Server { uri: uri.clone(), origin: Some(origin) });
+        }
+        if servers.is_empty() { Err(AccessError::NoServer { node_kubeconfig }) } else { Ok(servers) }
+    }
+
+    fn account_config(&self, server: Uri) -> Result<Config, AccessError> {
         let secure = server.scheme_str() == Some("https");
         let mut config = Config::new(server);
         // A token is nothing for a connection that anybody on the way could read.
@@ -134,14 +192,48 @@ impl Access {
     }
 }
 
+/// As it is now: files are read.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.server, &self.kubeconfig) {
             (Some(server), _) => write!(f, "{server}"),
             (None, Some(path)) => write!(f, "the server of {}", path.display()),
-            (None, None) => f.write_str("no server"),
+            (None, None) => match self.servers() {
+                Ok(servers) => {
+                    let names: Vec<String> = servers.iter().map(Server::to_string).collect();
+                    f.write_str(&names.join(", or else "))
+                }
+                Err(error) => write!(f, "no server ({error})"),
+            },
         }
     }
+}
+
+/// A server, and who names it; a flag needs no mention.
+struct Server {
+    uri: Uri,
+    origin: Option<String>,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Some(origin) => write!(f, "{} (named {origin})", self.uri),
+            None => write!(f, "{}", self.uri),
+        }
+    }
+}
+
+/// The server of a kubeconfig's current context, or why there is none.
+fn server_of(path: &Path) -> Result<Uri, String> {
+    let read = Kubeconfig::read_from(path).map_err(|error| chain(&error))?;
+    let current = read.current_context.as_deref().ok_or("it has no current-context")?;
+    let context = read.contexts.iter().find(|named| named.name == current).and_then(|named| named.context.as_ref());
+    let cluster = context.ok_or_else(|| format!("it has no context {current}"))?.cluster.clone();
+    let named = read.clusters.iter().find(|named| named.name == cluster).and_then(|named| named.cluster.as_ref());
+    let server = named.and_then(|cluster| cluster.server.as_deref());
+    let server = server.ok_or_else(|| format!("its cluster {cluster} has no server"))?;
+    server_url(server).map_err(|error| error.to_string())
 }
 
 fn server_url(text: &str) -> Result<Uri, AccessError> {
@@ -163,14 +255,23 @@ mod tests {
 
     fn server(given: Option<&str>, host: &'static str, port: &'static str) -> Result<String, String> {
         let variable = |name: &str| Some(if name.ends_with("HOST") { host } else { port }.to_owned());
-        let access = Access::new(None, given, variable).map_err(|error| error.to_string())?;
+        let hints = Hints { server: given, ..Hints::default() };
+        let access = Access::new(hints, variable).map_err(|error| error.to_string())?;
         Ok(access.to_string())
+    }
+
+    fn kubeconfig(server: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+             clusters: [{{name: a, cluster: {{server: '{server}'}}}}]\nusers: [{{name: a, user: {{token: x}}}}]\n"
+        )
     }
 
     #[test]
     fn a_server_comes_from_the_flag_or_the_environment() {
-        assert_eq!(server(None, "10.96.0.1", "443").unwrap(), "https://10.96.0.1:443/");
-        assert_eq!(server(None, "fd00::1", "443").unwrap(), "https://[fd00::1]:443/");
+        let told = " (named by KUBERNETES_SERVICE_HOST, a Service)";
+        assert_eq!(server(None, "10.96.0.1", "443").unwrap(), format!("https://10.96.0.1:443/{told}"));
+        assert_eq!(server(None, "fd00::1", "443").unwrap(), format!("https://[fd00::1]:443/{told}"));
         assert_eq!(server(Some("https://pi:6443"), "10.96.0.1", "443").unwrap(), "https://pi:6443/");
         assert!(server(None, "", "443").unwrap_err().contains("--kubeconfig"));
         for bad in ["pi:6443", "/run/x", "ftp://pi", "https://"] {
@@ -178,16 +279,65 @@ mod tests {
         }
     }
 
+    /// An account as the kubelet gives it to a pod.
+    fn account(folder: &Path) -> PathBuf {
+        for (name, text) in [("token", "t"), ("ca.crt", "c")] {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+        folder.into()
+    }
+
+    #[tokio::test]
+    async fn the_kubeconfig_of_the_node_names_a_server_and_the_environment_is_what_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubelet.conf");
+        std::fs::write(&path, kubeconfig("https://one:6443")).unwrap();
+        let in_pod = |name: &str| Some(if name.ends_with("HOST") { "10.96.0.1" } else { "443" }.to_owned());
+        let hints = |server| Hints { server, node_kubeconfig: Some(path.clone()), kubeconfig: None };
+        let new = |server: Option<&'static str>| {
+            let mut access = Access::new(hints(server), in_pod).unwrap();
+            access.account = account(folder.path());
+            access
+        };
+
+        let access = new(None);
+        let text = access.to_string();
+        assert!(text.starts_with("https://one:6443/ (named by --node-kubeconfig "), "{text}");
+        assert!(text.contains(", or else https://10.96.0.1:443/"), "{text}");
+        for (attempt, server) in [(0, "https://one:6443/"), (1, "https://10.96.0.1:443/"), (2, "https://one:6443/")] {
+            let (config, name) = access.config(attempt).await.unwrap();
+            assert_eq!(config.cluster_url.to_string(), server);
+            assert!(name.starts_with(server), "{name}");
+            // Who asks is the pod, never the kubelet.
+            assert!(config.auth_info.token.is_none() && config.auth_info.token_file.is_some());
+        }
+        let (config, _) = new(Some("https://two:6443")).config(1).await.unwrap();
+        assert_eq!(config.cluster_url.to_string(), "https://two:6443/");
+
+        // What the file says by now counts; what is wrong with it is told.
+        for (content, cause) in [("", "current-context"), (kubeconfig("pi:6443").as_str(), "not a URL")] {
+            std::fs::write(&path, content).unwrap();
+            let (config, name) = access.config(0).await.unwrap();
+            assert_eq!(config.cluster_url.to_string(), "https://10.96.0.1:443/");
+            assert!(name.contains("kubelet.conf names none") && name.contains(cause), "{name}");
+        }
+        let error = Access::new(hints(None), none).unwrap_err().to_string();
+        assert!(error.contains("kubelet.conf names none") && error.contains("KUBERNETES_SERVICE_HOST"), "{error}");
+        let both = Hints { kubeconfig: Some("x".into()), ..hints(None) };
+        assert!(matches!(Access::new(both, none), Err(AccessError::TwoKubeconfigs)));
+    }
+
     #[tokio::test]
     async fn what_cannot_be_read_is_named() {
-        let missing = Access::new(Some("nowhere/config".into()), None, none).unwrap();
-        let error = missing.config().await.unwrap_err().to_string();
+        let hints = Hints { kubeconfig: Some("nowhere/config".into()), ..Hints::default() };
+        let error = Access::new(hints, none).unwrap().config(0).await.unwrap_err().to_string();
         assert!(error.contains("--kubeconfig nowhere/config") && error.contains("No such file"), "{error}");
 
         let folder = tempfile::tempdir().unwrap();
-        let mut pod = Access::new(None, Some("https://pi"), none).unwrap();
+        let hints = Hints { server: Some("https://pi"), ..Hints::default() };
+        let mut pod = Access::new(hints, none).unwrap();
         pod.account = folder.path().into();
-        let error = pod.config().await.unwrap_err().to_string();
+        let error = pod.config(0).await.unwrap_err().to_string();
         assert!(error.contains("/token") && error.contains("automountServiceAccountToken"), "{error}");
     }
 
@@ -195,18 +345,18 @@ mod tests {
     async fn the_server_of_a_kubeconfig_can_be_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config");
-        let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n\
-                    clusters: [{name: a, cluster: {server: 'https://one:6443'}}]\nusers: [{name: a, user: {token: x}}]\n";
-        std::fs::write(&path, text).unwrap();
-        for (flag, expected) in [(None, "https://one:6443/"), (Some("https://two:6443"), "https://two:6443/")] {
-            let config = Access::new(Some(path.clone()), flag, none).unwrap().config().await.unwrap();
+        std::fs::write(&path, kubeconfig("https://one:6443")).unwrap();
+        for (server, expected) in [(None, "https://one:6443/"), (Some("https://two:6443"), "https://two:6443/")] {
+            let hints = Hints { kubeconfig: Some(path.clone()), server, node_kubeconfig: None };
+            let (config, _) = Access::new(hints, none).unwrap().config(0).await.unwrap();
             assert_eq!(config.cluster_url.to_string(), expected);
         }
     }
 
     #[tokio::test]
     async fn no_token_goes_over_a_plain_connection() {
-        let config = Access::new(None, Some("http://127.0.0.1:1"), none).unwrap().config().await.unwrap();
+        let hints = Hints { server: Some("http://127.0.0.1:1"), ..Hints::default() };
+        let (config, _) = Access::new(hints, none).unwrap().config(0).await.unwrap();
         assert!(config.auth_info.token_file.is_none());
     }
 }

@@ -29,8 +29,9 @@ use tower::{BoxError, Layer as _, ServiceExt as _, util::BoxCloneSyncService};
 
 use super::{
     Patience,
-    fault::{self, Fault, Refusal},
+    fault::{Fault, Refusal},
 };
+use crate::chain::chain;
 
 /// A server that is silent is asked by TCP whether it is there: after this, then again and again. client-go asks by
 /// HTTP/2 after 30 s and waits 15 s (`HTTP2_READ_IDLE_TIMEOUT_SECONDS`).
@@ -57,7 +58,7 @@ impl Client {
     /// # Errors
     /// If certificates, keys or tokens are no good.
     pub(super) fn new(mut config: Config, patience: Patience) -> Result<Self, Fault> {
-        let unusable = |error: kube::Error| Fault::Access(fault::chain(&error));
+        let unusable = |error: kube::Error| Fault::Access(chain(&error));
         let token_file = config.auth_info.token_file.take().map(PathBuf::from);
         if token_file.is_some() {
             // As for client-go, a file counts before a token beside it.
@@ -92,14 +93,14 @@ impl Client {
             .header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" })
             .header(USER_AGENT, concat!("berrylb/", env!("CARGO_PKG_VERSION")))
             .body(Body::empty())
-            .map_err(|error| Fault::Access(fault::chain(&error)))?;
+            .map_err(|error| Fault::Access(chain(&error)))?;
         if let Some(path) = &self.token_file {
             request.headers_mut().insert(AUTHORIZATION, bearer(path)?);
         }
         let patience = self.patience.head;
         let response = match timeout(patience, self.service.clone().oneshot(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(Fault::Transport(fault::chain(&*error))),
+            Ok(Err(error)) => return Err(Fault::Transport(chain(&*error))),
             Err(_) => return Err(Fault::Silent(patience)),
         };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -150,7 +151,7 @@ impl Answer {
         loop {
             let frame = match timeout(patience, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(error))) => return Err(Fault::Transport(fault::chain(&error))),
+                Ok(Some(Err(error))) => return Err(Fault::Transport(chain(&error))),
                 Ok(None) => return Ok(None),
                 Err(_) => return Err(Fault::Silent(patience)),
             };

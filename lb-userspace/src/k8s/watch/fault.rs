@@ -1,6 +1,6 @@
 //! What goes wrong between us and the API server, in words that say what to do next.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -186,22 +186,6 @@ impl fmt::Display for Fault {
             },
         }
     }
-}
-
-/// An error with all its causes.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Many an error repeats its cause.
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

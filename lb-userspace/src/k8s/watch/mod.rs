@@ -21,7 +21,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-pub use access::{Access, AccessError};
+pub use access::{Access, AccessError, Hints};
 pub use patience::Patience;
 
 use self::{reflector::Reflector, resource::Resource};
@@ -95,7 +95,7 @@ impl Watches {
 /// If what the way to the server is to be read from cannot be read. That the server does not answer is no error.
 pub async fn start(access: Access, patience: Patience) -> Result<Watches, AccessError> {
     // Once here, so that a wrong path is told at once; each watch has a connection of its own.
-    access.config().await?;
+    access.config(0).await?;
     let (sender, updates) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     for kind in KINDS {

@@ -57,8 +57,10 @@ pub(super) struct Reflector {
     failures: u32,
     /// When the first of them was.
     failing_since: Option<Instant>,
-    /// The failure that was told.
-    told: Option<String>,
+    /// The server that was asked last, and who names it.
+    asked: Option<String>,
+    /// The failures that were told. With several servers there is one of each.
+    told: BTreeSet<String>,
     /// When a list is to say whether the API server's own Service is gone, as an event has said.
     confirm_at: Option<Instant>,
     /// The last list was empty.
@@ -79,7 +81,8 @@ impl Reflector {
             streams: true,
             failures: 0,
             failing_since: None,
-            told: None,
+            asked: None,
+            told: BTreeSet::new(),
             confirm_at: None,
             was_empty: false,
             doubts: false,
@@ -150,7 +153,14 @@ impl Reflector {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let config = self.access.config().await.map_err(|error| Fault::Access(error.to_string()))?;
+        let (config, name) = match self.access.config(self.failures).await {
+            Ok(way) => way,
+            Err(error) => {
+                self.asked = None;
+                return Err(Fault::Access(error.to_string()));
+            }
+        };
+        self.asked = Some(name);
         let patience = self.patience;
         // A kubeconfig's plugin is a program that may take its time.
         let made = tokio::task::spawn_blocking(move || Client::new(config, patience)).await;
@@ -351,9 +361,9 @@ impl Reflector {
         let wait = backoff::delay(self.failures, &self.patience).max(fault.retry_after().unwrap_or_default());
         tracing::debug!("{plural}: {fault}; again in {} ms", wait.as_millis());
         if self.failures > 1 || fault.is_lasting() {
-            let reason = format!("cannot follow {plural} at {}: {fault}", self.access);
-            if self.told.as_ref() != Some(&reason) {
-                self.told = Some(reason.clone());
+            let server = self.asked.clone().unwrap_or_else(|| self.access.to_string());
+            let reason = format!("cannot follow {plural} at {server}: {fault}");
+            if self.told.insert(reason.clone()) {
                 self.send(Instant::now(), vec![Event::Failing(reason)]).await?;
             }
         }
@@ -371,10 +381,11 @@ impl Reflector {
 
     /// The server answers.
     async fn works(&mut self) -> Result<(), Interrupt> {
-        match self.told.take() {
-            Some(_) => self.send(Instant::now(), vec![Event::Working]).await,
-            None => Ok(()),
+        if self.told.is_empty() {
+            return Ok(());
         }
+        self.told.clear();
+        self.send(Instant::now(), vec![Event::Working]).await
     }
 
     /// A list came to its end.

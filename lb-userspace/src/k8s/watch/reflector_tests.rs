@@ -10,7 +10,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{k8s::watch::Access, model::Kind};
+use crate::{
+    k8s::watch::{Access, Hints},
+    model::Kind,
+};
 
 /// What a connection gets for its request.
 #[derive(Default)]
@@ -148,7 +151,7 @@ async fn check_with(patience: Patience, replies: Vec<Reply>, expected: &[&str]) 
             let server = format!("http://{}", listener.local_addr().unwrap());
             let mut asked = serve(listener, replies);
             let (sender, mut updates) = mpsc::channel(4);
-            let access = Access::new(None, Some(&server), |_| None).unwrap();
+            let access = Access::new(Hints { server: Some(&server), ..Hints::default() }, |_| None).unwrap();
             let reflector = Reflector::new(Resource::new(Kind::Service), access, patience, sender);
             tokio::task::spawn_local(reflector.run());
             let mut found: Vec<String> = Vec::new();
