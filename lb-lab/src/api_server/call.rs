@@ -146,8 +146,9 @@ impl Call {
         let group = target.api_version.rsplit_once('/').map_or("", |(group, _)| group);
         let scope =
             target.namespace.as_ref().map_or("at the cluster scope".into(), |n| format!("in the namespace {n:?}"));
-        let message =
-            format!("{plural} is forbidden: cannot {verb} resource {plural:?} in API group {group:?} {scope}");
+        let message = format!(
+            "{plural} is forbidden: User \"agent\" cannot {verb} resource {plural:?} in API group {group:?} {scope}"
+        );
         Err(Status::new(403, message))
     }
 

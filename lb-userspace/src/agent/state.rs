@@ -185,7 +185,7 @@ impl Agent {
             self.own_node.note(&change, &self.settings.node_name);
             match change {
                 ObjectChange::Upsert(object) => {
-                    self.syncs.queue(object.key().kind, now);
+                    self.syncs.queue(object.key().kind, 1, now);
                     let trigger = syncs::trigger_of(&object);
                     self.planner.upsert(*object);
                     if let Some((service, at)) = trigger.filter(|(service, _)| self.planner.is_changing(service)) {
@@ -193,11 +193,12 @@ impl Agent {
                     }
                 }
                 ObjectChange::Remove(name) => {
-                    self.syncs.queue(name.kind, now);
+                    self.syncs.queue(name.kind, 1, now);
                     self.planner.remove(&name);
                 }
                 ObjectChange::Retain(kind, keys) => {
-                    self.planner.retain(|key| key.kind != kind || keys.contains(key));
+                    let gone = self.planner.retain(|key| key.kind != kind || keys.contains(key));
+                    self.syncs.queue(kind, u64::try_from(gone).unwrap_or(u64::MAX), now);
                 }
             }
         }
@@ -365,7 +366,9 @@ impl Agent {
             failed.into_iter().filter(|change| !stale.contains(&change.service)).collect();
         changes.splice(0..0, newest.iter().cloned());
         if !changes.is_empty() {
+            let start = Instant::now();
             self.apply(&changes);
+            self.syncs.retried(start.elapsed());
         }
         if self.prune == Prune::Failed {
             self.prune_unlisted();

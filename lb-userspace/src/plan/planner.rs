@@ -88,12 +88,13 @@ impl Planner {
         self.note(change);
     }
 
-    /// Removes every object that `keep` refuses: what a confirmed full list no longer holds.
-    pub fn retain(&mut self, keep: impl Fn(&ObjectRef) -> bool) {
+    /// Removes every object that `keep` refuses: what a confirmed full list no longer holds. Gives how many there were.
+    pub fn retain(&mut self, keep: impl Fn(&ObjectRef) -> bool) -> usize {
         let gone: Vec<_> = self.index.keys().filter(|key| !keep(key)).collect();
-        for key in gone {
-            self.remove(&key);
+        for key in &gone {
+            self.remove(key);
         }
+        gone.len()
     }
 
     /// Replaces `--node-address`; `None`: the Node object's addresses count.

@@ -13,10 +13,10 @@ use lb_lab::{
 use crate::world::{BERRYLB, Sample, VIPS, World, assert_dumps, at, eventually, manifest, sample_service};
 
 /// A node's agent and the server that it follows; the world's folder holds what the server holds.
-struct Cluster {
-    agent: Agent,
-    server: ApiServer,
-    world: World,
+pub(crate) struct Cluster {
+    pub(crate) agent: Agent,
+    pub(crate) server: ApiServer,
+    pub(crate) world: World,
 }
 
 impl Cluster {
@@ -32,22 +32,22 @@ impl Cluster {
         Self { agent, server, world }
     }
 
-    fn of_one_node() -> Self {
+    pub(crate) fn of_one_node() -> Self {
         Self::new(LabConfig { nodes: vec!["raspi002".into()], service_gateway: 0, ..LabConfig::default() })
     }
 
     /// Puts it into the folder and to the server.
-    fn put(&self, name: &str, text: &str) {
+    pub(crate) fn put(&self, name: &str, text: &str) {
         self.world.objects.put(name, &[&text]).unwrap();
         self.server.apply(text).unwrap();
     }
 
     /// A Service with so many endpoints that nobody serves.
-    fn put_service(&self, number: u8, endpoints: u8) {
+    pub(crate) fn put_service(&self, number: u8, endpoints: u8) {
         self.put(&format!("s{number}"), &service(number, endpoints));
     }
 
-    fn remove_service(&self, number: u8) {
+    pub(crate) fn remove_service(&self, number: u8) {
         self.world.objects.remove(&format!("s{number}")).unwrap();
         let name = format!("s{number}");
         assert!(self.server.delete(Resource::Services, "default", &name));
@@ -59,7 +59,7 @@ impl Cluster {
         }
     }
 
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         assert_dumps(&self.agent, &self.agent.plan_text().unwrap());
     }
 

@@ -72,7 +72,13 @@ impl Client {
         tcp.set_keepalive_interval(Some(KEEPALIVE_AGAIN));
         tcp.set_keepalive_retries(Some(KEEPALIVE_TIMES));
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        let tls = config.rustls_https_connector_with_connector(tcp).map_err(unusable)?;
+        let tls =
+            config.rustls_https_connector_with_connector(tcp).map_err(|error| match (unusable(error), &config) {
+                (Fault::Access(cause), Config { root_cert: None, .. }) => {
+                    Fault::Access(format!("{cause}; the kubeconfig names no certificate-authority or …-data"))
+                }
+                (fault, _) => fault,
+            })?;
         let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build::<_, Body>(tls);
         let headers = config.extra_headers_layer().map_err(unusable)?.layer(http.map_err(BoxError::from));
         let base = config.base_uri_layer();
