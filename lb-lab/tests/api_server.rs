@@ -13,6 +13,7 @@ use lb_lab::{
     api_server::{ApiConfig, ApiServer, End, Fault, Resource, Rule, Verb},
 };
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     crypto::ring,
@@ -329,8 +330,10 @@ fn faults_of_requests() {
     assert_eq!(names(&Client::get(&server, SERVICES).1), [""; 0]);
     assert_eq!(event(&Client::open(&server, STREAM).line().unwrap()).0, "BOOKMARK");
     assert_eq!(names(&Client::get(&server, SERVICES).1), ["a"]);
-    server.script(Rule::next(Fault::Hangup));
-    assert_eq!(Client::raw(&server, SERVICES), b"");
+    for fault in [Fault::Hangup, Fault::HalfClose] {
+        server.script(Rule::next(fault));
+        assert_eq!(Client::raw(&server, SERVICES), b"");
+    }
     server.script(Rule::next(Fault::TruncatedList));
     let cut = Client::raw(&server, SERVICES);
     let body = cut.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
@@ -394,4 +397,31 @@ fn faults_of_watches() {
         assert_eq!(last.is_some_and(|line| line["object"]["code"] == json!(410)), end == End::Expired);
         assert_eq!((client.line(), client.ended_well()), (None, end == End::Expired));
     }
+}
+
+/// The system gives a port that nobody holds to any socket, also to a client's: the server could not come back.
+#[test]
+fn the_address_stays_the_servers_while_it_refuses() {
+    let server = server();
+    server.refuse();
+    let stranger = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let error = stranger.bind(&server.address().into()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(std::net::TcpStream::connect(server.address()).is_err(), "nobody listens");
+    server.listen_again();
+    assert_eq!(Client::get(&server, SERVICES).0.code, 200);
+}
+
+#[test]
+fn a_restored_backup_gives_versions_once_more() {
+    let server = server();
+    let version = server.apply(&service("kept", "")).unwrap();
+    let backup = server.backup();
+    server.apply(&service("lost", "")).unwrap();
+    server.delete(Resource::Services, "default", "kept");
+    server.restore(&backup);
+    server.listen_again();
+    let (_, list) = Client::get(&server, SERVICES);
+    assert_eq!((names(&list), server.version()), (vec!["kept"], version));
+    assert_eq!(server.apply(&service("new", "")).unwrap(), version + 1);
 }

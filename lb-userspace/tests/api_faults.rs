@@ -1,8 +1,10 @@
 //! Random lives over a real connection: objects change at an API server that fails in every way it can, writes to the maps
-//! fail, agents are stopped and killed. Once the server is well again, the maps hold what a planner makes of its objects.
+//! fail, agents are stopped and killed, etcd is restored from a backup. Once the server is well again, the maps hold what a
+//! planner makes of its objects.
 //!
-//! Not here: faults that only hours reveal, as a server that answers nothing, or counts its versions anew below what the
-//! agent knows. Their limits are tested beside the watches.
+//! Waits are shorter than a node's, so that they run out within a life: in half of the lives nothing but they ends a
+//! connection that has fallen silent. How long all of it takes is not looked at, as other work may slow it down: a life
+//! fails if nothing happens any more, or if it goes on asking without getting anywhere.
 
 #[expect(dead_code, unused_imports, reason = "shared with tests of the maps")]
 mod maps_support;
@@ -16,20 +18,35 @@ use std::{
 use berrylb::{
     k8s::{
         self,
-        watch::{self, Access, Event, Hints, KINDS, Update, Watches},
+        watch::{self, Access, Event, Hints, KINDS, Patience, Update, Watches},
     },
     maps::Faults,
     model::Kind,
     plan::{PlanConfig, Planner, state::State},
 };
-use lb_lab::api_server::{ApiConfig, ApiServer, End, Fault, Resource, Rule, Verb};
+use lb_lab::api_server::{ApiConfig, ApiServer, Backup, End, Fault, Resource, Rule, Seen, Verb};
 use maps_support::{Rng, agent::Agent};
 use tokio::{sync::Semaphore, task::LocalSet, time::timeout};
 
-/// Until the server is well for this long, the maps have to agree; back-offs end long before.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// So long nothing at all may happen. Every wait of [`patience`] is over long before.
+const STUCK: Duration = Duration::from_secs(120);
+/// Requests that get a well server's objects; a list and a watch of each kind are 6.
+const REQUESTS: usize = 200;
 /// Lives that go on side by side: most of each is waiting.
 const TOGETHER: usize = 50;
+const WATCHED: [Resource; 3] = [Resource::Services, Resource::EndpointSlices, Resource::Nodes];
+
+/// `short`: it runs out within a life.
+fn patience(short: bool, outage: Duration) -> Patience {
+    let ms = Duration::from_millis;
+    let common = Patience { useful: ms(100), empty: ms(20), retry_least: ms(100), outage, ..Patience::default() };
+    if short {
+        Patience { head: ms(600), list: ms(600), stream: ms(500), watch: ms(900), retry_most: ms(1000), ..common }
+    } else {
+        let long = Duration::from_secs(10);
+        Patience { head: long, list: long, stream: long, watch: long, retry_most: ms(2000), ..common }
+    }
+}
 
 fn config() -> PlanConfig {
     PlanConfig { node_name: "n1".to_owned(), ..PlanConfig::default() }
@@ -104,7 +121,7 @@ fn change_objects(rng: &mut Rng, server: &ApiServer) {
             4..=7 => text += &slice(rng),
             8 => text += &node(rng),
             _ => {
-                let resource = [Resource::Services, Resource::EndpointSlices, Resource::Nodes][rng.below(3) as usize];
+                let resource = WATCHED[rng.below(3) as usize];
                 let all = server.objects(resource);
                 if !all.is_empty() {
                     let metadata = &all[rng.below(all.len() as u64) as usize]["metadata"];
@@ -125,6 +142,8 @@ fn break_something(rng: &mut Rng, server: &ApiServer) -> bool {
     let status = |code, retry_after| Fault::Status { code, retry_after };
     let faults = [
         Fault::Hangup,
+        Fault::Stall,
+        Fault::HalfClose,
         status(500, None),
         status(503, None),
         status(429, Some(1)),
@@ -160,35 +179,52 @@ fn break_something(rng: &mut Rng, server: &ApiServer) -> bool {
     false
 }
 
-/// An agent as its loop is, but for the kernel.
-struct Life {
+/// An agent as its loop is, but for the kernel, and what it has met.
+struct Life<'a> {
+    server: &'a ApiServer,
+    patience: Patience,
     watches: Watches,
     agent: Agent,
     whole: BTreeSet<Kind>,
     /// Whether this agent has pruned what its predecessor left.
     pruned: bool,
+    /// Whether anything was told since the planner was last asked.
+    told: bool,
+    met: Met,
 }
 
-impl Life {
-    async fn watch(server: &ApiServer) -> Watches {
+impl<'a> Life<'a> {
+    async fn watch(server: &ApiServer, patience: Patience) -> Watches {
         let access = Access::new(Hints { server: Some(&server.url()), ..Hints::default() }, |_| None).expect("a URL");
-        watch::start(access).await.expect("nothing to be read")
+        watch::start(access, patience).await.expect("nothing to be read")
     }
 
-    async fn start(server: &ApiServer, faults: Faults) -> Self {
-        let agent = Agent::new(config(), faults);
-        Self { watches: Self::watch(server).await, agent, whole: BTreeSet::new(), pruned: true }
+    async fn start(server: &'a ApiServer, patience: Patience, faults: Faults) -> Self {
+        let (agent, watches) = (Agent::new(config(), faults), Self::watch(server, patience).await);
+        let (whole, met) = (BTreeSet::new(), Met::default());
+        Self { server, patience, watches, agent, whole, pruned: true, told: true, met }
     }
 
     /// Another agent takes the maps over, and knows nothing yet.
-    async fn restart(self, server: &ApiServer) -> Self {
-        let Self { watches, agent, .. } = self;
+    async fn restart(self) -> Self {
+        let Self { server, patience, watches, agent, met, .. } = self;
         drop(watches);
         let agent = agent.adopted(config());
-        Self { watches: Self::watch(server).await, agent, whole: BTreeSet::new(), pruned: false }
+        let (watches, whole) = (Self::watch(server, patience).await, BTreeSet::new());
+        Self {
+            server,
+            patience,
+            watches,
+            agent,
+            whole,
+            pruned: false,
+            told: true,
+            met: Met { restarts: met.restarts + 1, ..met },
+        }
     }
 
     fn take(&mut self, Update { kind, events, .. }: Update, context: &str) {
+        self.told = true;
         let planner = &mut self.agent.planner;
         for event in events {
             match event {
@@ -211,22 +247,79 @@ impl Life {
         }
     }
 
-    async fn follow_for(&mut self, time: Duration, context: &str) {
-        let end = Instant::now() + time;
+    /// Gives how many updates came.
+    async fn follow_for(&mut self, time: Duration, context: &str) -> usize {
+        let (end, mut updates) = (Instant::now() + time, 0);
         while let Ok(update) = timeout(end.saturating_duration_since(Instant::now()), self.watches.next()).await {
             self.take(update, context);
+            updates += 1;
+        }
+        updates
+    }
+
+    /// Follows until it is `done`, which is told what was asked of the server meanwhile.
+    async fn follow_until(&mut self, context: &str, mut done: impl FnMut(&mut Self, &[Seen]) -> bool) {
+        let (mut last, mut asked) = (Instant::now(), 0);
+        loop {
+            let seen = self.look();
+            if done(self, &seen) {
+                return;
+            }
+            asked += seen.len();
+            let updates = self.follow_for(Duration::from_millis(50), context).await;
+            if updates > 0 || !seen.is_empty() {
+                last = Instant::now();
+            }
+            let hopeless = if last.elapsed() >= STUCK {
+                "nothing happens any more"
+            } else if asked >= REQUESTS {
+                "it asks and asks"
+            } else {
+                continue;
+            };
+            let (is, whole) = (self.agent.planner.state(), &self.whole);
+            panic!("{context}: {hopeless}; read whole: {whole:?}; last asked: {seen:?}; it is {is:#?}");
+        }
+    }
+
+    /// What was asked of the server since the last look.
+    fn look(&mut self) -> Vec<Seen> {
+        let seen = self.server.take_seen();
+        self.met.failures += seen.iter().filter(|s| s.code != Some(200)).count();
+        let lists = seen.iter().filter(|s| s.verb == Verb::List || s.query.contains("sendInitialEvents"));
+        self.met.lists += lists.count();
+        seen
+    }
+
+    /// etcd is restored from a backup. Versions that were given to what is no more are given once more.
+    async fn restore(&mut self, backup: &Backup, context: &str) {
+        self.server.heal();
+        self.server.restore(backup);
+        self.look();
+        self.follow_for(Duration::from_millis(30), context).await;
+        self.server.listen_again();
+        self.met.restores += 1;
+        if self.patience.outage >= self.patience.watch {
+            // Not away for long enough: a watch can tell by the version as long as that is before its own.
+            let mut back = BTreeSet::new();
+            self.follow_until(context, |_, seen| {
+                let watches = seen.iter().filter(|s| s.verb == Verb::Watch);
+                back.extend(watches.filter_map(|s| s.resource).map(Resource::plural));
+                back.len() == WATCHED.len()
+            })
+            .await;
         }
     }
 
     fn is_done(&mut self, wanted: &State) -> bool {
-        self.whole.len() == KINDS.len() && self.agent.planner.state() == *wanted
+        std::mem::take(&mut self.told) && self.whole.len() == KINDS.len() && self.agent.planner.state() == *wanted
     }
 }
 
 /// What a planner makes of all that the server has.
 fn wanted(server: &ApiServer) -> State {
     let mut planner = Planner::new(config());
-    for resource in [Resource::Services, Resource::EndpointSlices, Resource::Nodes] {
+    for resource in WATCHED {
         for object in server.objects(resource) {
             let parsed = k8s::parse("server", object.to_string().as_bytes());
             assert!(parsed.bad.is_empty(), "{:?}", parsed.bad);
@@ -244,11 +337,11 @@ struct Met {
     /// Lists, by pages or as streams.
     lists: usize,
     restarts: usize,
+    restores: usize,
     frontends: usize,
 }
 
 async fn live(seed: u64) -> Met {
-    let (mut restarts, mut lied) = (0, false);
     let mut rng = Rng::new(seed);
     let config = ApiConfig {
         watch_list: rng.one_in(2),
@@ -262,18 +355,25 @@ async fn live(seed: u64) -> Met {
         change_objects(&mut rng, &server);
     }
     let percent = [0, 10, 30][rng.below(3) as usize];
-    let mut life = Life::start(&server, Faults::Percent { percent, seed }).await;
+    let short = rng.one_in(2);
+    // The least wait after a failure is half of `retry_least`, and counts as an outage or does not.
+    let outage = if rng.one_in(2) { Duration::from_millis(40) } else { Duration::from_secs(60) };
+    let faults = Faults::Percent { percent, seed };
+    let mut life = Life::start(&server, patience(short, outage), faults).await;
+    let (mut backup, mut lied) = (server.backup(), false);
     for step in 0..4 + rng.below(8) {
         let context = format!("seed {seed}, step {step}");
-        match rng.below(10) {
-            killed @ 0..=1 => {
-                if killed == 0 {
+        match rng.below(22) {
+            killed @ 0..=3 => {
+                if killed < 2 {
                     life.agent.be_killed(rng.below(40));
                 }
-                life = life.restart(&server).await;
-                restarts += 1;
+                life = life.restart().await;
             }
-            2..=4 => lied |= break_something(&mut rng, &server),
+            4..=9 => lied |= break_something(&mut rng, &server),
+            10 => backup = server.backup(),
+            11 => life.restore(&backup, &context).await,
+            12 if short => drop(life.follow_for(life.patience.watch * 2, &context).await),
             _ => change_objects(&mut rng, &server),
         }
         if rng.one_in(2) {
@@ -283,29 +383,22 @@ async fn live(seed: u64) -> Met {
     // Well again. Only a lie needs another list; all else was told once, and has to have been heard.
     server.heal();
     if lied {
+        // A watch that goes on from the very version that everything before is forgotten at has missed nothing.
+        server.count_on();
         server.compact();
     }
-    server.drop_connections();
+    if lied || !short {
+        server.drop_connections();
+    }
     let context = format!("seed {seed}, the end");
-    let (wanted, end) = (wanted(&server), Instant::now() + PATIENCE);
-    while !life.is_done(&wanted) {
-        let (is, lists) = (life.agent.planner.state(), &life.whole);
-        assert!(
-            Instant::now() < end,
-            "{context}: {is:#?}\nis not\n{wanted:#?}, or not all of it was listed: {lists:?}"
-        );
-        life.follow_for(Duration::from_millis(50), &context).await;
-    }
+    let wanted = wanted(&server);
+    life.look();
+    life.follow_until(&context, |life, _| life.is_done(&wanted)).await;
     life.agent.check(&wanted, &context);
-    life.agent.end(&context);
-    let seen = server.take_seen();
-    let lists = seen.iter().filter(|s| s.verb == Verb::List || s.query.contains("sendInitialEvents")).count();
-    Met {
-        failures: seen.iter().filter(|s| s.code != Some(200)).count(),
-        lists,
-        restarts,
-        frontends: wanted.frontends.len(),
-    }
+    life.look();
+    let Life { agent, met, .. } = life;
+    agent.end(&context);
+    Met { frontends: wanted.frontends.len(), ..met }
 }
 
 #[test]
@@ -325,15 +418,19 @@ fn in_the_end_the_maps_hold_what_the_server_has() {
         .collect();
     runtime.block_on(tasks.run_until(async {
         for one in all {
-            let Met { failures, lists, restarts, frontends } = one.await.expect("no life panics");
+            let Met { failures, lists, restarts, restores, frontends } = one.await.expect("no life panics");
             met.failures += failures;
             met.lists += lists;
             met.restarts += restarts;
+            met.restores += restores;
             met.frontends += frontends;
         }
     }));
-    let Met { failures, lists, restarts, frontends } = met;
-    eprintln!("{lives} lives: {failures} failures, {lists} lists, {restarts} restarts, {frontends} frontends left");
+    let Met { failures, lists, restarts, restores, frontends } = met;
+    eprintln!(
+        "{lives} lives: {failures} failures, {lists} lists, {restarts} restarts, {restores} restores, {frontends} frontends left"
+    );
     let lives = lives as usize;
     assert!(failures > lives / 2 && lists > 3 * lives && restarts > lives && frontends > 2 * lives);
+    assert!(restores > lives / 8);
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use berrylb::{
-    k8s::watch::{self, Access, Event, Hints, KINDS, Watches},
+    k8s::watch::{self, Access, Event, Hints, KINDS, Patience, Watches},
     model::Object,
 };
 use lb_lab::api_server::{ApiConfig, ApiServer};
@@ -51,7 +51,7 @@ async fn expired_tokens_and_rotated_authorities_are_read_again() {
     server.apply(&service("first")).unwrap();
     let local = tokio::task::LocalSet::new();
     let work = async {
-        let mut watches = watch::start(access).await.unwrap();
+        let mut watches = watch::start(access, Patience::default()).await.unwrap();
         let mut whole = 0;
         while whole < KINDS.len() {
             let update = tokio::time::timeout(LIMIT, watches.next()).await.unwrap();

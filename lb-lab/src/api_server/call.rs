@@ -22,6 +22,7 @@ use super::{
     list,
     query::{Query, Version},
     resource::{Resource, Target, Verb},
+    serve::Peer,
     status::Status,
     watch::Watch,
 };
@@ -35,7 +36,11 @@ pub(super) struct Hangup;
 const QUEUE: usize = 64;
 
 /// Answers a request, and writes down what it was.
-pub(super) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Hangup> {
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Hangup> {
     let uri = request.uri().clone();
     let target = Target::parse(uri.path());
     let query = uri.query().unwrap_or("").to_owned();
@@ -47,12 +52,16 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
         let mut state = shared.lock();
         let (at, path) = (Instant::now(), uri.path().to_owned());
         state.seen.push(Seen { at, verb, resource, path, query: query.clone(), user_agent: agent, code: None });
-        state.seen.len() - 1
+        state.taken + state.seen.len() - 1
     };
     let fault = shared.lock().script.strike(verb, resource);
     let answer = match fault {
         Some(Fault::Hangup) => return Err(Hangup),
         Some(Fault::Stall) => std::future::pending().await,
+        Some(Fault::HalfClose) => {
+            peer.half_close();
+            std::future::pending().await
+        }
         Some(Fault::Status { code, retry_after }) => {
             status(&Status { retry_after, ..Status::new(code, "a fault on purpose") })
         }
@@ -60,19 +69,23 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
             if let Some(Fault::Delay(delay)) = fault {
                 tokio::time::sleep(delay).await;
             }
-            let call = Call { shared: Arc::clone(&shared), target, verb, query, fault };
+            let call = Call { shared: Arc::clone(&shared), certified: peer.certified, target, verb, query, fault };
             call.answer(request).await.unwrap_or_else(|error| status(&error))
         }
     };
-    // Another test may have taken what was seen so far.
-    if let Some(seen) = shared.lock().seen.get_mut(at) {
+    let mut state = shared.lock();
+    // It may have been taken meanwhile.
+    let place = at.checked_sub(state.taken);
+    if let Some(seen) = place.and_then(|place| state.seen.get_mut(place)) {
         seen.code = Some(answer.status().as_u16());
     }
+    drop(state);
     Ok(answer)
 }
 
 struct Call {
     shared: Arc<Shared>,
+    certified: bool,
     target: Option<Target>,
     verb: Verb,
     query: String,
@@ -117,10 +130,11 @@ impl Call {
         let given = request.headers().get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let given = given.and_then(|text| text.strip_prefix("Bearer "));
         let state = self.shared.lock();
-        match &state.token {
-            Some(token) if given != Some(token) => Err(Status::new(401, "Unauthorized")),
-            _ => Ok(()),
-        }
+        let known = match &state.token {
+            Some(token) => given == Some(token),
+            None => !self.shared.config.client_certificates,
+        };
+        if known || self.certified { Ok(()) } else { Err(Status::new(401, "Unauthorized")) }
     }
 
     fn authorize(&self, target: &Target) -> Result<(), Status> {
@@ -132,8 +146,9 @@ impl Call {
         let group = target.api_version.rsplit_once('/').map_or("", |(group, _)| group);
         let scope =
             target.namespace.as_ref().map_or("at the cluster scope".into(), |n| format!("in the namespace {n:?}"));
-        let message =
-            format!("{plural} is forbidden: cannot {verb} resource {plural:?} in API group {group:?} {scope}");
+        let message = format!(
+            "{plural} is forbidden: User \"agent\" cannot {verb} resource {plural:?} in API group {group:?} {scope}"
+        );
         Err(Status::new(403, message))
     }
 

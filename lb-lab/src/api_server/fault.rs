@@ -11,6 +11,8 @@ pub enum Fault {
     Hangup,
     /// The request is taken and nothing is ever sent.
     Stall,
+    /// The request is taken, and the server closes its side without an answer, but not the client's.
+    HalfClose,
     /// The answer comes so much later.
     Delay(Duration),
     /// A Status with this code; 429 and 503 often come with a `Retry-After` in seconds.
@@ -56,7 +58,7 @@ pub enum Fault {
 impl Fault {
     fn can_meet(self, verb: Verb) -> bool {
         match self {
-            Self::Hangup | Self::Stall | Self::Delay(_) | Self::Status { .. } => true,
+            Self::Hangup | Self::Stall | Self::HalfClose | Self::Delay(_) | Self::Status { .. } => true,
             Self::EmptyList => matches!(verb, Verb::List | Verb::Watch),
             Self::TruncatedList => verb == Verb::List,
             Self::HalfLine { .. }

@@ -20,6 +20,7 @@
 
 mod body;
 mod call;
+mod control;
 mod discovery;
 mod events;
 mod fault;
@@ -36,7 +37,7 @@ mod watch;
 
 use std::{
     collections::HashSet,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -46,16 +47,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use tokio::sync::watch as channel;
 
-use self::{fault::Script, resource::Key, store::Store, tls::Tls};
 pub use self::{
+    control::{Backup, End},
     fault::{Fault, Rule},
     resource::{Resource, Verb},
 };
+use self::{fault::Script, resource::Key, serve::Place, store::Store, tls::Tls};
 use crate::netns::NetNs;
 
 /// How a server is set up.
@@ -63,9 +65,12 @@ use crate::netns::NetNs;
 pub struct ApiConfig {
     /// HTTPS with a CA of its own; else plain HTTP.
     pub tls: bool,
-    /// The bearer token that clients need, if any.
+    /// The bearer token that clients need, if any. A certificate of the server's authority serves as well.
     pub token: Option<String>,
-    /// Whether `sendInitialEvents` is served; without it a client gets 422, as from servers before 1.32.
+    /// Clients without token need a certificate. Only with `tls`.
+    pub client_certificates: bool,
+    /// Whether `sendInitialEvents` is served; without it a client gets 422, as from Kubernetes 1.27 to 1.31 and 1.33
+    /// with their defaults (older ones refuse the parameters beside it just so).
     pub watch_list: bool,
     /// How often watches that allow them get bookmarks. A real server takes a minute.
     pub bookmark_every: Duration,
@@ -80,27 +85,13 @@ impl Default for ApiConfig {
         Self {
             tls: false,
             token: None,
+            client_certificates: false,
             watch_list: true,
             bookmark_every: Duration::from_secs(1),
             gzip_from: 128 << 10,
             seed: 1,
         }
     }
-}
-
-/// How [`ApiServer::end_watches`] ends them.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
-    /// As if their time were over.
-    Close,
-    /// The connection closes in the middle of the stream.
-    Break,
-    /// Half a line, then the same.
-    HalfLine,
-    /// An `ERROR` line with a Status 410.
-    Expired,
-    /// Nothing comes any more, and nothing says so.
-    Silent,
 }
 
 /// A request that came.
@@ -145,6 +136,8 @@ struct State {
     token: Option<String>,
     forbidden: HashSet<(Verb, Resource)>,
     seen: Vec<Seen>,
+    /// Requests that were seen before those and taken.
+    taken: usize,
     tls: Option<Tls>,
     rotations: u64,
 }
@@ -183,7 +176,15 @@ impl ApiServer {
     /// # Errors
     /// It cannot listen.
     pub fn start(config: ApiConfig) -> Result<Self> {
-        Self::listen(config, None, (Ipv4Addr::LOCALHOST, 0).into())
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), config)
+    }
+
+    /// Starts one at an address of this namespace; port 0 is a free one.
+    ///
+    /// # Errors
+    /// It cannot listen there.
+    pub fn start_at(address: SocketAddr, config: ApiConfig) -> Result<Self> {
+        Self::listen(config, None, address)
     }
 
     /// Starts one inside a namespace of a lab. The address has to be there; port 0 is a free one.
@@ -201,6 +202,7 @@ impl ApiServer {
             token: config.token.clone(),
             forbidden: HashSet::new(),
             seen: Vec::new(),
+            taken: 0,
             tls: config.tls.then(|| Tls::new(address.ip(), 0)).transpose()?,
             rotations: 0,
         };
@@ -221,16 +223,17 @@ impl ApiServer {
                 if let Some(namespace) = namespace {
                     setns(namespace, CloneFlags::CLONE_NEWNET).context("enter the namespace")?;
                 }
-                let listener = TcpListener::bind(address).with_context(|| format!("listen at {address}"))?;
-                Ok((listener.local_addr().context("the listener's address")?, listener))
+                let place = Place::take(address).with_context(|| format!("take {address}"))?;
+                let listener = place.listen().with_context(|| format!("listen at {address}"))?;
+                Ok((place, listener))
             })();
-            let (bound, listener) = match bound {
-                Ok((address, listener)) => (Ok(address), Some(listener)),
+            let (address, bound) = match bound {
+                Ok(bound) => (Ok(bound.0.address()), Some(bound)),
                 Err(error) => (Err(error), None),
             };
             // Whoever starts it waits for this.
-            let _waiting = tell.send(bound);
-            listener.map_or(Ok(()), |listener| serve::run(&theirs, listener))
+            let _waiting = tell.send(address);
+            bound.map_or(Ok(()), |(place, listener)| serve::run(&theirs, &place, listener))
         })?;
         let address = told.recv().context("the server's thread ended")??;
         Ok(Self { shared, address, thread: Some(thread) })
@@ -253,6 +256,12 @@ impl ApiServer {
     #[must_use]
     pub fn ca_pem(&self) -> Option<String> {
         self.shared.lock().tls.as_ref().map(|tls| tls.ca_pem.clone())
+    }
+
+    /// A client's certificate of the present CA with its key behind it, both PEM; None without TLS.
+    #[must_use]
+    pub fn client_pem(&self) -> Option<String> {
+        self.shared.lock().tls.as_ref().map(|tls| tls.client_pem.clone())
     }
 
     /// A kubeconfig with the present CA and token; `ca` is the path of a file with [`Self::ca_pem`].
@@ -319,106 +328,15 @@ impl ApiServer {
     /// The requests that came since this was last called.
     #[must_use]
     pub fn take_seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut self.shared.lock().seen)
+        let mut state = self.shared.lock();
+        state.taken += state.seen.len();
+        std::mem::take(&mut state.seen)
     }
 
     /// Watches of a resource that are open now.
     #[must_use]
     pub fn watches(&self, resource: Resource) -> usize {
         self.shared.watches[resource as usize].load(Ordering::Relaxed)
-    }
-
-    /// Adds to the fault script. The first rule that strikes decides.
-    pub fn script(&self, rule: Rule) {
-        self.shared.lock().script.add(rule);
-    }
-
-    /// Empties the fault script, permits everything, listens. Requests that have met their fault already keep it.
-    pub fn heal(&self) {
-        let mut state = self.shared.lock();
-        state.script.clear();
-        state.forbidden.clear();
-        drop(state);
-        self.listen_again();
-    }
-
-    /// Refuses a verb on a resource with 403.
-    pub fn forbid(&self, verb: Verb, resource: Resource) {
-        self.shared.lock().forbidden.insert((verb, resource));
-    }
-
-    /// From now on requests need this token; those that run go on, as with a real server.
-    pub fn set_token(&self, token: Option<&str>) {
-        self.shared.lock().token = token.map(str::to_owned);
-    }
-
-    /// From now on connections get a certificate of a new CA; those that are open go on.
-    ///
-    /// # Errors
-    /// The server has no TLS.
-    pub fn rotate_ca(&self) -> Result<()> {
-        let mut state = self.shared.lock();
-        if state.tls.is_none() {
-            bail!("a server without TLS has no CA");
-        }
-        state.rotations += 1;
-        state.tls = Some(Tls::new(self.address.ip(), state.rotations)?);
-        Ok(())
-    }
-
-    /// Forgets all history: watches and pages that want to go on from before get 410. Watches that run are not disturbed.
-    pub fn compact(&self) {
-        self.shared.lock().store.compact();
-    }
-
-    /// Sends every watch that allows it a bookmark.
-    pub fn send_bookmarks(&self) {
-        self.shared.nudge.send_modify(|nudge| nudge.bookmarks += 1);
-    }
-
-    /// Ends all watches that are open now.
-    pub fn end_watches(&self, end: End) {
-        self.shared.nudge.send_modify(|nudge| *nudge = Nudge { ends: nudge.ends + 1, end, ..*nudge });
-    }
-
-    /// Closes every connection, whatever it is doing. New ones are accepted.
-    pub fn drop_connections(&self) {
-        self.shared.control.send_modify(|control| control.kills += 1);
-    }
-
-    /// As a server that is down: connections are closed, new ones refused. Objects can still be changed.
-    pub fn refuse(&self) {
-        self.shared
-            .control
-            .send_modify(|control| *control = Control { kills: control.kills + 1, listening: false, ..*control });
-        self.wait_listening(false);
-    }
-
-    /// Listens again, after [`Self::refuse`].
-    pub fn listen_again(&self) {
-        self.shared.control.send_modify(|control| control.listening = true);
-        self.wait_listening(true);
-    }
-
-    /// As a server that restarts: connections are closed and history is forgotten. `reset`: etcd was restored from a
-    /// backup too, and versions are counted anew from a low number.
-    pub fn restart(&self, reset: bool) {
-        self.refuse();
-        let mut state = self.shared.lock();
-        if reset {
-            state.store.renumber()
-        } else {
-            state.store.compact()
-        }
-        drop(state);
-        self.listen_again();
-    }
-
-    fn wait_listening(&self, wanted: bool) {
-        let end = Instant::now() + Duration::from_secs(10);
-        while self.shared.listening.load(Ordering::Acquire) != wanted && Instant::now() < end {
-            thread::sleep(Duration::from_millis(1));
-        }
     }
 }
 

@@ -110,7 +110,10 @@ impl Query {
                 return Err(invalid(message));
             }
             if !watch_list {
-                return Err(invalid("sendInitialEvents: Forbidden: the WatchList feature gate is not enabled"));
+                return Err(invalid(
+                    "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature \
+                     gate is enabled",
+                ));
             }
         } else if self.version_match.is_some() {
             return Err(invalid("resourceVersionMatch: Forbidden for watch unless sendInitialEvents is provided"));
@@ -146,7 +149,7 @@ impl Query {
 }
 
 fn invalid(message: impl Into<String>) -> Status {
-    Status::new(422, message)
+    Status::new(422, format!("ListOptions.meta.k8s.io \"\" is invalid: {}", message.into()))
 }
 
 impl Continue {

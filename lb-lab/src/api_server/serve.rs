@@ -1,14 +1,15 @@
 //! The server's thread: accepts connections, in whatever namespace it was put, and ends them when told.
 
 use std::{
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{Shutdown, SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
+    os::fd::AsFd as _,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -16,15 +17,53 @@ use tokio::{
 
 use super::{Shared, call};
 
-/// Serves until [`super::Control::stop`]. Runs on a thread that has entered its namespace.
-pub(super) fn run(shared: &Arc<Shared>, listener: StdListener) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(accept(shared, listener))
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// An address that stays the server's while nobody listens there: the system gives a free port away at once, to another
+/// server or as the source of a connection, even to one that wants to reach the server.
+pub(super) struct Place {
+    address: SocketAddr,
+    _holder: Socket,
 }
 
-async fn accept(shared: &Arc<Shared>, listener: StdListener) -> Result<()> {
-    let address = listener.local_addr().context("the listener's address")?;
-    listener.set_nonblocking(true).context("make the listener non-blocking")?;
+impl Place {
+    /// Takes the address, a free port for port 0.
+    pub(super) fn take(address: SocketAddr) -> Result<Self> {
+        let holder = Self::socket(address)?;
+        let address = holder.local_addr()?.as_socket().context("an address of another kind")?;
+        Ok(Self { address, _holder: holder })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Listens there, once the listener before is dropped.
+    pub(super) fn listen(&self) -> Result<StdListener> {
+        let socket = Self::socket(self.address)?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    }
+
+    /// Several sockets of one user may share an address like this; those that do not listen get no connection.
+    fn socket(address: SocketAddr) -> Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    }
+}
+
+/// Serves until [`super::Control::stop`]. Runs on a thread that has entered its namespace.
+pub(super) fn run(shared: &Arc<Shared>, place: &Place, listener: StdListener) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    runtime.block_on(accept(shared, place, listener))
+}
+
+async fn accept(shared: &Arc<Shared>, place: &Place, listener: StdListener) -> Result<()> {
     let mut listener = Some(TcpListener::from_std(listener).context("take the listener over")?);
     let mut control = shared.control.subscribe();
     loop {
@@ -35,7 +74,8 @@ async fn accept(shared: &Arc<Shared>, listener: StdListener) -> Result<()> {
         if !wanted.listening {
             listener = None;
         } else if listener.is_none() {
-            listener = Some(bind(address).await?);
+            let again = place.listen().with_context(|| format!("listen at {} again", place.address))?;
+            listener = Some(TcpListener::from_std(again).context("take the listener over")?);
         }
         shared.listening.store(listener.is_some(), Ordering::Release);
         tokio::select! {
@@ -57,32 +97,21 @@ async fn next(listener: Option<&TcpListener>) -> std::io::Result<TcpStream> {
     }
 }
 
-/// The same address again: connections of the former listener may still hold it for a moment.
-async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    for _ in 0..100 {
-        if let Ok(listener) = TcpListener::bind(address).await {
-            return Ok(listener);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    TcpListener::bind(address).await.with_context(|| format!("listen at {address} again"))
-}
-
 async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     let mut control = shared.control.subscribe();
     let kills = control.borrow().kills;
     // Lines of a watch are small and wanted at once.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
+    let (Ok(()), Ok(socket)) = (stream.set_nodelay(true), stream.as_fd().try_clone_to_owned()) else { return };
+    let mut peer = Peer { socket: Arc::new(socket.into()), certified: false };
     let serve = async {
         let tls = shared.lock().tls.as_ref().map(|tls| tls.acceptor.clone());
         match tls {
-            None => speak(&shared, stream).await,
+            None => speak(&shared, peer, stream).await,
             // A client that does not trust the certificate ends the handshake; that is for it to tell.
             Some(acceptor) => {
                 if let Ok(stream) = acceptor.accept(stream).await {
-                    speak(&shared, stream).await;
+                    peer.certified = stream.get_ref().1.peer_certificates().is_some();
+                    speak(&shared, peer, stream).await;
                 }
             }
         }
@@ -93,8 +122,24 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, stream: S) {
-    let service = service_fn(|request| call::answer(Arc::clone(shared), request));
+/// Who is at the other end.
+#[derive(Clone)]
+pub(super) struct Peer {
+    socket: Arc<StdStream>,
+    /// It has shown a certificate of the server's authority.
+    pub(super) certified: bool,
+}
+
+impl Peer {
+    /// Nothing more comes from the server, which still takes what the client sends.
+    pub(super) fn half_close(&self) {
+        // A client that has gone by itself is not disturbed.
+        let _gone = self.socket.shutdown(Shutdown::Write);
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, peer: Peer, stream: S) {
+    let service = service_fn(|request| call::answer(Arc::clone(shared), peer.clone(), request));
     // Connections end in every way here; what a client makes of it is what tests look at.
     let _ended = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }

@@ -26,7 +26,7 @@ impl Status {
 
     /// The version is one that this server has not seen yet.
     pub(super) fn too_large(version: u64, current: u64) -> Self {
-        let message = format!("Too large resource version: {version}, current: {current}");
+        let message = format!("Timeout: Too large resource version: {version}, current: {current}");
         Self { retry_after: Some(1), cause: Some("ResourceVersionTooLarge"), ..Self::new(504, message) }
     }
 
@@ -40,7 +40,7 @@ impl Status {
             status["details"]["retryAfterSeconds"] = json!(seconds);
         }
         if let Some(cause) = cause {
-            status["details"]["causes"] = json!([{"reason": cause, "message": message}]);
+            status["details"]["causes"] = json!([{"reason": cause, "message": "Too large resource version"}]);
         }
         if let Some(resume) = resume {
             status["metadata"]["continue"] = json!(resume);

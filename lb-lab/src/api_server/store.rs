@@ -26,6 +26,7 @@ pub(super) struct Expired {
 }
 
 /// Everything that would be in etcd.
+#[derive(Clone)]
 pub(super) struct Store {
     version: u64,
     /// Watches and exact lists may begin here or later.
@@ -123,6 +124,11 @@ impl Store {
             }
         }
         objects
+    }
+
+    /// A change of something that is not served here.
+    pub(super) fn count_on(&mut self) {
+        self.version += 1;
     }
 
     /// Forgets all history.

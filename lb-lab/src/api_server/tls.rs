@@ -8,7 +8,7 @@ use rcgen::{
 };
 use tokio_rustls::{
     TlsAcceptor,
-    rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer},
+    rustls::{RootCertStore, ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer, server::WebPkiClientVerifier},
 };
 
 /// A server's certificate and the authority behind it.
@@ -16,6 +16,8 @@ pub(super) struct Tls {
     pub(super) acceptor: TlsAcceptor,
     /// What clients have to trust.
     pub(super) ca_pem: String,
+    /// A client's certificate by this authority, and its key behind it, as kubelets keep theirs.
+    pub(super) client_pem: String,
 }
 
 impl Tls {
@@ -27,7 +29,7 @@ impl Tls {
         // Clients find an issuer by its name: that of a rotated one is another.
         ca.distinguished_name.push(DnType::CommonName, format!("lab-ca-{number}"));
         let ca_key = KeyPair::generate().context("CA key")?;
-        let ca_pem = ca.self_signed(&ca_key).context("CA certificate")?.pem();
+        let authority = ca.self_signed(&ca_key).context("CA certificate")?;
         let issuer = Issuer::new(ca, ca_key);
 
         let names = [address.to_string(), "kubernetes.default.svc".into(), "localhost".into()];
@@ -37,13 +39,29 @@ impl Tls {
         let key = KeyPair::generate().context("server key")?;
         let certificate = server.signed_by(&key, &issuer).context("server certificate")?;
 
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut client = CertificateParams::new(Vec::new()).context("client parameters")?;
+        client.distinguished_name.push(DnType::CommonName, "system:node:lab");
+        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let client_key = KeyPair::generate().context("client key")?;
+        let signed = client.signed_by(&client_key, &issuer).context("client certificate")?;
+        let client_pem = format!("{}{}", signed.pem(), client_key.serialize_pem());
+
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).context("the authority as root")?;
+        // As kube-apiserver does: whoever shows none may still have a token.
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .context("client verification")?;
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .context("TLS versions")?
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
             .context("server configuration")?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), ca_pem })
+        // In kube-apiserver's order, though only the second is spoken here: a client that takes the first gets nowhere.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), ca_pem: authority.pem(), client_pem })
     }
 }

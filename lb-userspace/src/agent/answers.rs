@@ -94,7 +94,16 @@ impl Agent {
             }
             Err(error) => tracing::warn!("metrics lack the connections of backends: {error}"),
         }
-        let usage: Vec<_> = self.tables.usage().to_vec();
+        let mut usage = self.tables.usage().to_vec();
+        match self.tables.count_usage() {
+            Ok(counted) => {
+                usage.extend(counted.usage);
+                let label = |state: &str| format!("{{state=\"{state}\"}}");
+                let flows: Vec<_> = counted.flows.into_iter().map(|(state, count)| (label(state), count)).collect();
+                family("flows", "gauge", "Translated connections of the packet path.", &flows);
+            }
+            Err(error) => tracing::warn!("metrics lack the sizes of the programs' tables: {error}"),
+        }
         let label = |map: &str| format!("{{map=\"{map}\"}}");
         let used: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.used))).collect();
         family("map_entries", "gauge", "Entries in use, those that wait for a grace period included.", &used);

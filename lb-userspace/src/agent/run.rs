@@ -47,7 +47,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut watches = match settings.access.clone() {
         Some(access) => {
             tracing::info!("objects come from {access}, for node {}", settings.node_name);
-            Some(k8s::watch::start(access).await?)
+            Some(k8s::watch::start(access, k8s::watch::Patience::default()).await?)
         }
         None => None,
     };

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     loader::{Datapath, Feature},
     maps::{MapStore, StoreError},
+    plan::compare::Difference,
 };
 
 /// What is in the table, and changes of it.
@@ -73,6 +74,22 @@ impl Skips {
             tracing::info!("sockets of {name} are left to the packet path");
         }
         Ok(())
+    }
+
+    /// How the table differs from what was found.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub(super) fn verify(&self, store: &impl MapStore) -> Result<Vec<Difference>, StoreError> {
+        const SKIPPED: &str = "that its sockets are left to the packet path";
+        const SERVED: &str = "nothing";
+        let held: BTreeSet<SkipKey> = store.skips()?.into_iter().collect();
+        let missing = self.found.keys.iter().filter(|(key, _)| !held.contains(key));
+        let missing = missing.map(|(_, name)| Difference::of_map(format!("skip of {name}"), SERVED, SKIPPED));
+        let strange = held.iter().filter(|key| !self.found.keys.contains_key(key));
+        let strange =
+            strange.map(|key| Difference::of_map(format!("skip of {} {}", kind(*key), key.id), SKIPPED, SERVED));
+        Ok(missing.chain(strange).collect())
     }
 
     /// What people call it.

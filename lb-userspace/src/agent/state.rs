@@ -213,7 +213,7 @@ impl Agent {
             self.own_node.note(&change, &self.settings.node_name);
             match change {
                 ObjectChange::Upsert(object) => {
-                    self.syncs.queue(object.key().kind, now);
+                    self.syncs.queue(object.key().kind, 1, now);
                     // Before the first full state they say how long the agent was away.
                     let trigger = syncs::trigger_of(&object).filter(|_| self.ready);
                     self.recall_api_server(&object);
@@ -223,11 +223,12 @@ impl Agent {
                     }
                 }
                 ObjectChange::Remove(name) => {
-                    self.syncs.queue(name.kind, now);
+                    self.syncs.queue(name.kind, 1, now);
                     self.planner.remove(&name);
                 }
                 ObjectChange::Retain(kind, keys) => {
-                    self.planner.retain(|key| key.kind != kind || keys.contains(key));
+                    let gone = self.planner.retain(|key| key.kind != kind || keys.contains(key));
+                    self.syncs.queue(kind, u64::try_from(gone).unwrap_or(u64::MAX), now);
                 }
             }
         }
@@ -415,7 +416,9 @@ impl Agent {
             failed.into_iter().filter(|change| !stale.contains(&change.service)).collect();
         changes.splice(0..0, newest.iter().cloned());
         if !changes.is_empty() {
+            let start = Instant::now();
             self.apply(&changes);
+            self.syncs.retried(start.elapsed());
         }
         if self.prune == Prune::Failed {
             self.prune_unlisted();

@@ -21,9 +21,9 @@ struct Changes {
 }
 
 impl Changes {
-    const fn add(&mut self) {
-        self.total += 1;
-        self.pending += 1;
+    const fn add(&mut self, count: u64) {
+        self.total += count;
+        self.pending += count;
     }
 }
 
@@ -62,14 +62,23 @@ impl Default for Syncs {
 }
 
 impl Syncs {
-    /// A change of this kind was seen.
-    pub(super) const fn queue(&mut self, kind: Kind, now: SystemTime) {
+    /// So many changes of this kind were seen.
+    pub(super) const fn queue(&mut self, kind: Kind, count: u64, now: SystemTime) {
+        if count == 0 {
+            return;
+        }
         self.queued = Some(now);
         match kind {
-            Kind::Service => self.services.add(),
-            Kind::EndpointSlice | Kind::Endpoints => self.endpoints.add(),
+            Kind::Service => self.services.add(count),
+            Kind::EndpointSlice | Kind::Endpoints => self.endpoints.add(count),
             Kind::Node => {}
         }
+    }
+
+    /// What failed before was tried again, with other changes perhaps. What came of it is told by [`Self::synced`], which
+    /// follows.
+    pub(super) fn retried(&mut self, took: Duration) {
+        self.durations.observe(took.as_secs_f64());
     }
 
     /// This Service has to be planned anew for what the control plane saw at this time.
@@ -192,9 +201,10 @@ mod tests {
         let rules = |name: &str| format!("kubeproxy_sync_proxy_rules_{name}");
         check(&syncs, &rules("last_timestamp_seconds"), "0");
         for kind in [Kind::Service, Kind::EndpointSlice, Kind::EndpointSlice, Kind::Node] {
-            syncs.queue(kind, at(7));
+            syncs.queue(kind, 1, at(7));
         }
         check(&syncs, &rules("service_changes_total"), "1");
+        syncs.queue(Kind::Service, 0, at(9));
         check(&syncs, &rules("endpoint_changes_pending"), "2");
         check(&syncs, &rules("last_queued_timestamp_seconds"), "7");
         syncs.synced(Duration::from_millis(3), true, |_| true, true, at(8));
@@ -209,6 +219,8 @@ mod tests {
         syncs.synced(Duration::from_millis(3), false, |_| false, false, at(9));
         check(&syncs, &rules("duration_seconds_count"), "1");
         check(&syncs, &rules("last_timestamp_seconds"), "9");
+        syncs.retried(Duration::from_secs(1));
+        check(&syncs, &rules("duration_seconds_count"), "2");
         syncs.reached(Duration::from_micros(150));
         check(&syncs, "berrylb_event_to_datapath_seconds_bucket{le=\"0.0002\"}", "1");
     }

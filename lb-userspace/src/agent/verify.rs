@@ -38,14 +38,15 @@ struct Findings {
     services: Vec<Difference>,
     /// Of the links' tables and the configuration.
     links: Vec<Difference>,
+    skips: Vec<Difference>,
     programs: Vec<(LinkPin, Difference)>,
 }
 
 impl Findings {
     fn all(&self) -> BTreeSet<Difference> {
-        let Self { pins, services, links, programs } = self;
+        let Self { pins, services, links, skips, programs } = self;
         let programs = programs.iter().map(|(_, difference)| difference);
-        pins.iter().chain(services).chain(links).chain(programs).cloned().collect()
+        pins.iter().chain(services).chain(links).chain(skips).chain(programs).cloned().collect()
     }
 }
 
@@ -97,12 +98,13 @@ impl Agent {
         if known && self.links.tables_fail() {
             links.clear();
         }
+        let skips = self.skips.verify(self.tables.store()).context("read the map of skipped sockets")?;
         let names = self.links.pins();
         let wanted: BTreeSet<LinkPin> = names.keys().copied().chain(self.datapath.socket_pins()).collect();
         let faults = self.datapath.verify_links(&wanted).context("look at the attached programs")?;
         let faults = faults.into_iter().filter(|fault| !(known && self.links.is_failing(fault.pin)));
         let programs = faults.map(|fault| (fault.pin, program_difference(fault, &names)));
-        Ok(Findings { pins: pins.collect(), services, links, programs: programs.collect() })
+        Ok(Findings { pins: pins.collect(), services, links, skips, programs: programs.collect() })
     }
 
     /// Mends what can be; gives what could not be tried, for people.
@@ -118,6 +120,9 @@ impl Agent {
         if !findings.links.is_empty() {
             self.links.settle_tables(self.tables.store_mut());
             self.configure();
+        }
+        if !findings.skips.is_empty() {
+            self.apply_skips();
         }
         let devices: BTreeSet<u32> = findings.programs.iter().filter_map(|(pin, _)| pin.ifindex()).collect();
         self.links.attach_again(&devices, &mut self.datapath);

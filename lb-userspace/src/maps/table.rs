@@ -91,17 +91,6 @@ pub struct Freed {
     wait: u64,
 }
 
-/// How full a map is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Usage {
-    /// Name of the map.
-    pub map: &'static str,
-    /// Entries in use, those that wait for a grace period included.
-    pub used: u32,
-    /// Its size.
-    pub capacity: u32,
-}
-
 /// The maps with everything that is needed to change them.
 pub struct Tables<S> {
     pub(super) store: S,
@@ -195,21 +184,6 @@ impl<S: MapStore> Tables<S> {
     /// Services that hold something in the maps, in no order.
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.services.keys()
-    }
-
-    /// How full the services' tables are.
-    pub fn usage(&self) -> [Usage; 6] {
-        let Capacities { services, svc_state, slots, backends, source_ranges, addrs, .. } = self.capacities;
-        let ranges = self.sets.values().map(|set| set.ranges.len()).sum();
-        let usage = |map, used: usize, capacity| Usage { map, used: u32::try_from(used).unwrap_or(u32::MAX), capacity };
-        [
-            usage(map::SERVICES, self.frontends.len(), services),
-            usage(map::SVC_STATE, self.indexes.used(), svc_state),
-            usage(map::SLOTS, self.runs.used() as usize, slots),
-            usage(map::BACKENDS, self.ids.used(), backends),
-            usage(map::SOURCE_RANGES, ranges, source_ranges),
-            usage(map::ADDRS, self.addresses.len(), addrs),
-        ]
     }
 
     /// The UDP endpoints of backends that were let go since the last call: sockets may still be connected to them.

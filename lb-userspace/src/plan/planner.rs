@@ -104,15 +104,16 @@ impl Planner {
         self.note(change);
     }
 
-    /// Removes every object that `keep` refuses: what a confirmed full list no longer holds.
-    pub fn retain(&mut self, keep: impl Fn(&ObjectRef) -> bool) {
+    /// Removes every object that `keep` refuses: what a confirmed full list no longer holds. Gives how many there were.
+    pub fn retain(&mut self, keep: impl Fn(&ObjectRef) -> bool) -> usize {
         let gone: Vec<_> = self.index.keys().filter(|key| !keep(key)).collect();
-        for key in gone {
-            self.remove(&key);
+        for key in &gone {
+            self.remove(key);
         }
         if !keep(&api_server::key()) {
             self.api_server.forget();
         }
+        gone.len()
     }
 
     /// What the API server's own Service had before this planner, by objects of then: its backends are kept as if they

@@ -38,7 +38,7 @@ impl Cluster {
         Self { agent, server, world }
     }
 
-    fn of_one_node() -> Self {
+    pub(crate) fn of_one_node() -> Self {
         Self::new(one_node())
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use berrylb::maps::{BpfStore, MapStore as _};
-use lb_common::abi::{map, scope};
+use lb_common::abi::{SkipKey, map, scope};
 use lb_lab::{
     Agent, Host, Node, Peer, Pod,
     objects::{Endpoint, Port, Service},
@@ -104,11 +104,7 @@ fn what_differs_is_listed_and_mended() {
     assert_eq!(shown.status.code(), Some(1), "{shown}");
     assert!(shown.stdout.contains("differs") && shown.stderr.contains("--repair"), "{shown}");
 
-    let (code, repaired) = verify(agent, &["--repair"]);
-    assert_eq!(code, Some(0), "{repaired:#?}\n{}", agent.log().unwrap());
-    let expected: Vec<(bool, String)> = rows.into_iter().map(|(_, row)| (true, row)).collect();
-    assert_eq!(repaired, expected);
-    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
+    assert_repairs(agent, rows);
     assert_eq!(verify(agent, &["--repair"]), (Some(0), Vec::new()));
     web.world.settle();
     for vip in VIPS {
@@ -179,4 +175,82 @@ fn the_audit_goes_on_beside_what_fails() {
     });
     let metrics = node.command("curl").args(["-sS", "-m", "5", "http://127.0.0.1:10249/metrics"]).ok().unwrap();
     assert!(metrics.lines().any(|line| line == "berrylb_audit_drift_total 2"), "{metrics}");
+}
+
+/// What the programs are attached by on kernels before 6.6: filters, which no pin holds.
+#[test]
+fn filters_of_clsact_are_looked_at_and_made_again() {
+    let web = web(&["--audit-interval", "0", "--tc", "clsact"]);
+    let (node, agent) = (web.world.node(NODE), web.world.agent(NODE));
+    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
+    // Of the pods' links the filters, of the uplink everything.
+    let links = node.sh("ip -o link show type veth | sed 's/^[0-9]*: \\([^@:]*\\).*/\\1/'").unwrap();
+    for link in links.lines().filter(|link| link.starts_with("veth")) {
+        node.sh(&format!("tc filter del dev {link} ingress")).unwrap();
+    }
+    node.sh("tc qdisc del dev eth0 clsact").unwrap();
+    let (code, rows) = verify(agent, &[]);
+    assert_eq!(code, Some(1), "{rows:#?}");
+    for text in [
+        "program pod_ingress on device veth",
+        "program uplink_ingress on device eth0",
+        "program uplink_egress on device eth0",
+    ] {
+        assert!(
+            rows.iter().any(|(_, row)| row.starts_with(text) && row.contains("no filter")),
+            "no {text} in {rows:#?}"
+        );
+    }
+    // Two pods, and the uplink's two directions.
+    assert_eq!(rows.len(), 4, "{rows:#?}");
+    assert_repairs(agent, rows);
+    web.world.settle();
+    for call in Call::ALL {
+        assert_eq!(call.ask(web.client.place(), at(VIPS[0]), Manner::times(2)).all().len(), 2, "{call:?}");
+    }
+}
+
+#[test]
+fn xdp_that_somebody_took_off_is_attached_again() {
+    let web = web(&["--audit-interval", "0", "--xdp", "generic"]);
+    let (node, agent) = (web.world.node(NODE), web.world.agent(NODE));
+    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
+    let mode = || node.sh("ip -d link show dev eth0").unwrap().contains("xdpgeneric");
+    assert!(mode(), "the program is there to begin with");
+    detach(node, &link_pins(node, "uplink_xdp-")[0]);
+    let (code, rows) = verify(agent, &[]);
+    assert_eq!((code, rows.len()), (Some(1), 1), "{rows:#?}");
+    assert!(rows[0].1.starts_with("program uplink_xdp on device eth0"), "{rows:#?}");
+    assert!(!mode());
+    assert_repairs(agent, rows);
+    assert!(mode());
+}
+
+#[test]
+fn skipped_sockets_are_compared() {
+    let mut web = web(&["--audit-interval", "0"]);
+    web.world.agent_mut(NODE).terminate().unwrap();
+    let _mesh = web.world.node(NODE).add_pod("mesh-1").unwrap();
+    web.world.start(NODE, &["--audit-interval", "0", "--socket-lb-skip-cgroups", "pod-mesh-*"]);
+    let (node, agent) = (web.world.node(NODE), web.world.agent(NODE));
+    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
+    let mut store = BpfStore::open(layout(node).version()).unwrap();
+    let [skip] = store.skips().unwrap()[..] else { panic!("one pod is skipped") };
+    store.delete_skip(skip).unwrap();
+    store.put_skip(SkipKey::new(skip.kind, 4711)).unwrap();
+    let (code, rows) = verify(agent, &[]);
+    assert_eq!((code, rows.len()), (Some(1), 2), "{rows:#?}");
+    assert!(rows.iter().any(|(_, row)| row.starts_with("skip of cgroup 4711: map has that its sockets")), "{rows:#?}");
+    assert!(rows.iter().any(|(_, row)| row.contains("mesh-1") && row.contains("map has nothing")), "{rows:#?}");
+    assert_repairs(agent, rows);
+    assert_eq!(store.skips().unwrap(), [skip]);
+}
+
+/// All that was listed is mended, and nothing else is left.
+#[track_caller]
+fn assert_repairs(agent: &Agent, listed: Vec<(bool, String)>) {
+    let expected: Vec<(bool, String)> = listed.into_iter().map(|(_, row)| (true, row)).collect();
+    let (code, repaired) = verify(agent, &["--repair"]);
+    assert_eq!((code, &repaired), (Some(0), &expected), "{}", agent.log().unwrap());
+    assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
 }

@@ -131,15 +131,19 @@ impl Access {
         };
         let failed =
             |cause: &dyn std::error::Error| AccessError::Kubeconfig { path: path.clone(), cause: chain(cause) };
-        let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+        let mut read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+        if let Some(proxy) = take_proxy(&mut read) {
+            let cause = format!("proxy-url {proxy} is not supported: name the server itself, and no proxy-url");
+            return Err(AccessError::Kubeconfig { path: path.clone(), cause });
+        }
         let options = KubeConfigOptions::default();
         let mut config = Config::from_custom_kubeconfig(read, &options).await.map_err(|error| failed(&error))?;
+        config.proxy_url = None;
         if let Some(server) = &self.server {
             config.cluster_url = server.clone();
         }
-        if let Some(proxy) = &config.proxy_url {
-            let cause = format!("goes through a proxy ({proxy}), which is not supported; name the server itself");
-            return Err(AccessError::Kubeconfig { path: path.clone(), cause });
+        if config.accept_invalid_certs || config.cluster_url.scheme_str() != Some("https") {
+            config.root_cert = NO_ROOTS;
         }
         Ok((config, self.to_string()))
     }
@@ -181,6 +185,8 @@ impl Access {
     fn account_config(&self, server: Uri) -> Result<Config, AccessError> {
         let secure = server.scheme_str() == Some("https");
         let mut config = Config::new(server);
+        // The file counts, and is read again every minute; no certificate of ours beside it.
+        config.root_cert = NO_ROOTS;
         // A token is nothing for a connection that anybody on the way could read.
         if secure {
             let (token, roots) = (self.account.join("token"), self.account.join("ca.crt"));
@@ -190,12 +196,30 @@ impl Access {
                 }
             }
             config.auth_info.token_file = Some(token.to_string_lossy().into_owned());
-            // The file counts, and is read again every minute; no certificate of ours beside it.
-            config.root_cert = Some(Vec::new());
             config.root_cert_file = Some(roots);
         }
         Ok(config)
     }
+}
+
+/// Without any, the machine's would be loaded, and in an image that holds nothing but the agent there are none.
+const NO_ROOTS: Option<Vec<Vec<u8>>> = Some(Vec::new());
+
+/// The proxy of the current context's cluster. The environment's are not looked at: a node's own way to its API server
+/// is not one of those, and the agent may well inherit them. kube would take them where a cluster names none, so each
+/// gets a name here that nobody uses.
+fn take_proxy(config: &mut Kubeconfig) -> Option<String> {
+    let context = config.contexts.iter().find(|context| Some(&context.name) == config.current_context.as_ref());
+    let current = context.and_then(|context| context.context.as_ref()).map(|context| context.cluster.clone());
+    let mut found = None;
+    for named in &mut config.clusters {
+        let Some(cluster) = &mut named.cluster else { continue };
+        let proxy = cluster.proxy_url.replace("http://none.invalid".to_owned()).filter(|url| !url.is_empty());
+        if Some(&named.name) == current.as_ref() {
+            found = proxy;
+        }
+    }
+    found
 }
 
 /// As it is now: files are read.

@@ -2,15 +2,12 @@
 
 use std::{collections::hash_map::RandomState, hash::BuildHasher as _, time::Duration};
 
-/// After the first failure.
-const LEAST: Duration = Duration::from_millis(500);
-/// However many there were. client-go's bounds are 0.8 s and 30 s (`tools/cache/reflector.go`).
-const MOST: Duration = Duration::from_secs(30);
+use super::Patience;
 
-/// The wait after so many failures in a row, at least one.
-pub(super) fn delay(failures: u32) -> Duration {
-    let doubled = LEAST.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled.min(MOST).mul_f64(0.5 + fraction())
+/// The wait after so many failures in a row, at least one: half to one and a half of the bounds.
+pub(super) fn delay(failures: u32, patience: &Patience) -> Duration {
+    let doubled = patience.retry_least.saturating_mul(1 << failures.saturating_sub(1).min(10));
+    doubled.min(patience.retry_most).mul_f64(0.5 + fraction())
 }
 
 /// Something between `least` and twice that.
@@ -30,11 +27,13 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound_and_differ() {
-        for (failures, middle) in [(1, LEAST), (2, LEAST * 2), (5, LEAST * 16), (60, MOST)] {
-            let waits: Vec<_> = (0..50).map(|_| delay(failures)).collect();
+        let patience = Patience::default();
+        let Patience { retry_least: least, retry_most: most, .. } = patience;
+        for (failures, middle) in [(1, least), (2, least * 2), (5, least * 16), (60, most)] {
+            let waits: Vec<_> = (0..50).map(|_| delay(failures, &patience)).collect();
             assert!(waits.iter().all(|w| *w >= middle / 2 && *w <= middle * 3 / 2), "{failures}: {waits:?}");
             assert!(waits.iter().any(|w| *w != waits[0]), "{failures}");
         }
-        assert!(spread(MOST) >= MOST && spread(MOST) <= MOST * 2);
+        assert!(spread(most) >= most && spread(most) <= most * 2);
     }
 }

@@ -3,14 +3,18 @@
 //! kube's own client is not used, only its way from a configuration to TLS and authorization: it has no keepalive, does
 //! not say what `Retry-After` was, and reads a watch into types of Kubernetes as a whole.
 
-use std::{io::Write as _, time::Duration};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, RETRY_AFTER, USER_AGENT},
+    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -23,13 +27,12 @@ use kube::{
 use tokio::time::timeout;
 use tower::{BoxError, Layer as _, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::fault::{Fault, Refusal};
+use super::{
+    Patience,
+    fault::{Fault, Refusal},
+};
 use crate::chain::chain;
 
-/// To a TCP connection.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// From a request to the head of its answer; an API server gives up on a list after 60 s.
-const HEAD_PATIENCE: Duration = Duration::from_secs(65);
 /// A server that is silent is asked by TCP whether it is there: after this, then again and again. client-go asks by
 /// HTTP/2 after 30 s and waits 15 s (`HTTP2_READ_IDLE_TIMEOUT_SECONDS`).
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -44,6 +47,9 @@ const ERROR_BODY: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     service: BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>,
+    /// Read for each request: rotated tokens count at once, and requests are few.
+    token_file: Option<PathBuf>,
+    patience: Patience,
 }
 
 impl Client {
@@ -51,17 +57,28 @@ impl Client {
     ///
     /// # Errors
     /// If certificates, keys or tokens are no good.
-    pub(super) fn new(config: &Config) -> Result<Self, Fault> {
+    pub(super) fn new(mut config: Config, patience: Patience) -> Result<Self, Fault> {
         let unusable = |error: kube::Error| Fault::Access(chain(&error));
+        let token_file = config.auth_info.token_file.take().map(PathBuf::from);
+        if token_file.is_some() {
+            // As for client-go, a file counts before a token beside it.
+            config.auth_info.token = None;
+        }
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_PATIENCE));
+        tcp.set_connect_timeout(Some(patience.connect));
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE_AGAIN));
         tcp.set_keepalive_retries(Some(KEEPALIVE_TIMES));
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        let tls = config.rustls_https_connector_with_connector(tcp).map_err(unusable)?;
+        let tls =
+            config.rustls_https_connector_with_connector(tcp).map_err(|error| match (unusable(error), &config) {
+                (Fault::Access(cause), Config { root_cert: None, .. }) => {
+                    Fault::Access(format!("{cause}; the kubeconfig names no certificate-authority or …-data"))
+                }
+                (fault, _) => fault,
+            })?;
         let http = HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build::<_, Body>(tls);
         let headers = config.extra_headers_layer().map_err(unusable)?.layer(http.map_err(BoxError::from));
         let base = config.base_uri_layer();
@@ -69,7 +86,7 @@ impl Client {
             Some(auth) => BoxCloneSyncService::new(base.layer(auth.layer(headers))),
             None => BoxCloneSyncService::new(base.layer(headers)),
         };
-        Ok(Self { service })
+        Ok(Self { service, token_file, patience })
     }
 
     /// Asks for a path and waits for the head of the answer. `compressed`: the body may be.
@@ -77,16 +94,20 @@ impl Client {
     /// # Errors
     /// If there is none, or its status is not 200.
     pub(super) async fn get(&self, path: &str, compressed: bool) -> Result<Answer, Fault> {
-        let request = Request::get(path)
+        let mut request = Request::get(path)
             .header(ACCEPT, "application/json")
             .header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" })
             .header(USER_AGENT, concat!("berrylb/", env!("CARGO_PKG_VERSION")))
             .body(Body::empty())
             .map_err(|error| Fault::Access(chain(&error)))?;
-        let response = match timeout(HEAD_PATIENCE, self.service.clone().oneshot(request)).await {
+        if let Some(path) = &self.token_file {
+            request.headers_mut().insert(AUTHORIZATION, bearer(path)?);
+        }
+        let patience = self.patience.head;
+        let response = match timeout(patience, self.service.clone().oneshot(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(Fault::Transport(chain(&*error))),
-            Err(_) => return Err(Fault::Silent(HEAD_PATIENCE)),
+            Err(_) => return Err(Fault::Silent(patience)),
         };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after = header(RETRY_AFTER).and_then(|value| value.trim().parse().ok());
@@ -103,12 +124,22 @@ impl Client {
         }
         let mut body = Vec::new();
         while body.len() < ERROR_BODY
-            && let Ok(Some(chunk)) = answer.chunk(CONNECT_PATIENCE).await
+            && let Ok(Some(chunk)) = answer.chunk(self.patience.connect).await
         {
             body.extend_from_slice(&chunk);
         }
         Err(Refusal::new(status, retry_after, &body).into())
     }
+}
+
+/// The header of a token file. A line feed behind the token, as editors leave it, is none of it.
+fn bearer(path: &Path) -> Result<HeaderValue, Fault> {
+    let unusable = |cause: String| Fault::Access(format!("token {}: {cause}", path.display()));
+    let token = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+    let header = HeaderValue::try_from(format!("Bearer {}", token.trim()));
+    let mut header = header.map_err(|_| unusable("holds characters that no token has".to_owned()))?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 /// A body with status 200.

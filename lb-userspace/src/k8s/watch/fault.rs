@@ -139,8 +139,19 @@ impl Fault {
         }
     }
 
-    /// Whether the server does not know lists as streams (before Kubernetes 1.27, or with the gate `WatchList` off): it
-    /// refuses the parameters, or ignores them and says nothing.
+    /// Whether it is us, or how much we ask, that the server does not like, and not its own state.
+    pub(super) fn is_about_us(&self) -> bool {
+        match self {
+            Self::Status(refusal) => [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS]
+                .contains(&refusal.status),
+            Self::Access(_) => true,
+            Self::Transport(_) | Self::Silent(_) | Self::Expired | Self::Unconfirmed | Self::Garbled(_) => false,
+        }
+    }
+
+    /// Whether the server does not know lists as streams: Kubernetes before 1.27, and later ones with the gate `WatchList`
+    /// off, as it is by default before 1.32 and in 1.33. They refuse the parameters with 422 (`ValidateListOptions` of
+    /// k8s.io/apimachinery); what is no kube-apiserver may ignore them and say nothing.
     pub(super) fn refuses_streams(&self) -> bool {
         match self {
             Self::Status(refusal) => {

@@ -13,6 +13,7 @@ mod client;
 mod decode;
 mod fault;
 mod lines;
+mod patience;
 mod reflector;
 mod resource;
 
@@ -21,6 +22,7 @@ use std::{collections::BTreeSet, time::Instant};
 use tokio::{sync::mpsc, task::JoinSet};
 
 pub use access::{Access, AccessError, Hints};
+pub use patience::Patience;
 
 use self::{reflector::Reflector, resource::Resource};
 use crate::model::{Kind, Object, ObjectRef};
@@ -91,13 +93,13 @@ impl Watches {
 ///
 /// # Errors
 /// If what the way to the server is to be read from cannot be read. That the server does not answer is no error.
-pub async fn start(access: Access) -> Result<Watches, AccessError> {
+pub async fn start(access: Access, patience: Patience) -> Result<Watches, AccessError> {
     // Once here, so that a wrong path is told at once; each watch has a connection of its own.
     access.config(0).await?;
     let (sender, updates) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     for kind in KINDS {
-        let reflector = Reflector::new(Resource::new(kind), access.clone(), sender.clone());
+        let reflector = Reflector::new(Resource::new(kind), access.clone(), patience, sender.clone());
         tasks.spawn_local(reflector.run());
     }
     Ok(Watches { updates, _tasks: tasks })

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Event, Update,
+    Event, Patience, Update,
     access::Access,
     backoff,
     client::{Answer, Client},
@@ -26,36 +26,8 @@ use crate::{model::ObjectRef, plan::is_api_server};
 /// How long a watch is asked for at least; up to twice that, as client-go does (`minWatchTimeout`), so that not all
 /// watches of all nodes end at once.
 const WATCH: Duration = Duration::from_secs(300);
-
-/// Waits. Tests have shorter ones.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// For a part of a list.
-    pub(super) list: Duration,
-    /// For a part of a list that comes as a stream: a server that ignores the parameters never sends its end.
-    pub(super) stream: Duration,
-    /// For anything in a watch. Bookmarks come every minute or so, but nothing promises them: without any, a list now
-    /// and then is the price.
-    pub(super) watch: Duration,
-    /// A watch that ends sooner, and without an event, did not work.
-    pub(super) useful: Duration,
-    /// The API server's own Service is made again by its controller, which looks every 10 s
-    /// (`pkg/controlplane/controller/kubernetesservice`). Until then it is not taken as gone.
-    pub(super) confirm: Duration,
-    /// Before an empty list is asked for again.
-    pub(super) empty: Duration,
-}
-
-impl Patience {
-    pub(super) const DEFAULT: Self = Self {
-        list: Duration::from_secs(30),
-        stream: Duration::from_secs(15),
-        watch: Duration::from_secs(240),
-        useful: Duration::from_secs(1),
-        confirm: Duration::from_secs(15),
-        empty: Duration::from_millis(500),
-    };
-}
+/// The server's clock for it began earlier than ours, and both are read at their convenience.
+const EARLY: Duration = Duration::from_secs(5);
 
 /// Why a round ended early.
 enum Interrupt {
@@ -75,7 +47,7 @@ pub(super) struct Reflector {
     resource: Resource,
     access: Access,
     sender: mpsc::Sender<Update>,
-    pub(super) patience: Patience,
+    patience: Patience,
     client: Option<Client>,
     /// To go on from; `None`: list.
     version: Option<String>,
@@ -83,6 +55,8 @@ pub(super) struct Reflector {
     streams: bool,
     /// Failures in a row.
     failures: u32,
+    /// When the first of them was.
+    failing_since: Option<Instant>,
     /// The server that was asked last, and who names it.
     asked: Option<String>,
     /// The failures that were told. With several servers there is one of each.
@@ -91,21 +65,22 @@ pub(super) struct Reflector {
     confirm_at: Option<Instant>,
     /// The last list was empty.
     was_empty: bool,
-    /// The connection failed, so this may be another server than before, or another history.
+    /// Something failed, so this may be another server than before, or another history.
     doubts: bool,
 }
 
 impl Reflector {
-    pub(super) fn new(resource: Resource, access: Access, sender: mpsc::Sender<Update>) -> Self {
+    pub(super) fn new(resource: Resource, access: Access, patience: Patience, sender: mpsc::Sender<Update>) -> Self {
         Self {
             resource,
             access,
             sender,
-            patience: Patience::DEFAULT,
+            patience,
             client: None,
             version: None,
             streams: true,
             failures: 0,
+            failing_since: None,
             asked: None,
             told: BTreeSet::new(),
             confirm_at: None,
@@ -138,15 +113,15 @@ impl Reflector {
                 Ok(())
             }
             Some(version) => {
-                let path = self.resource.watch(&version, backoff::spread(WATCH).as_secs());
-                let answer = client.get(&path, false).await?;
+                let time = backoff::spread(WATCH);
+                let answer = client.get(&self.resource.watch(&version, time.as_secs()), false).await?;
                 self.works().await?;
-                self.follow(answer, None).await
+                self.follow(answer, time, None).await
             }
             None if self.streams => {
-                let path = self.resource.stream(backoff::spread(WATCH).as_secs());
-                let listed = match client.get(&path, false).await {
-                    Ok(answer) => self.follow(answer, Some(BTreeSet::new())).await,
+                let time = backoff::spread(WATCH);
+                let listed = match client.get(&self.resource.stream(time.as_secs()), false).await {
+                    Ok(answer) => self.follow(answer, time, Some(BTreeSet::new())).await,
                     Err(fault) => Err(fault.into()),
                 };
                 match listed {
@@ -186,8 +161,9 @@ impl Reflector {
             }
         };
         self.asked = Some(name);
+        let patience = self.patience;
         // A kubeconfig's plugin is a program that may take its time.
-        let made = tokio::task::spawn_blocking(move || Client::new(&config)).await;
+        let made = tokio::task::spawn_blocking(move || Client::new(config, patience)).await;
         let client = made.map_err(|error| Fault::Access(format!("preparing the connection failed: {error}")))??;
         self.client = Some(client.clone());
         Ok(client)
@@ -233,8 +209,14 @@ impl Reflector {
         }
     }
 
-    /// Reads a watch to its end. `list`: it begins with all objects, of which these were read.
-    async fn follow(&mut self, mut answer: Answer, mut list: Option<BTreeSet<ObjectRef>>) -> Result<(), Interrupt> {
+    /// Reads a watch to its end, which is asked for after `time`. `list`: it begins with all objects, of which these were
+    /// read.
+    async fn follow(
+        &mut self,
+        mut answer: Answer,
+        time: Duration,
+        mut list: Option<BTreeSet<ObjectRef>>,
+    ) -> Result<(), Interrupt> {
         let begun = Instant::now();
         let mut lines = Lines::default();
         loop {
@@ -257,28 +239,31 @@ impl Reflector {
                 if list.is_some() {
                     return Err(Fault::Transport("the list ended before it was whole".to_owned()).into());
                 }
+                // A server that ends its watches before their time shuts down, and another one may come up in its place.
+                self.doubts |= begun.elapsed() + EARLY < time;
                 if begun.elapsed() >= self.patience.useful {
-                    self.failures = 0;
+                    self.succeeded();
                     return Ok(());
                 }
-                // Once may be chance, such as a server that is being shut down.
-                self.failures += 1;
-                return match self.failures {
-                    1 => Ok(()),
-                    _ => Err(Fault::Transport("the server ends its watches at once".to_owned()).into()),
-                };
+                // Once may be chance.
+                if self.failures == 0 {
+                    self.failures = 1;
+                    return Ok(());
+                }
+                return Err(Fault::Transport("the server ends its watches at once".to_owned()).into());
             };
             let seen = Instant::now();
             lines.push(&chunk)?;
             let mut events = Vec::new();
             // What came before a bad line is good.
             let digested = self.digest(&mut lines, &mut list, &mut events);
-            let works = list.is_none() && !events.is_empty();
+            // Bookmarks alone are a sign of life once they have come for a while.
+            let works = list.is_none() && (!events.is_empty() || begun.elapsed() >= self.patience.useful);
             self.send(seen, events).await?;
             digested?;
             if works {
                 self.works().await?;
-                self.failures = 0;
+                self.succeeded();
             }
         }
     }
@@ -361,9 +346,9 @@ impl Reflector {
             return Ok(());
         }
         self.failures += 1;
+        self.doubts = true;
         if fault.wants_new_connection() {
             self.client = None;
-            self.doubts = true;
         }
         if matches!(fault, Fault::Expired) {
             self.version = None;
@@ -372,7 +357,8 @@ impl Reflector {
                 return Ok(());
             }
         }
-        let wait = backoff::delay(self.failures).max(fault.retry_after().unwrap_or_default());
+        let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
+        let wait = backoff::delay(self.failures, &self.patience).max(fault.retry_after().unwrap_or_default());
         tracing::debug!("{plural}: {fault}; again in {} ms", wait.as_millis());
         if self.failures > 1 || fault.is_lasting() {
             let server = self.asked.clone().unwrap_or_else(|| self.access.to_string());
@@ -382,7 +368,15 @@ impl Reflector {
             }
         }
         tokio::time::sleep(wait).await;
+        if failing_since.elapsed() >= self.patience.outage && !fault.is_about_us() && self.version.take().is_some() {
+            tracing::debug!("{plural}: failing for {} s; listing again", failing_since.elapsed().as_secs());
+        }
         Ok(())
+    }
+
+    /// A list or a watch did its work.
+    fn succeeded(&mut self) {
+        (self.failures, self.failing_since) = (0, None);
     }
 
     /// The server answers.
@@ -400,8 +394,9 @@ impl Reflector {
         if keys.is_empty() && !was_empty {
             return Err(Fault::Unconfirmed);
         }
-        self.failures = 0;
+        self.succeeded();
         self.confirm_at = None;
+        self.doubts = false;
         Ok(Event::Whole(keys))
     }
 

@@ -122,6 +122,28 @@ fn serve(listener: TcpListener, replies: Vec<Reply>) -> mpsc::UnboundedReceiver<
 /// Runs against these replies until as many events have come as are expected, and compares. A `failing` compares up to
 /// its end here. Returns what was asked for.
 async fn check(replies: Vec<Reply>, expected: &[&str]) -> Vec<String> {
+    check_with(patience(), replies, expected).await
+}
+
+fn patience() -> Patience {
+    let ms = Duration::from_millis;
+    Patience {
+        connect: ms(500),
+        head: ms(500),
+        list: ms(500),
+        stream: ms(300),
+        watch: ms(800),
+        useful: ms(1),
+        confirm: ms(200),
+        empty: ms(1),
+        retry_least: ms(20),
+        retry_most: ms(100),
+        outage: Duration::from_secs(60),
+    }
+}
+
+/// As [`check`], with other waits.
+async fn check_with(patience: Patience, replies: Vec<Reply>, expected: &[&str]) -> Vec<String> {
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
@@ -130,16 +152,7 @@ async fn check(replies: Vec<Reply>, expected: &[&str]) -> Vec<String> {
             let mut asked = serve(listener, replies);
             let (sender, mut updates) = mpsc::channel(4);
             let access = Access::new(Hints { server: Some(&server), ..Hints::default() }, |_| None).unwrap();
-            let mut reflector = Reflector::new(Resource::new(Kind::Service), access, sender);
-            let ms = Duration::from_millis;
-            reflector.patience = Patience {
-                list: ms(500),
-                stream: ms(300),
-                watch: ms(800),
-                useful: ms(1),
-                confirm: ms(200),
-                empty: ms(1),
-            };
+            let reflector = Reflector::new(Resource::new(Kind::Service), access, patience, sender);
             tokio::task::spawn_local(reflector.run());
             let mut found: Vec<String> = Vec::new();
             while found.len() < expected.len() {
@@ -172,13 +185,16 @@ async fn a_list_as_a_stream_goes_over_into_a_watch_and_on_from_its_last_version(
         line("MODIFIED", &service("a", 8)),
         line("DELETED", &service("b", 9)),
     ];
+    // It ended before its time, so the server is asked where it is.
+    let probe = Reply::ok(&list(9, "", &[]));
     let asked = check(
-        vec![Reply::watch(&first), Reply::open_watch(&[line("ADDED", &service("c", 12))])],
+        vec![Reply::watch(&first), probe, Reply::open_watch(&[line("ADDED", &service("c", 12))])],
         &["+a", "+b", "=a,b", "+a", "-b", "+c"],
     )
     .await;
     assert!(asked[0].contains("sendInitialEvents=true") && !asked[0].contains("resourceVersion="), "{}", asked[0]);
-    assert!(asked[1].contains("&resourceVersion=9&"), "{}", asked[1]);
+    assert!(asked[1].contains("&limit=1 "), "{}", asked[1]);
+    assert!(asked[2].contains("&resourceVersion=9&"), "{}", asked[2]);
 }
 
 #[tokio::test]
@@ -316,6 +332,44 @@ async fn after_a_broken_connection_the_server_is_asked_where_it_is() {
     let asked = check(replies, &["+a", "=a", "+b", "+a", "=a"]).await;
     assert!(asked[1].contains("&limit=1 "), "{}", asked[1]);
     assert!(asked[2].contains("resourceVersion=50"), "{}", asked[2]);
+}
+
+#[tokio::test]
+async fn a_server_that_shut_down_in_order_and_came_back_from_a_backup_is_listed_again() {
+    let replies = vec![
+        Reply::watch(&[line("ADDED", &service("a", 3)), line("ADDED", &service("b", 50)), list_end(50)]),
+        Reply::ok(&list(9, "", &[])),
+        Reply::open_watch(&[line("ADDED", &service("a", 3)), list_end(9)]),
+    ];
+    check(replies, &["+a", "+b", "=a,b", "+a", "=a"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_has_failed_for_long_is_listed_again() {
+    let error = || Reply::new("500 Internal Server Error", "", status(500, "etcd is away").as_bytes());
+    let in_watch = Reply::watch(&[line("ERROR", &status(500, "cannot decode"))]);
+    for failure in [error(), in_watch, Reply::broken_watch(&[])] {
+        let replies = vec![
+            no_streams(),
+            Reply::ok(&list(5, "", &[service("a", 1)])),
+            failure,
+            Reply::ok(&list(7, "", &[service("b", 6)])),
+        ];
+        check_with(Patience { outage: Duration::ZERO, ..patience() }, replies, &["+a", "=a", "+b", "=b"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_too_much_to_do_is_not_asked_for_a_list() {
+    let replies = vec![
+        no_streams(),
+        Reply::ok(&list(5, "", &[service("a", 1)])),
+        Reply::new("429 Too Many Requests", "", status(429, "too many requests").as_bytes()),
+        Reply::ok(&list(5, "", &[service("a", 1)])),
+        Reply::open_watch(&[line("ADDED", &service("b", 6))]),
+    ];
+    let asked = check_with(Patience { outage: Duration::ZERO, ..patience() }, replies, &["+a", "=a", "+b"]).await;
+    assert!(asked[3].contains("&limit=1 ") && asked[4].contains("resourceVersion=5"), "{asked:?}");
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use crate::model::Kind;
 
 /// Objects that a service proxy like ours should look away from are not even sent. kube-proxy's selectors, in
-/// `cmd/kube-proxy/app/server.go` (`ProxyServer.Run`): its newer versions leave one of the labels out for each kind,
-/// its older ones ask for both everywhere; so do we, as both hide an object from us wherever it comes from.
+/// `cmd/kube-proxy/app/server.go` (`ProxyServer.Run`): up to Kubernetes 1.31 it asks for both everywhere, since then
+/// (kubernetes#126769) for the one of slices and the other of Services, beside the field `spec.clusterIP!=None`, which
+/// older servers refuse. We ask for both, as both hide an object from us wherever it comes from.
 const NOT_OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
 
 /// Objects in a page of a list.
