@@ -3,7 +3,7 @@
 //!
 //! It behaves as kube-apiserver 1.34 does where clients can tell: one `resourceVersion` counter, watches that begin at a
 //! version, bookmarks, expiry, streaming lists (KEP-3157), pages, selectors (an object that leaves one is `DELETED`),
-//! list items without `kind`, gzip from 128 KiB, bearer tokens, `Status` bodies. It does not default, prune or validate
+//! list items without `kind`, events in both of their forms, gzip from 128 KiB, bearer tokens, `Status` bodies. It does not default, prune or validate
 //! objects (events but for one): tests say exactly what is served. It is never a controller: who wants slices puts them.
 //!
 //! ```
@@ -142,6 +142,8 @@ struct State {
     script: Script,
     token: Option<String>,
     forbidden: HashSet<(Verb, Resource)>,
+    /// Namespaces that are being deleted.
+    ending: HashSet<String>,
     seen: Vec<Seen>,
     tls: Option<Tls>,
     rotations: u64,
@@ -198,6 +200,7 @@ impl ApiServer {
             script: Script::new(config.seed),
             token: config.token.clone(),
             forbidden: HashSet::new(),
+            ending: HashSet::new(),
             seen: Vec::new(),
             tls: config.tls.then(|| Tls::new(address.ip(), 0)).transpose()?,
             rotations: 0,
@@ -330,6 +333,11 @@ impl ApiServer {
     /// Refuses a verb on a resource with 403.
     pub fn forbid(&self, verb: Verb, resource: Resource) {
         self.shared.lock().forbidden.insert((verb, resource));
+    }
+
+    /// From now on the namespace is being deleted: nothing can be created in it, and all else goes on.
+    pub fn end_namespace(&self, namespace: &str) {
+        self.shared.lock().ending.insert(namespace.to_owned());
     }
 
     /// From now on requests need this token; those that run go on, as with a real server.
