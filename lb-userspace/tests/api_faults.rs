@@ -193,7 +193,7 @@ impl Life {
         for event in events {
             match event {
                 Event::Put(object) => planner.upsert(*object),
-                Event::Bad { key, cause } => panic!("{context}: {key}: {cause}"),
+                Event::Bad { key, cause, uid: _ } => panic!("{context}: {key}: {cause}"),
                 Event::Gone(key) => planner.remove(&key),
                 Event::Whole(keys) => {
                     planner.retain(|key| key.kind != kind || keys.contains(key));

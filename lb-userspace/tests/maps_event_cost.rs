@@ -40,6 +40,7 @@ fn mk_service(n: u32) -> Object {
     Object::Service(Service {
         name: name(n),
         created: Created(Some(n.into())),
+        uid: None,
         ignored: false,
         kind: ServiceType::ClusterIp,
         headless: false,
@@ -109,7 +110,7 @@ fn settle(planner: &mut Planner, tables: &mut Tables<MemStore>) -> usize {
     let (_, errors) = tables.apply_all(&changes);
     assert!(errors.is_empty(), "{errors:?}");
     assert!(!planner.take_listeners_changed());
-    assert!(planner.take_new_diagnostics().is_empty());
+    assert!(planner.take_news().new.is_empty());
     changes.len()
 }
 

@@ -74,6 +74,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         stale.look_for(agent.tables.take_retired_udp());
         let look_at = stale.at();
         let audit_at = agent.audit.at();
+        let event_at = agent.events.at();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -138,6 +139,14 @@ pub async fn run(settings: Settings) -> Result<()> {
             }
             () = sleep_until(audit_at.unwrap_or_else(Instant::now)), if audit_at.is_some() => {
                 agent.audit();
+                continue;
+            }
+            () = sleep_until(event_at.unwrap_or_else(Instant::now)), if event_at.is_some() => {
+                agent.events.write();
+                continue;
+            }
+            answer = agent.events.answered() => {
+                agent.events.finish(&answer);
                 continue;
             }
             () = sleep_until(local_path_at), if agent.settings.local_path == LocalPath::Auto => {

@@ -15,6 +15,7 @@ use super::{
     audit::Audit,
     cluster::Cluster,
     config::Settings,
+    events::Events,
     files::{FileKey, FileSet, ObjectChange, Outcome},
     health::Failed,
     health_checks::HealthChecks,
@@ -29,7 +30,7 @@ use crate::{
     model::{Kind, Object},
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
-        PlanConfig, Planner,
+        News, PlanConfig, Planner,
         state::{ServiceChange, ServiceName},
     },
 };
@@ -72,6 +73,7 @@ pub(super) struct Agent {
     pub(super) retry_after: Duration,
     pub(super) retry_at: Option<Instant>,
     pub(super) audit: Audit,
+    pub(super) events: Events,
 }
 
 impl Agent {
@@ -133,6 +135,10 @@ impl Agent {
         });
         let audit_interval = settings.audit_interval;
         let cluster = settings.access.as_ref().map(|_| Cluster::default());
+        let events = match &settings.access {
+            Some(access) if settings.events => Events::start(access.clone(), &settings.node_name),
+            Some(_) | None => Events::default(),
+        };
         let mut agent = Self {
             classify: links::classify_options(&settings),
             table: Table::default(),
@@ -158,6 +164,7 @@ impl Agent {
             retry_after: RETRY_LEAST,
             retry_at: None,
             audit: Audit::new(audit_interval),
+            events,
         };
         if !fresh {
             // The first run's grace goes on across restarts.
@@ -183,6 +190,9 @@ impl Agent {
                         self.node_known = !node.addresses.is_empty();
                         self.node_leaving = node.leaving;
                     }
+                    if let Object::Service(service) = &*object {
+                        self.events.touch_known(&service.name);
+                    }
                     self.syncs.queue(object.key().kind, now);
                     let trigger = syncs::trigger_of(&object);
                     self.planner.upsert(*object);
@@ -194,11 +204,17 @@ impl Agent {
                     if name.kind == Kind::Node && *name.name == *self.settings.node_name {
                         self.node_known = false;
                     }
+                    if name.kind == Kind::Service {
+                        self.events.touch_known(&ServiceName::new(name.namespace.clone(), name.name.clone()));
+                    }
                     self.syncs.queue(name.kind, now);
                     self.planner.remove(&name);
                 }
                 ObjectChange::Retain(kind, keys) => {
                     self.node_known &= kind != Kind::Node || !keys.is_empty();
+                    if kind == Kind::Service {
+                        self.events.touch_all_known();
+                    }
                     self.planner.retain(|key| key.kind != kind || keys.contains(key));
                 }
             }
@@ -224,6 +240,7 @@ impl Agent {
             self.schedule_retry();
         }
         self.tell();
+        self.report_events();
         let failed = |service: &ServiceName| self.failed.contains_key(service);
         let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
         self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
@@ -253,9 +270,10 @@ impl Agent {
             match failed.remove(&change.service) {
                 Some(error) => {
                     let old = self.failed.remove(&change.service);
-                    let failed = Failed::new(change, &error, old.as_ref());
+                    let failed = Failed::new(change, error, old.as_ref());
                     if old.is_none_or(|old| old.reason != failed.reason) {
                         tracing::error!("{}", failed.reason);
+                        self.events.touch(&change.service);
                     }
                     self.failed.insert(change.service.clone(), failed);
                     self.schedule_retry();
@@ -263,6 +281,7 @@ impl Agent {
                 None => {
                     if self.failed.remove(&change.service).is_some() {
                         tracing::info!("service {} is in the datapath now", change.service);
+                        self.events.touch(&change.service);
                     }
                 }
             }
@@ -271,9 +290,11 @@ impl Agent {
 
     /// Says each diagnostic of the plan once, for as long as it stands.
     fn tell(&mut self) {
-        for new in self.planner.take_new_diagnostics() {
-            tracing::warn!("{new}");
+        let News { new, gone } = self.planner.take_news();
+        for diagnostic in &new {
+            tracing::warn!("{diagnostic}");
         }
+        new.iter().chain(&gone).for_each(|diagnostic| self.events.touch(diagnostic.service()));
     }
 
     fn become_ready(&mut self) -> Result<()> {

@@ -4,9 +4,11 @@
 
 mod index;
 mod objects;
+mod uid;
 
 pub use index::{Change, Index};
 pub use objects::{
     BadAnnotation, Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Kind, Node, Object,
     ObjectRef, Policy, Service, ServicePort, ServiceType, SliceFamily, Weights,
 };
+pub use uid::Uid;

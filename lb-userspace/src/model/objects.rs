@@ -6,6 +6,7 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc, tim
 
 use ipnet::IpNet;
 
+use super::Uid;
 use crate::plan::state::{Algorithm, Protocol, ServiceName};
 
 /// The kinds that have an effect.
@@ -171,6 +172,8 @@ pub struct Service {
     pub name: ServiceName,
     /// `metadata.creationTimestamp`.
     pub created: Created,
+    /// `metadata.uid`; a file may leave it out.
+    pub uid: Option<Uid>,
     /// Another proxy's (label `service.kubernetes.io/service-proxy-name`), or marked headless by its label: not ours.
     pub ignored: bool,
     /// `spec.type`.

@@ -31,6 +31,7 @@ fn service((internal_policy, external_policy): (Policy, Policy)) -> Service {
     Service {
         name: ServiceName::new("default", "web"),
         created: Created(None),
+        uid: None,
         ignored: false,
         kind: ServiceType::LoadBalancer,
         headless: false,

@@ -9,6 +9,7 @@ mod api;
 mod changes;
 mod commands;
 mod dsr;
+mod events;
 mod files;
 mod hairpin;
 mod health_checks;

@@ -2,15 +2,25 @@
 
 use std::{collections::hash_map::RandomState, hash::BuildHasher as _, time::Duration};
 
-/// After the first failure.
-const LEAST: Duration = Duration::from_millis(500);
-/// However many there were. client-go's bounds are 0.8 s and 30 s (`tools/cache/reflector.go`).
-const MOST: Duration = Duration::from_secs(30);
+/// Bounds of a wait that doubles.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// After the first failure.
+    pub least: Duration,
+    /// However many there were.
+    pub most: Duration,
+}
 
-/// The wait after so many failures in a row, at least one.
-pub(super) fn delay(failures: u32) -> Duration {
-    let doubled = LEAST.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled.min(MOST).mul_f64(0.5 + fraction())
+/// Between lists and watches. client-go's bounds are 0.8 s and 30 s (`tools/cache/reflector.go`).
+pub(super) const WATCHING: Backoff = Backoff { least: Duration::from_millis(500), most: Duration::from_secs(30) };
+
+impl Backoff {
+    /// The wait after so many failures in a row, at least one: half to one and a half of what it would be in step.
+    #[must_use]
+    pub fn delay(self, failures: u32) -> Duration {
+        let doubled = self.least.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        doubled.min(self.most).mul_f64(0.5 + fraction())
+    }
 }
 
 /// Something between `least` and twice that.
@@ -19,7 +29,8 @@ pub(super) fn spread(least: Duration) -> Duration {
 }
 
 /// Anything from 0 to 1. The standard library seeds its hashers at random: enough to fall out of step.
-fn fraction() -> f64 {
+#[must_use]
+pub fn fraction() -> f64 {
     let random = RandomState::new().hash_one(0_u8) >> 32;
     f64::from(u32::try_from(random).unwrap_or(0)) / f64::from(u32::MAX)
 }
@@ -30,11 +41,12 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound_and_differ() {
-        for (failures, middle) in [(1, LEAST), (2, LEAST * 2), (5, LEAST * 16), (60, MOST)] {
-            let waits: Vec<_> = (0..50).map(|_| delay(failures)).collect();
+        let Backoff { least, most } = WATCHING;
+        for (failures, middle) in [(1, least), (2, least * 2), (5, least * 16), (60, most)] {
+            let waits: Vec<_> = (0..50).map(|_| WATCHING.delay(failures)).collect();
             assert!(waits.iter().all(|w| *w >= middle / 2 && *w <= middle * 3 / 2), "{failures}: {waits:?}");
             assert!(waits.iter().any(|w| *w != waits[0]), "{failures}");
         }
-        assert!(spread(MOST) >= MOST && spread(MOST) <= MOST * 2);
+        assert!(spread(most) >= most && spread(most) <= most * 2);
     }
 }

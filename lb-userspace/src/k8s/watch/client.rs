@@ -8,9 +8,10 @@ use std::{io::Write as _, time::Duration};
 use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, RETRY_AFTER, USER_AGENT},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
+    http::request::Builder,
 };
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -23,7 +24,10 @@ use kube::{
 use tokio::time::timeout;
 use tower::{BoxError, Layer as _, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::fault::{self, Fault, Refusal};
+use super::{
+    access::Access,
+    fault::{self, Fault, Refusal},
+};
 
 /// To a TCP connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +45,7 @@ const ERROR_BODY: usize = 64 << 10;
 
 /// Sends requests. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(in crate::k8s) struct Client {
     service: BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>,
 }
 
@@ -71,21 +75,55 @@ impl Client {
         Ok(Self { service })
     }
 
+    /// As [`Self::new`], with what the files say now.
+    ///
+    /// # Errors
+    /// If they cannot be read or used.
+    pub(in crate::k8s) async fn connect(access: &Access) -> Result<Self, Fault> {
+        let config = access.config().await.map_err(|error| Fault::Access(error.to_string()))?;
+        // A kubeconfig's plugin is a program that may take its time.
+        let made = tokio::task::spawn_blocking(move || Self::new(&config)).await;
+        made.map_err(|error| Fault::Access(format!("preparing the connection failed: {error}")))?
+    }
+
     /// Asks for a path and waits for the head of the answer. `compressed`: the body may be.
     ///
     /// # Errors
-    /// If there is none, or its status is not 200.
+    /// If there is none, or its status says that it is none.
     pub(super) async fn get(&self, path: &str, compressed: bool) -> Result<Answer, Fault> {
-        let request = Request::get(path)
+        let request = Request::get(path).header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" });
+        self.ask(request, Body::empty(), HEAD_PATIENCE).await
+    }
+
+    /// Sends JSON and waits so long for each part of the answer, which says nothing that matters.
+    ///
+    /// # Errors
+    /// If there is none, or its status is neither 200 nor 201.
+    pub(in crate::k8s) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<(), Fault> {
+        let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
+        let mut answer = self.ask(request, body.into(), patience).await?;
+        // To its end, or the connection could not be used again.
+        while answer.chunk(patience).await?.is_some() {}
+        Ok(())
+    }
+
+    async fn ask(&self, request: Builder, body: Body, patience: Duration) -> Result<Answer, Fault> {
+        let request = request
             .header(ACCEPT, "application/json")
-            .header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" })
             .header(USER_AGENT, concat!("berrylb/", env!("CARGO_PKG_VERSION")))
-            .body(Body::empty())
+            .body(body)
             .map_err(|error| Fault::Access(fault::chain(&error)))?;
-        let response = match timeout(HEAD_PATIENCE, self.service.clone().oneshot(request)).await {
+        let response = match timeout(patience, self.service.clone().oneshot(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(Fault::Transport(fault::chain(&*error))),
-            Err(_) => return Err(Fault::Silent(HEAD_PATIENCE)),
+            Err(_) => return Err(Fault::Silent(patience)),
         };
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after = header(RETRY_AFTER).and_then(|value| value.trim().parse().ok());
@@ -97,7 +135,7 @@ impl Client {
         };
         let status = response.status();
         let mut answer = Answer { body: response.into_body(), inflate };
-        if status == StatusCode::OK {
+        if [StatusCode::OK, StatusCode::CREATED].contains(&status) {
             return Ok(answer);
         }
         let mut body = Vec::new();
@@ -110,7 +148,7 @@ impl Client {
     }
 }
 
-/// A body with status 200.
+/// A body with status 200, or 201.
 pub(super) struct Answer {
     body: Incoming,
     inflate: Option<MultiGzDecoder<Vec<u8>>>,

@@ -16,7 +16,7 @@ use super::{
     access::Access,
     backoff,
     client::{Answer, Client},
-    decode::{self, Line},
+    decode::{self, Line, Unfit},
     fault::{Fault, Refusal},
     lines::Lines,
     resource::{Page, Resource},
@@ -175,10 +175,7 @@ impl Reflector {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let config = self.access.config().await.map_err(|error| Fault::Access(error.to_string()))?;
-        // A kubeconfig's plugin is a program that may take its time.
-        let made = tokio::task::spawn_blocking(move || Client::new(&config)).await;
-        let client = made.map_err(|error| Fault::Access(format!("preparing the connection failed: {error}")))??;
+        let client = Client::connect(&self.access).await?;
         self.client = Some(client.clone());
         Ok(client)
     }
@@ -362,7 +359,7 @@ impl Reflector {
                 return Ok(());
             }
         }
-        let wait = backoff::delay(self.failures).max(fault.retry_after().unwrap_or_default());
+        let wait = backoff::WATCHING.delay(self.failures).max(fault.retry_after().unwrap_or_default());
         tracing::debug!("{plural}: {fault}; again in {} ms", wait.as_millis());
         if self.failures > 1 || fault.is_lasting() {
             let reason = format!("cannot follow {plural} at {}: {fault}", self.access);
@@ -412,7 +409,7 @@ fn is_before(version: &str, told: &str) -> bool {
 fn event(key: ObjectRef, object: decode::Decoded) -> Event {
     match object {
         Ok(object) => Event::Put(object),
-        Err(cause) => Event::Bad { key, cause },
+        Err(Unfit { cause, uid }) => Event::Bad { key, cause, uid },
     }
 }
 

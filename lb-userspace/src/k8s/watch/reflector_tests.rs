@@ -82,7 +82,7 @@ fn no_streams() -> Reply {
 fn told(event: Event) -> String {
     match event {
         Event::Put(object) => format!("+{}", object.key().name),
-        Event::Bad { key, cause } => format!("!{} {cause}", key.name),
+        Event::Bad { key, cause, uid: _ } => format!("!{} {cause}", key.name),
         Event::Gone(key) => format!("-{}", key.name),
         Event::Whole(keys) => format!("={}", keys.iter().map(|key| &*key.name).collect::<Vec<_>>().join(",")),
         Event::Failing(reason) => format!("failing {reason}"),
