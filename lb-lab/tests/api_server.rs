@@ -274,6 +274,35 @@ fn inside_a_namespace() {
     assert_eq!((head.code, names(&list).len()), (200, 0));
 }
 
+/// As `kubectl describe` looks for them.
+#[test]
+fn events_are_found_by_what_they_are_about_in_either_form() {
+    let server = server();
+    let about = json!({"kind": "Service", "namespace": "default", "name": "web", "uid": "u-1"});
+    let new = json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "new", "namespace": "default"},
+        "eventTime": "2026-01-02T03:04:05.000000Z", "type": "Warning", "reason": "Overlap", "action": "Program",
+        "reportingController": "berrylb", "reportingInstance": "raspi001", "note": "taken", "regarding": about,
+    });
+    let old = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "old", "namespace": "default"},
+        "message": "from before", "involvedObject": about,
+    });
+    let of_another = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "other", "namespace": "default"},
+        "involvedObject": {"kind": "Service", "namespace": "default", "name": "web", "uid": "u-2"},
+    });
+    server.apply(&[new, old, of_another].map(|event| event.to_string()).join(" ")).unwrap();
+    let path = "/api/v1/namespaces/default/events";
+    let selector = "involvedObject.uid%3Du-1%2CinvolvedObject.name%3Dweb";
+    let (head, list) = Client::get(&server, &format!("{path}?fieldSelector={selector}"));
+    let shown: Vec<_> =
+        list["items"].as_array().unwrap().iter().map(|e| [&e["message"], &e["involvedObject"]]).collect();
+    assert_eq!((head.code, shown), (200, vec![[&json!("taken"), &about], [&json!("from before"), &about]]));
+    assert_eq!(Client::get(&server, &format!("{path}/new")).1["reportingComponent"], json!("berrylb"));
+    assert_eq!(Client::get(&server, &format!("{path}?watch=1&fieldSelector={selector}")).0.code, 400);
+}
+
 #[test]
 fn events_are_taken_as_a_real_server_takes_them() {
     let server = server();
@@ -316,6 +345,11 @@ fn events_are_taken_as_a_real_server_takes_them() {
     assert_eq!(patch("application/json-patch+json", name, &series).0.code, 415);
     assert_eq!(patch(merge, "none", &series).0.code, 404);
     assert_eq!(server.objects(Resource::Events).len(), 2);
+    assert_eq!(post(&made).0.code, 409, "a name is given once");
+    server.end_namespace("default");
+    let (head, refused) = post(&event);
+    assert_eq!((head.code, &refused["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
+    assert_eq!(patch(merge, name, &series).0.code, 200, "what is there can be changed until it is gone");
     assert_eq!(Client::fetch(&server, "POST", "/api/v1/namespaces/default/services", &[], "{}").0.code, 405);
 }
 

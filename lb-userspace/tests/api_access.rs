@@ -89,7 +89,8 @@ impl Way {
     fn follow(&self, kubeconfig: PathBuf, work: impl AsyncFnOnce(&mut Watches)) {
         let hints = Hints { kubeconfig: Some(kubeconfig), ..Hints::default() };
         let access = Access::new(hints, |_| None).unwrap();
-        let patience = Patience { retry_least: Duration::from_millis(50), ..Patience::default() };
+        let mut patience = Patience::default();
+        patience.retry.least = Duration::from_millis(50);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let local = tokio::task::LocalSet::new();
         runtime.block_on(local.run_until(async {

@@ -18,7 +18,7 @@ use std::{
 use berrylb::{
     k8s::{
         self,
-        watch::{self, Access, Event, Hints, KINDS, Patience, Update, Watches},
+        watch::{self, Access, Backoff, Event, Hints, KINDS, Patience, Update, Watches},
     },
     maps::Faults,
     model::Kind,
@@ -39,12 +39,26 @@ const WATCHED: [Resource; 3] = [Resource::Services, Resource::EndpointSlices, Re
 /// `short`: it runs out within a life.
 fn patience(short: bool, outage: Duration) -> Patience {
     let ms = Duration::from_millis;
-    let common = Patience { useful: ms(100), empty: ms(20), retry_least: ms(100), outage, ..Patience::default() };
+    let common = Patience { useful: ms(100), empty: ms(20), outage, ..Patience::default() };
     if short {
-        Patience { head: ms(600), list: ms(600), stream: ms(500), watch: ms(900), retry_most: ms(1000), ..common }
+        Patience {
+            head: ms(600),
+            list: ms(600),
+            stream: ms(500),
+            watch: ms(900),
+            retry: Backoff { least: ms(100), most: ms(1000) },
+            ..common
+        }
     } else {
         let long = Duration::from_secs(10);
-        Patience { head: long, list: long, stream: long, watch: long, retry_most: ms(2000), ..common }
+        Patience {
+            head: long,
+            list: long,
+            stream: long,
+            watch: long,
+            retry: Backoff { least: ms(100), most: ms(2000) },
+            ..common
+        }
     }
 }
 
@@ -229,7 +243,7 @@ impl<'a> Life<'a> {
         for event in events {
             match event {
                 Event::Put(object) => planner.upsert(*object),
-                Event::Bad { key, cause } => panic!("{context}: {key}: {cause}"),
+                Event::Bad { key, cause, uid: _ } => panic!("{context}: {key}: {cause}"),
                 Event::Gone(key) => planner.remove(&key),
                 Event::Whole(keys) => {
                     planner.retain(|key| key.kind != kind || keys.contains(key));
@@ -356,7 +370,7 @@ async fn live(seed: u64) -> Met {
     }
     let percent = [0, 10, 30][rng.below(3) as usize];
     let short = rng.one_in(2);
-    // The least wait after a failure is half of `retry_least`, and counts as an outage or does not.
+    // The least wait after a failure is half of `retry.least`, and counts as an outage or does not.
     let outage = if rng.one_in(2) { Duration::from_millis(40) } else { Duration::from_secs(60) };
     let faults = Faults::Percent { percent, seed };
     let mut life = Life::start(&server, patience(short, outage), faults).await;

@@ -96,6 +96,7 @@ fn service() -> impl Strategy<Value = Object> {
             Object::Service(Service {
                 name,
                 created: Created(created),
+                uid: None,
                 ignored,
                 kind,
                 headless,
@@ -278,7 +279,7 @@ proptest! {
                         prop_assert_ne!(told.get(&change.service), Some(&change.frontends), "told without need");
                         told.insert(change.service, change.frontends);
                     }
-                    let (new, stand) = (planner.take_new_diagnostics(), planner.diagnostics());
+                    let (new, stand) = (planner.take_news().new, planner.diagnostics());
                     let wanted: BTreeSet<_> = stand.iter().filter(|remark| !said.contains(*remark)).cloned().collect();
                     prop_assert_eq!(new, wanted);
                     said = stand;

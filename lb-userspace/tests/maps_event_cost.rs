@@ -86,7 +86,7 @@ fn settle(planner: &mut Planner, tables: &mut Tables<MemStore>) -> usize {
     let (_, errors) = tables.apply_all(&changes);
     assert!(errors.is_empty(), "{errors:?}");
     assert!(!planner.take_listeners_changed());
-    assert!(planner.take_new_diagnostics().is_empty());
+    assert!(planner.take_news().new.is_empty());
     changes.len()
 }
 

@@ -157,6 +157,9 @@ impl Call {
         let namespace = target.namespace.clone().unwrap_or_default();
         let key = super::resource::Key { resource: target.resource, namespace, name };
         match self.shared.lock().store.get(&key) {
+            Some(object) if target.resource == Resource::Events && target.api_version == "v1" => {
+                Ok(json(StatusCode::OK, &events::in_core(object.value())))
+            }
             Some(object) => Ok(plain(StatusCode::OK, "application/json", object.text().into_bytes())),
             None => Err(Status::new(404, format!("{} {:?} not found", target.resource.plural(), key.name))),
         }
@@ -206,6 +209,10 @@ impl Call {
         let body = body.to_bytes();
         let (code, event) = {
             let mut state = self.shared.lock();
+            let namespace = target.namespace.as_deref().unwrap_or_default();
+            if self.verb == Verb::Create && state.ending.contains(namespace) {
+                return Err(Status::ending_namespace(namespace));
+            }
             if self.verb == Verb::Create {
                 (StatusCode::CREATED, events::create(&mut state.store, target, &body)?)
             } else {

@@ -54,6 +54,11 @@ impl ApiServer {
         self.shared.lock().forbidden.insert((verb, resource));
     }
 
+    /// From now on the namespace is being deleted: nothing can be created in it, and all else goes on.
+    pub fn end_namespace(&self, namespace: &str) {
+        self.shared.lock().ending.insert(namespace.to_owned());
+    }
+
     /// From now on requests need this token; those that run go on, as with a real server.
     pub fn set_token(&self, token: Option<&str>) {
         self.shared.lock().token = token.map(str::to_owned);

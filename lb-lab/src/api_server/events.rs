@@ -61,6 +61,32 @@ fn put(store: &mut Store, event: Value, new: bool) -> Result<Value, Status> {
     store.get(&key).map(|event| event.value()).ok_or_else(|| Status::new(500, "the event is not there"))
 }
 
+/// Fields that `events.k8s.io/v1` and `v1` name differently (pkg/apis/events/v1/conversion.go).
+const RENAMED: [(&str, &str); 7] = [
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+/// The event in the form of `v1`, however it was written.
+pub(super) fn in_core(mut event: Value) -> Value {
+    if event["apiVersion"] == "v1" {
+        return event;
+    }
+    event["apiVersion"] = json!("v1");
+    if let Some(fields) = event.as_object_mut() {
+        for (from, to) in RENAMED {
+            let value = fields.remove(from);
+            fields.extend(value.map(|value| (to.to_owned(), value)));
+        }
+    }
+    event
+}
+
 fn parse(body: &[u8]) -> Result<Value, Status> {
     serde_json::from_slice(body).map_err(|error| Status::new(400, error.to_string()))
 }

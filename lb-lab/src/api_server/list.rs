@@ -1,11 +1,14 @@
 //! Lists and their pages. Pure: from the store and the options to a document or a Status.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::{
+    events,
     object::Stored,
     query::{Continue, Match, Query, Version},
-    resource::{Key, Target},
+    resource::{Key, Resource, Target},
     status::Status,
     store::{Expired, Store},
 };
@@ -47,8 +50,26 @@ pub(super) fn list(store: &Store, target: &Target, query: &Query) -> Result<Stri
             metadata["remainingItemCount"] = json!(left.len() - limit);
         }
     }
-    let items: Vec<String> = left.into_iter().take(limit).map(|(_, object)| object.item()).collect();
+    let left = left.into_iter().take(limit).map(|(_, object)| *object);
+    let items = if target.resource == Resource::Events && target.api_version == "v1" {
+        events_in_core(left, query)?
+    } else {
+        left.map(|object| object.item()).collect()
+    };
     Ok(document(target, &metadata, &items))
+}
+
+/// Events in the form of `v1`, those about what the selector asks for.
+fn events_in_core<'a>(events: impl Iterator<Item = &'a Arc<Stored>>, query: &Query) -> Result<Vec<String>, Status> {
+    let mut items = Vec::new();
+    for event in events {
+        let event = events::in_core(event.value());
+        if query.selector.matches_involved(&event) {
+            let item = Stored::new(event).map_err(|error| Status::new(500, format!("{error:#}")))?.item();
+            items.push(item);
+        }
+    }
+    Ok(items)
 }
 
 /// A list that says that there is nothing.

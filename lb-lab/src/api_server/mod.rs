@@ -3,7 +3,7 @@
 //!
 //! It behaves as kube-apiserver 1.34 does where clients can tell: one `resourceVersion` counter, watches that begin at a
 //! version, bookmarks, expiry, streaming lists (KEP-3157), pages, selectors (an object that leaves one is `DELETED`),
-//! list items without `kind`, gzip from 128 KiB, bearer tokens, `Status` bodies. It does not default, prune or validate
+//! list items without `kind`, events in both of their forms, gzip from 128 KiB, bearer tokens, `Status` bodies. It does not default, prune or validate
 //! objects (events but for one): tests say exactly what is served. It is never a controller: who wants slices puts them.
 //!
 //! ```
@@ -135,6 +135,8 @@ struct State {
     script: Script,
     token: Option<String>,
     forbidden: HashSet<(Verb, Resource)>,
+    /// Namespaces that are being deleted.
+    ending: HashSet<String>,
     seen: Vec<Seen>,
     /// Requests that were seen before those and taken.
     taken: usize,
@@ -201,6 +203,7 @@ impl ApiServer {
             script: Script::new(config.seed),
             token: config.token.clone(),
             forbidden: HashSet::new(),
+            ending: HashSet::new(),
             seen: Vec::new(),
             taken: 0,
             tls: config.tls.then(|| Tls::new(address.ip(), 0)).transpose()?,

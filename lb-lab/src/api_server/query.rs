@@ -94,6 +94,9 @@ impl Query {
             send_initial_events: flag("sendInitialEvents"),
             timeout: number("timeoutSeconds")?.map(Duration::from_secs),
         };
+        if query.selector.needs_involved() && (query.watch || resource != Resource::Events) {
+            return Err(bad("involvedObject selects only in lists of events here".to_owned()));
+        }
         if query.watch {
             query.check_watch(watch_list)?
         } else {

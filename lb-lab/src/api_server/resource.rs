@@ -13,7 +13,8 @@ pub enum Resource {
     EndpointSlices,
     /// `v1` nodes, which have no namespace.
     Nodes,
-    /// `v1` and `events.k8s.io/v1` events: one store behind two paths, each event as it was written.
+    /// `v1` and `events.k8s.io/v1` events: one store behind two paths. `v1` shows all of them in its own form; for
+    /// watches and `events.k8s.io/v1` each is as it was written.
     Events,
 }
 

@@ -24,7 +24,12 @@ pub(super) struct Selector {
 enum Field {
     Name,
     Namespace,
+    /// A field of what an event is about.
+    Involved(&'static str),
 }
+
+/// Those of `involvedObject` that clients select events by, as `kubectl describe` does.
+const INVOLVED: [&str; 4] = ["kind", "name", "namespace", "uid"];
 
 impl Selector {
     /// From `labelSelector` and `fieldSelector`; the error is for the client.
@@ -36,6 +41,19 @@ impl Selector {
 
     pub(super) fn selects_all(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// Whether it looks at what events are about.
+    pub(super) fn needs_involved(&self) -> bool {
+        self.fields.iter().any(|(field, ..)| matches!(field, Field::Involved(_)))
+    }
+
+    /// By what an event, in the form of `v1`, is about.
+    pub(super) fn matches_involved(&self, event: &Value) -> bool {
+        self.fields.iter().all(|(field, equal, wanted)| match field {
+            Field::Involved(part) => (event["involvedObject"][part].as_str().unwrap_or("") == wanted) == *equal,
+            Field::Name | Field::Namespace => true,
+        })
     }
 
     /// By an object's metadata.
@@ -51,7 +69,11 @@ impl Selector {
         });
         labels
             && self.fields.iter().all(|(field, equal, wanted)| {
-                let key = if *field == Field::Name { "name" } else { "namespace" };
+                let key = match field {
+                    Field::Name => "name",
+                    Field::Namespace => "namespace",
+                    Field::Involved(_) => return true,
+                };
                 (metadata[key].as_str().unwrap_or("") == wanted) == *equal
             })
     }
@@ -106,7 +128,11 @@ fn field(text: &str) -> Result<(Field, bool, String), String> {
     match key {
         "metadata.name" => Ok((Field::Name, equal, value.to_owned())),
         "metadata.namespace" => Ok((Field::Namespace, equal, value.to_owned())),
-        _ => Err(format!("field label not supported: {key}")),
+        _ => {
+            let part = key.strip_prefix("involvedObject.").and_then(|part| INVOLVED.into_iter().find(|p| *p == part));
+            let part = part.ok_or_else(|| format!("field label not supported: {key}"))?;
+            Ok((Field::Involved(part), equal, value.to_owned()))
+        }
     }
 }
 
@@ -150,6 +176,10 @@ mod tests {
         let matches = |text| Selector::parse("", text).map(|s| s.matches(&metadata));
         assert_eq!(matches("metadata.name=n"), Ok(true));
         assert_eq!(matches("metadata.name=n,metadata.namespace!=s"), Ok(false));
-        assert!(matches("spec.type=NodePort").is_err());
+        assert!(matches("spec.type=NodePort").is_err() && matches("involvedObject.x=y").is_err());
+        let event = json!({"involvedObject": {"name": "web", "uid": "u"}});
+        let about = |text| Selector::parse("", text).unwrap().matches_involved(&event);
+        assert!(about("involvedObject.uid=u,involvedObject.name=web,metadata.name=x"));
+        assert!(!about("involvedObject.uid=v") && !about("involvedObject.kind=Service"));
     }
 }

@@ -30,6 +30,12 @@ impl Status {
         Self { retry_after: Some(1), cause: Some("ResourceVersionTooLarge"), ..Self::new(504, message) }
     }
 
+    /// Nothing is created in a namespace that is being deleted (plugin/pkg/admission/namespace/lifecycle).
+    pub(super) fn ending_namespace(namespace: &str) -> Self {
+        let message = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        Self { cause: Some("NamespaceTerminating"), ..Self::new(403, message) }
+    }
+
     pub(super) fn json(&self) -> Value {
         let Self { code, message, retry_after, resume, cause } = self;
         let mut status = json!({

@@ -114,6 +114,16 @@ impl Agent {
         family("failed_services", "gauge", "Services that are not wholly in the datapath.", &[(String::new(), failed)]);
         let drift = [(String::new(), self.audit.drift)];
         family("audit_drift_total", "counter", "Differences that the audit of the datapath found.", &drift);
+        if let Some(counts) = self.events.counts() {
+            family("kube_events_total", "counter", "Requests to write Events on Services.", &counts.by_result());
+            let dropped = [(String::new(), counts.dropped)];
+            family(
+                "kube_events_dropped_total",
+                "counter",
+                "Findings on Services that were too many for Events.",
+                &dropped,
+            );
+        }
         self.syncs.write(&mut text);
         if let Some(snapshots) = &self.snapshots {
             snapshots.write_metrics(SystemTime::now(), &mut text);

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     k8s::watch::{Event, KINDS, Update, Watches},
-    model::{Kind, ObjectRef},
+    model::{Kind, ObjectRef, Uid},
+    plan::state::ServiceName,
 };
 
 /// State of the source that the watches are.
@@ -19,10 +20,21 @@ use crate::{
 pub(super) struct Cluster {
     /// Kinds that were read whole.
     whole: BTreeSet<Kind>,
-    /// Objects that are left out, each with the reason that was logged.
-    bad: BTreeMap<ObjectRef, String>,
+    /// Objects that are left out.
+    bad: BTreeMap<ObjectRef, BadObject>,
+    /// Services of which something in `bad` came or went since [`Self::take_changed_services`] was last called.
+    changed_services: BTreeSet<ServiceName>,
     /// Kinds that cannot be followed now, and why.
     failing: BTreeMap<Kind, String>,
+}
+
+/// An object that is left out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct BadObject {
+    /// As it was logged.
+    pub(super) cause: String,
+    /// Its `metadata.uid`.
+    pub(super) uid: Option<Uid>,
 }
 
 impl Cluster {
@@ -36,6 +48,34 @@ impl Cluster {
         !self.bad.is_empty()
     }
 
+    /// Why a Service is left out, if it is.
+    pub(super) fn bad_service(&self, service: &ServiceName) -> Option<&BadObject> {
+        if self.bad.is_empty() {
+            return None;
+        }
+        self.bad.get(&ObjectRef::new(Kind::Service, service.namespace.clone(), service.name.clone()))
+    }
+
+    /// The Services for which [`Self::bad_service`] says something else than at the last call.
+    pub(super) fn take_changed_services(&mut self) -> BTreeSet<ServiceName> {
+        std::mem::take(&mut self.changed_services)
+    }
+
+    /// Whether it was bad.
+    fn forget_bad(&mut self, key: &ObjectRef) -> bool {
+        let was_bad = self.bad.remove(key).is_some();
+        if was_bad {
+            self.note_change(key);
+        }
+        was_bad
+    }
+
+    fn note_change(&mut self, key: &ObjectRef) {
+        if key.kind == Kind::Service {
+            self.changed_services.insert(ServiceName::new(key.namespace.clone(), key.name.clone()));
+        }
+    }
+
     /// How many kinds cannot be followed.
     pub(super) fn failing(&self) -> usize {
         self.failing.len()
@@ -47,23 +87,28 @@ impl Cluster {
         for event in events {
             match event {
                 Event::Put(object) => {
-                    if !self.bad.is_empty() && self.bad.remove(&object.key()).is_some() {
+                    if !self.bad.is_empty() && self.forget_bad(&object.key()) {
                         outcome.messages.push(format!("{}: is good again", object.key()));
                     }
                     outcome.changes.push(ObjectChange::Upsert(object));
                 }
-                Event::Bad { key, cause } => {
-                    if self.bad.get(&key) != Some(&cause) {
-                        outcome.messages.push(format!("{key}: {cause}; this version of it is left out"));
-                        self.bad.insert(key, cause);
+                Event::Bad { key, cause, uid } => {
+                    let bad = BadObject { cause, uid };
+                    if self.bad.get(&key) != Some(&bad) {
+                        outcome.messages.push(format!("{key}: {}; this version of it is left out", bad.cause));
+                        self.note_change(&key);
+                        self.bad.insert(key, bad);
                     }
                 }
                 Event::Gone(key) => {
-                    self.bad.remove(&key);
+                    self.forget_bad(&key);
                     outcome.changes.push(ObjectChange::Remove(key));
                 }
                 Event::Whole(keys) => {
-                    self.bad.retain(|key, _| key.kind != kind || keys.contains(key));
+                    let gone = self.bad.keys().filter(|key| key.kind == kind && !keys.contains(*key));
+                    for key in gone.cloned().collect::<Vec<_>>() {
+                        self.forget_bad(&key);
+                    }
                     self.whole.insert(kind);
                     outcome.changes.push(ObjectChange::Retain(kind, keys));
                 }
@@ -149,7 +194,7 @@ mod tests {
     #[test]
     fn a_bad_object_is_no_change_and_is_told_once() {
         let mut cluster = Cluster::default();
-        let bad = |cause: &str| Event::Bad { key: key(Kind::Node, "n1"), cause: cause.into() };
+        let bad = |cause: &str| Event::Bad { key: key(Kind::Node, "n1"), cause: cause.into(), uid: None };
         let outcome = cluster.take(update(Kind::Node, vec![bad("x"), bad("x"), bad("y")]));
         assert_eq!((outcome.changes.len(), outcome.messages.len()), (0, 2), "{outcome:?}");
         assert!(cluster.has_bad_objects());
@@ -161,11 +206,17 @@ mod tests {
     #[test]
     fn a_bad_object_that_is_gone_is_bad_no_more() {
         let mut cluster = Cluster::default();
-        let bad = |name: &str| Event::Bad { key: key(Kind::Service, name), cause: "x".into() };
+        let bad = |name: &str| Event::Bad { key: key(Kind::Service, name), cause: "x".into(), uid: Uid::new("u") };
+        let name = |name| ServiceName::new("default", name);
         cluster.take(update(Kind::Service, vec![bad("a"), bad("b"), Event::Gone(key(Kind::Service, "a"))]));
+        assert_eq!(cluster.take_changed_services(), BTreeSet::from([name("a"), name("b")]));
+        assert_eq!(cluster.bad_service(&name("b")), Some(&BadObject { cause: "x".into(), uid: Uid::new("u") }));
         cluster.take(update(Kind::Node, vec![Event::Whole(BTreeSet::new())]));
         assert!(cluster.has_bad_objects(), "a list of another kind says nothing of it");
+        cluster.take(update(Kind::Service, vec![bad("b")]));
+        assert!(cluster.take_changed_services().is_empty(), "as it was");
         cluster.take(update(Kind::Service, vec![Event::Whole(BTreeSet::new())]));
         assert!(!cluster.has_bad_objects());
+        assert_eq!(cluster.take_changed_services(), BTreeSet::from([name("b")]));
     }
 }

@@ -144,6 +144,9 @@ pub struct AgentArgs {
     /// Socket that the other commands ask for names. Default: /run/berrylb/agent.sock.
     #[arg(long, env = "BERRYLB_API_SOCKET", value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
+    /// Events on Services about what their owners should know, if objects come from an API server: on or off. Default: on.
+    #[arg(long, env = "BERRYLB_EVENTS", value_name = "WHAT")]
+    pub events: Option<OnOff>,
     /// error, warn, info, debug or trace, or a tracing filter. Default: info.
     #[arg(long, env = "BERRYLB_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
@@ -243,6 +246,7 @@ pub struct Settings {
     pub healthz: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
     pub api_socket: PathBuf,
+    pub events: bool,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     pub datapath_log: Option<tracing::Level>,
@@ -291,7 +295,7 @@ impl AgentArgs {
             from, kubeconfig, api_server, node_kubeconfig, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
             cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
-            healthz, metrics, api_socket, log_level, log_format,
+            healthz, metrics, api_socket, events, log_level, log_format,
             datapath_log, grace_seconds, audit_interval, state_dir, state_interval, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks, max_devices,
         });
@@ -393,6 +397,7 @@ impl AgentArgs {
             healthz: listen(self.healthz, ([0, 0, 0, 0], 10256)),
             metrics: listen(self.metrics, ([127, 0, 0, 1], 10249)),
             api_socket: self.api_socket.unwrap_or_else(|| DEFAULT_API_SOCKET.into()),
+            events: self.events != Some(OnOff::Off),
             log_level: self.log_level.unwrap_or_else(|| LogLevel("info".into())),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             datapath_log: self.datapath_log.map(|log| log.0),

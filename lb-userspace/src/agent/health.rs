@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{state::Agent, status::Status};
 use crate::{
-    maps::{ApplyError, Cause},
+    maps::{ApplyError, Cause, Problem},
     plan::state::ServiceChange,
 };
 
@@ -20,18 +20,21 @@ pub(super) struct Failed {
     pub(super) change: ServiceChange,
     /// As it was logged.
     pub(super) reason: String,
+    /// The same, for Events.
+    pub(super) problems: Vec<Problem>,
     /// Since when the kernel refuses it. A full table is not among this: it is told of the Service, and a new start of the
     /// agent would not make it larger.
     pub(super) refused_since: Option<Instant>,
 }
 
 impl Failed {
-    pub(super) fn new(change: &ServiceChange, error: &ApplyError, before: Option<&Self>) -> Self {
+    pub(super) fn new(change: &ServiceChange, error: ApplyError, before: Option<&Self>) -> Self {
         let refused = error.problems.iter().any(|problem| matches!(problem.cause, Cause::Store(_)));
         let since = before.and_then(|failed| failed.refused_since);
         Self {
             change: change.clone(),
             reason: error.to_string(),
+            problems: error.problems,
             refused_since: refused.then(|| since.unwrap_or_else(Instant::now)),
         }
     }

@@ -4,7 +4,7 @@
 //! Only opens and closes listeners. What they answer is asked of the loop, so a count is never older than the plan.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
 };
@@ -71,15 +71,29 @@ impl HealthAnswer {
 pub(super) struct HealthChecks {
     asker: Asker,
     listening: BTreeMap<SocketAddr, JoinHandle<()>>,
-    /// Listeners that could not be opened, each with the reason that was logged.
-    failed: BTreeMap<SocketAddr, String>,
+    failed: BTreeMap<SocketAddr, Failure>,
     /// The Service of each listener, open or not.
     wanted: BTreeMap<SocketAddr, ServiceName>,
+    /// Services for which something in `failed` came or went.
+    changed: BTreeSet<ServiceName>,
+}
+
+/// A listener that could not be opened.
+struct Failure {
+    service: ServiceName,
+    /// As it was logged.
+    reason: String,
 }
 
 impl HealthChecks {
     pub(super) fn new(asker: Asker) -> Self {
-        Self { asker, listening: BTreeMap::new(), failed: BTreeMap::new(), wanted: BTreeMap::new() }
+        Self {
+            asker,
+            listening: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            changed: BTreeSet::new(),
+        }
     }
 
     /// Opens and closes listeners so that there is one for each check on each address. What failed before is left to
@@ -103,7 +117,13 @@ impl HealthChecks {
             }
             keep
         });
-        self.failed.retain(|addr, _| wanted.contains_key(addr));
+        self.failed.retain(|addr, failure| {
+            let keep = wanted.contains_key(addr);
+            if !keep {
+                self.changed.insert(failure.service.clone());
+            }
+            keep
+        });
         self.wanted = wanted;
         let new: Vec<SocketAddr> = self.wanted.keys().filter(|addr| !self.is_known(addr)).copied().collect();
         for addr in new {
@@ -120,7 +140,17 @@ impl HealthChecks {
 
     /// Why some are not served, one line each.
     pub(super) fn failures(&self) -> impl Iterator<Item = &String> {
-        self.failed.values()
+        self.failed.values().map(|failure| &failure.reason)
+    }
+
+    /// Where the health check of a Service is not served.
+    pub(super) fn failures_of(&self, service: &ServiceName) -> impl Iterator<Item = SocketAddr> {
+        self.failed.iter().filter(move |(_, failure)| failure.service == *service).map(|(addr, _)| *addr)
+    }
+
+    /// The Services for which [`Self::failures_of`] may say something else than at the last call.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<ServiceName> {
+        std::mem::take(&mut self.changed)
     }
 
     fn is_known(&self, addr: &SocketAddr) -> bool {
@@ -132,7 +162,7 @@ impl HealthChecks {
         match listen(addr) {
             Ok(listener) => {
                 tracing::info!("health checks of service {service} are served on {addr}");
-                self.failed.remove(&addr);
+                self.changed.extend(self.failed.remove(&addr).map(|failure| failure.service));
                 let served = serve(listener, addr.port(), self.asker.clone());
                 self.listening.insert(addr, tokio::task::spawn_local(served));
             }
@@ -149,9 +179,13 @@ impl HealthChecks {
                     "service {service} healthCheckNodePort {}: not served on {addr}: {error}; {next}; it is tried again",
                     addr.port()
                 );
-                if self.failed.insert(addr, reason.clone()).as_ref() != Some(&reason) {
+                if self.failed.get(&addr).is_none_or(|failure| failure.reason != reason) {
                     tracing::error!("{reason}");
+                    self.changed.insert(service.clone());
                 }
+                let old = self.failed.insert(addr, Failure { service: service.clone(), reason });
+                // The port may have gone to another Service.
+                self.changed.extend(old.map(|failure| failure.service).filter(|old| old != service));
             }
         }
     }

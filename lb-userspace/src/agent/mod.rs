@@ -13,6 +13,7 @@ mod api;
 mod audit;
 mod cluster;
 mod config;
+mod events;
 mod files;
 mod health;
 mod health_checks;

@@ -76,6 +76,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         let audit_at = agent.audit.at();
         agent.keep_snapshot();
         let snapshot_at = agent.snapshots.as_ref().and_then(Snapshots::at);
+        let event_at = agent.events.at();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -144,6 +145,14 @@ pub async fn run(settings: Settings) -> Result<()> {
             () = sleep_until(snapshot_at.unwrap_or_else(Instant::now)), if snapshot_at.is_some() => agent.snapshot_due(),
             () = sleep_until(audit_at.unwrap_or_else(Instant::now)), if audit_at.is_some() => {
                 agent.audit();
+                continue;
+            }
+            () = sleep_until(event_at.unwrap_or_else(Instant::now)), if event_at.is_some() => {
+                agent.events.write();
+                continue;
+            }
+            answer = agent.events.answered() => {
+                agent.events.finish(&answer);
                 continue;
             }
             () = sleep_until(local_path_at), if agent.settings.local_path == LocalPath::Auto => {

@@ -16,6 +16,7 @@ use super::{
     audit::Audit,
     cluster::Cluster,
     config::Settings,
+    events::Events,
     files::{FileKey, FileSet, ObjectChange, Outcome},
     health::Failed,
     health_checks::HealthChecks,
@@ -31,9 +32,10 @@ use super::{
 use crate::{
     loader::{self, Datapath, DatapathOptions, Layout, object},
     maps::{ApplyError, BpfStore, Capacities, Freed, MapStore as _, Tables},
+    model::{Kind, Object},
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
-        PlanConfig, Planner,
+        News, PlanConfig, Planner,
         state::{ServiceChange, ServiceName},
     },
 };
@@ -85,6 +87,7 @@ pub(super) struct Agent {
     pub(super) standing: Standing,
     pub(super) prune: Prune,
     pub(super) audit: Audit,
+    pub(super) events: Events,
 }
 
 /// The error; that of a table with the flag that sets its size in front.
@@ -166,6 +169,10 @@ impl Agent {
         });
         let audit_interval = settings.audit_interval;
         let cluster = settings.access.as_ref().map(|_| Cluster::default());
+        let events = match &settings.access {
+            Some(access) if settings.events => Events::start(access.clone(), &settings.node_name),
+            Some(_) | None => Events::default(),
+        };
         let mut agent = Self {
             classify: links::classify_options(&settings),
             table: Table::default(),
@@ -193,6 +200,7 @@ impl Agent {
             standing: Standing::default(),
             prune: Prune::Done,
             audit: Audit::new(audit_interval),
+            events,
         };
         if !fresh {
             // The first run's grace goes on across restarts.
@@ -213,6 +221,9 @@ impl Agent {
             self.own_node.note(&change, &self.settings.node_name);
             match change {
                 ObjectChange::Upsert(object) => {
+                    if let Object::Service(service) = &*object {
+                        self.events.touch_known(&service.name);
+                    }
                     self.syncs.queue(object.key().kind, 1, now);
                     // Before the first full state they say how long the agent was away.
                     let trigger = syncs::trigger_of(&object).filter(|_| self.ready);
@@ -224,9 +235,15 @@ impl Agent {
                 }
                 ObjectChange::Remove(name) => {
                     self.syncs.queue(name.kind, 1, now);
+                    if name.kind == Kind::Service {
+                        self.events.touch_known(&ServiceName::new(name.namespace.clone(), name.name.clone()));
+                    }
                     self.planner.remove(&name);
                 }
                 ObjectChange::Retain(kind, keys) => {
+                    if kind == Kind::Service {
+                        self.events.touch_all_known();
+                    }
                     let gone = self.planner.retain(|key| key.kind != kind || keys.contains(key));
                     self.syncs.queue(kind, u64::try_from(gone).unwrap_or(u64::MAX), now);
                 }
@@ -253,6 +270,7 @@ impl Agent {
             self.schedule_retry();
         }
         self.tell();
+        self.report_events();
         let failed = |service: &ServiceName| self.failed.contains_key(service);
         let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
         self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
@@ -292,9 +310,10 @@ impl Agent {
             match failed.remove(&change.service) {
                 Some(error) => {
                     let old = self.failed.remove(&change.service);
-                    let failed = Failed::new(change, &error, old.as_ref());
+                    let failed = Failed::new(change, error, old.as_ref());
                     if old.is_none_or(|old| old.reason != failed.reason) {
                         tracing::error!("{}", failed.reason);
+                        self.events.touch(&change.service);
                     }
                     self.failed.insert(change.service.clone(), failed);
                     self.schedule_retry();
@@ -302,6 +321,7 @@ impl Agent {
                 None => {
                     if self.failed.remove(&change.service).is_some() {
                         tracing::info!("service {} is in the datapath now", change.service);
+                        self.events.touch(&change.service);
                     }
                 }
             }
@@ -310,9 +330,11 @@ impl Agent {
 
     /// Says each diagnostic of the plan once, for as long as it stands.
     fn tell(&mut self) {
-        for new in self.planner.take_new_diagnostics() {
-            tracing::warn!("{new}");
+        let News { new, gone } = self.planner.take_news();
+        for diagnostic in &new {
+            tracing::warn!("{diagnostic}");
         }
+        new.iter().chain(&gone).for_each(|diagnostic| self.events.touch(diagnostic.service()));
     }
 
     fn become_ready(&mut self) -> Result<()> {

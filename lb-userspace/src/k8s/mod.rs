@@ -8,6 +8,7 @@ pub mod watch;
 
 mod decode;
 mod documents;
+mod event_writer;
 mod events;
 mod files;
 mod outcome;
@@ -15,6 +16,7 @@ mod parse;
 mod path;
 mod tree;
 
+pub use event_writer::{EventFailure, EventRequest, EventType, EventWriter, NewEvent, Written};
 pub use files::{files, is_object_file, load};
 pub use outcome::{BadObject, Duplicate, Loaded, Located, Meant, Parsed, Position, UnknownKind, Unreadable, merge};
 pub use parse::parse;

@@ -7,6 +7,7 @@ mod names;
 mod objects;
 mod packed;
 mod slice;
+mod uid;
 
 pub use index::{Change, Index};
 pub use names::shared;
@@ -15,3 +16,4 @@ pub use objects::{
     ObjectRef, Policy, Service, ServicePort, ServiceType, Shared, SliceFamily, Weights,
 };
 pub use slice::SharedSlice;
+pub use uid::Uid;

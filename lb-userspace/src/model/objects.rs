@@ -8,7 +8,7 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc, tim
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::slice::SharedSlice;
+use super::{Uid, slice::SharedSlice};
 use crate::plan::state::{Algorithm, Protocol, ServiceName};
 
 /// The kinds that have an effect.
@@ -203,6 +203,8 @@ pub struct Service {
     pub name: ServiceName,
     /// `metadata.creationTimestamp`.
     pub created: Created,
+    /// `metadata.uid`; a file may leave it out.
+    pub uid: Option<Uid>,
     /// Another proxy's (label `service.kubernetes.io/service-proxy-name`), or marked headless by its label: not ours.
     pub ignored: bool,
     /// `spec.type`.
@@ -244,6 +246,7 @@ impl Service {
         Self {
             name,
             created: Created(None),
+            uid: None,
             ignored: false,
             kind: ServiceType::ClusterIp,
             headless: false,

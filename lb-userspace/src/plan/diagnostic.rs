@@ -1,5 +1,5 @@
 //! What an operator should know about a plan that is otherwise complete: values with object names, which the CLI
-//! prints and the agent may turn into Events. None of them makes a command fail.
+//! prints and the agent turns into Events. None of them makes a command fail.
 
 use std::{fmt, net::IpAddr};
 
@@ -42,16 +42,19 @@ pub enum Diagnostic {
         /// As what the owner has it.
         as_kind: FrontendType,
     },
-    /// Listed, but no packet of it is carried.
+    /// Listed, but not carried for everybody.
     NotCarried {
         /// The Service.
         service: ServiceName,
         /// `spec.ports[].name`.
         port_name: String,
-        /// Port.
+        /// Port of the address.
         port: u16,
         /// The protocol.
         protocol: Protocol,
+        /// The other port that endpoints listen on, for which nothing is carried at all. `None`: all but what the node
+        /// itself sends is carried.
+        target: Option<u16>,
     },
     /// Neither headless nor ExternalName, but without cluster IP: nothing is served, as with kube-proxy.
     NoClusterIp {
@@ -118,60 +121,87 @@ impl Diagnostic {
             | Self::NoNodeAddress { service, .. } => service,
         }
     }
+
+    /// The text without the Service's name.
+    #[must_use]
+    pub const fn remark(&self) -> Remark<'_> {
+        Remark(self)
+    }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Taken { loser, wanted, owner, as_kind } if loser == owner => {
-                write!(f, "service {loser}: {wanted} is left out: the Service has it already, as {as_kind}")
+            // Their remark goes on with the name.
+            Self::NotCarried { service, .. } | Self::NoNodeAddress { service, others: 1.., .. } => {
+                write!(f, "service {service} ")
             }
-            Self::Taken { loser, wanted, owner, as_kind } => write!(
-                f,
-                "service {loser}: {wanted} is left out: service {owner}, which comes first by age and name, has it as \
-                 {as_kind}; give one of the two another address or port"
-            ),
-            Self::NotCarried { service, port_name, port, protocol } => write!(
-                f,
-                "service {service} port \"{port_name}\" ({port}/{protocol}): {protocol} is listed, but the datapath \
-                 does not carry it"
-            ),
-            Self::NoClusterIp { service } => {
-                write!(f, "service {service}: no cluster IP, so nothing of it is served; set spec.clusterIP")
+            Self::Taken { .. }
+            | Self::NoClusterIp { .. }
+            | Self::WrongFamily { .. }
+            | Self::KeptBackends { .. }
+            | Self::BadAnnotation { .. }
+            | Self::HealthPortTaken { .. }
+            | Self::NoNodeAddress { .. } => write!(f, "service {}: ", self.service()),
+        }?;
+        self.remark().fmt(f)
+    }
+}
+
+/// A diagnostic without the Service's name, for where that stands already.
+#[derive(Clone, Copy, Debug)]
+pub struct Remark<'a>(&'a Diagnostic);
+
+impl fmt::Display for Remark<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Diagnostic::Taken { loser, wanted, owner, as_kind } if loser == owner => {
+                write!(f, "{wanted} is left out: the Service has it already, as {as_kind}")
             }
-            Self::KeptBackends { service } => write!(
+            Diagnostic::Taken { loser: _, wanted, owner, as_kind } => write!(
                 f,
-                "service {service}: no endpoint is left, so those that it had last are kept until the Service is gone; \
-                 check the API server"
+                "{wanted} is left out: service {owner}, which comes first by age and name, has it as {as_kind}; give one \
+                 of the two another address or port"
             ),
-            Self::WrongFamily { service, kind, address } => write!(
+            Diagnostic::NotCarried { service: _, port_name, port, protocol, target: Some(target) } => write!(
                 f,
-                "service {service}: {kind} {address} is left out: the Service has no cluster IP of that family; see \
-                 spec.ipFamilyPolicy"
+                "port \"{port_name}\" ({port}/{protocol}): dropped where endpoints listen on port {target}: {protocol} \
+                 packets keep their port, as their checksum covers it; give both the same number"
             ),
-            Self::BadAnnotation { service, annotation, cause } => {
-                write!(f, "service {service}: annotation {annotation}: {cause}; the Service is served as without it")
+            Diagnostic::NotCarried { service: _, port_name, port, protocol, target: None } => write!(
+                f,
+                "port \"{port_name}\" ({port}/{protocol}): carried for pods and from outside, but not for the node's own \
+                 {protocol} sockets"
+            ),
+            Diagnostic::NoClusterIp { .. } => f.write_str("no cluster IP, so nothing of it is served; set spec.clusterIP"),
+            Diagnostic::KeptBackends { .. } => f.write_str(
+                "no endpoint is left, so those that it had last are kept until the Service is gone; check the API server",
+            ),
+            Diagnostic::WrongFamily { service: _, kind, address } => write!(
+                f,
+                "{kind} {address} is left out: the Service has no cluster IP of that family; see spec.ipFamilyPolicy"
+            ),
+            Diagnostic::BadAnnotation { service: _, annotation, cause } => {
+                write!(f, "annotation {annotation}: {cause}; the Service is served as without it")
             }
-            Self::HealthPortTaken { loser, port, owner } => write!(
+            Diagnostic::HealthPortTaken { loser: _, port, owner } => write!(
                 f,
-                "service {loser}: healthCheckNodePort {port} answers for service {owner}, which comes first by name; give \
-                 one of the two another"
+                "healthCheckNodePort {port} answers for service {owner}, which comes first by name; give one of the two \
+                 another"
             ),
-            Self::NoNodeAddress { service, others, node, chosen } => {
-                let more = if *others > 0 { format!(" and {others} more") } else { String::new() };
+            Diagnostic::NoNodeAddress { service: _, others, node, chosen } => {
+                if *others > 0 {
+                    write!(f, "and {others} more: ")?;
+                }
                 if *chosen {
-                    return write!(
-                        f,
-                        "service {service}{more}: node ports are left out: --nodeport-addresses names no address of this \
-                         node"
-                    );
+                    return f.write_str("node ports are left out: --nodeport-addresses names no address of this node");
                 }
                 let hint = if node.is_empty() {
                     "give --node-address, or --node-name and that Node object".to_owned()
                 } else {
                     format!("give --node-address, or a Node object named {node} with an InternalIP")
                 };
-                write!(f, "service {service}{more}: node ports are left out: no address of this node is known; {hint}")
+                write!(f, "node ports are left out: no address of this node is known; {hint}")
             }
         }
     }

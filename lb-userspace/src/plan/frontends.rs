@@ -2,7 +2,10 @@
 //!
 //! Looks at one Service at a time; who owns a contested address is `claims`' business.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     claims::{Claim, Claimant, Target},
@@ -108,9 +111,27 @@ pub(super) fn remarks(service: &Service) -> Vec<Diagnostic> {
             port_name: port.name.to_string(),
             port: port.port,
             protocol: port.protocol,
+            target: None,
         });
     }
     remarks
+}
+
+/// What the datapath drops although it is listed: SCTP to another port than the one that it was sent to, as its checksum
+/// covers the ports (RFC 9260 6.8).
+pub(super) fn dropped(service: &Service, frontends: &[Frontend]) -> BTreeSet<Diagnostic> {
+    let sctp = frontends.iter().filter(|frontend| frontend.protocol == Protocol::Sctp);
+    let remapped = sctp.flat_map(|frontend| {
+        let other = frontend.backends.iter().map(|backend| backend.port).filter(|port| *port != frontend.port);
+        other.map(move |target| Diagnostic::NotCarried {
+            service: service.name.clone(),
+            port_name: frontend.port_name.as_deref().unwrap_or_default().to_owned(),
+            port: frontend.port,
+            protocol: frontend.protocol,
+            target: Some(target),
+        })
+    });
+    remapped.collect()
 }
 
 /// One Service with all that its plan depends on.

@@ -17,6 +17,7 @@ mod planner;
 mod topology;
 
 pub use api_server::is_api_server;
-pub use diagnostic::{Diagnostic, Place};
+pub use diagnostic::{Diagnostic, Place, Remark};
 pub use node_port_addresses::NodePortAddresses;
+pub use notices::News;
 pub use planner::{PlanConfig, Planner};

@@ -73,9 +73,18 @@ impl Notices {
         all
     }
 
-    /// The remarks that stand now and did not at the last call, in order.
-    pub(super) fn take_new_remarks(&mut self) -> BTreeSet<Diagnostic> {
-        std::mem::take(&mut self.news).new
+    /// How the remarks differ from those at the last call.
+    pub(super) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// The remarks on one Service, in order, but for that of the node as a whole.
+    pub(super) fn remarks_of(&self, service: &ServiceName) -> Vec<Diagnostic> {
+        let of_port = self.checks.get(service).map(|check| self.port_remarks(check.port)).unwrap_or_default();
+        let of_port = of_port.into_iter().filter(|remark| remark.service() == service);
+        let mut all: Vec<_> = self.remarks.get(service).into_iter().flatten().cloned().chain(of_port).collect();
+        all.sort();
+        all
     }
 
     /// All health checks, in order of Service.
@@ -121,9 +130,11 @@ impl Notices {
 
 /// What has come and gone. Something that went and came back is no news.
 #[derive(Clone, Debug, Default)]
-struct News {
-    new: BTreeSet<Diagnostic>,
-    gone: BTreeSet<Diagnostic>,
+pub struct News {
+    /// What stands now and did not before.
+    pub new: BTreeSet<Diagnostic>,
+    /// What stands no more.
+    pub gone: BTreeSet<Diagnostic>,
 }
 
 impl News {

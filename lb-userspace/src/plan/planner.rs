@@ -16,11 +16,11 @@ use super::{
     diagnostic::Diagnostic,
     frontends::{self, Input},
     node_port_addresses::NodePortAddresses,
-    notices::{Notice, Notices},
+    notices::{News, Notice, Notices},
     state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
     topology::Here,
 };
-use crate::model::{Change, EndpointGroup, Index, Object, ObjectRef, Shared};
+use crate::model::{Change, EndpointGroup, Index, Object, ObjectRef, Shared, Uid};
 
 /// What a plan depends on besides objects.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -314,12 +314,24 @@ impl Planner {
         self.notices.remarks()
     }
 
-    /// As [`Self::diagnostics`], but only those that stand now and did not at the last call.
-    pub fn take_new_diagnostics(&mut self) -> BTreeSet<Diagnostic> {
+    /// How [`Self::diagnostics`] differ from those at the last call.
+    pub fn take_news(&mut self) -> News {
         self.settle();
-        let new = self.notices.take_new_remarks();
-        self.reads += new.len() as u64;
-        new
+        let news = self.notices.take_news();
+        self.reads += (news.new.len() + news.gone.len()) as u64;
+        news
+    }
+
+    /// Those of [`Self::diagnostics`] that are about this one Service, in order.
+    pub fn diagnostics_of(&mut self, service: &ServiceName) -> Vec<Diagnostic> {
+        self.settle();
+        self.notices.remarks_of(service)
+    }
+
+    /// `metadata.uid` of a Service; `None` if there is no such Service, or it has none.
+    #[must_use]
+    pub fn uid(&self, service: &ServiceName) -> Option<&Uid> {
+        self.index.service(service)?.uid.as_ref()
     }
 
     fn note(&mut self, change: Change) {
@@ -424,8 +436,10 @@ impl Planner {
             }
         }
         let has_node_ports = frontends::has_node_ports(service);
+        let planned = input.frontends(won.into_iter());
+        remarks.extend(frontends::dropped(service, &planned));
         let notice = Notice { remarks, health_check: input.health_check(), has_node_ports };
-        (input.frontends(won.into_iter()), notice)
+        (planned, notice)
     }
 }
 

@@ -124,14 +124,14 @@ fn telling_one_change_reads_one_service() {
         planner.upsert(Object::EndpointSlice(mk_slice(n, 1)));
     }
     planner.take_changes();
-    assert_eq!(planner.take_new_diagnostics().len(), 100);
+    assert_eq!(planner.take_news().new.len(), 100);
     assert!(planner.take_listeners_changed() && planner.peers_changed());
     planner.peers_told();
     for (n, endpoints) in [(7, 4), (107, 4), (107, 0)] {
         let (plans, reads) = (planner.plans(), planner.reads());
         planner.upsert(Object::EndpointSlice(mk_slice(n, endpoints)));
         assert_eq!(planner.take_changes().len(), 1);
-        assert!(planner.take_new_diagnostics().is_empty());
+        assert!(planner.take_news().new.is_empty());
         assert!(!planner.take_listeners_changed() && !planner.peers_changed());
         assert_eq!((planner.plans() - plans, planner.reads() - reads), (1, 1));
     }
@@ -151,7 +151,7 @@ fn mk_local(n: u8, health_port: u16) -> Service {
 fn a_remark_is_told_once_while_it_stands() {
     let mut planner = mk_planner();
     let told = |planner: &mut Planner| {
-        let said: Vec<_> = planner.take_new_diagnostics().iter().map(|d| d.service().name.to_string()).collect();
+        let said: Vec<_> = planner.take_news().new.iter().map(|d| d.service().name.to_string()).collect();
         said.join(" ")
     };
     let plain = |n| Object::Service(mk_service(n));
@@ -191,11 +191,11 @@ fn a_health_port_has_one_owner() {
     planner.upsert(Object::Service(mk_local(9, 31_000)));
     assert!(!planner.take_listeners_changed());
     assert_eq!(owner(&mut planner), Some(mk_name(5)));
-    assert_eq!(planner.take_new_diagnostics().first().map(|d| d.service().clone()), Some(mk_name(9)));
+    assert_eq!(planner.take_news().new.first().map(|d| d.service().clone()), Some(mk_name(9)));
     planner.upsert(Object::Service(mk_local(3, 31_000)));
     assert!(planner.take_listeners_changed());
     assert_eq!(owner(&mut planner), Some(mk_name(3)));
-    assert_eq!(planner.take_new_diagnostics().len(), 2, "both are told who has it now");
+    assert_eq!(planner.take_news().new.len(), 2, "both are told who has it now");
     planner.upsert(Object::Service(mk_local(3, 31_001)));
     assert!(planner.take_listeners_changed());
     assert_eq!(owner(&mut planner), Some(mk_name(5)));

@@ -9,6 +9,7 @@ mod api;
 mod changes;
 mod commands;
 mod dsr;
+mod events;
 mod exposition;
 mod files;
 mod hairpin;

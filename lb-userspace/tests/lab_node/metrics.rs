@@ -57,10 +57,13 @@ fn numbers_follow_what_happens() {
     cluster.put_service(1, 2);
 
     // From long before the agent, as all that it finds at its start.
-    cluster.put("web", &format!("{service}---\n{}", slice(&service, &[other.clone()], "2020-01-01T00:00:00Z")));
+    cluster.put(
+        "web",
+        &format!("{service}---\n{}", slice(&service, std::slice::from_ref(&other), "2020-01-01T00:00:00Z")),
+    );
     cluster.settle();
     reaches(&cluster, &format!("{PROGRAMMING}_count"), 0.0);
-    cluster.put("web", &format!("{service}---\n{}", slice(&service, &[endpoint.clone()], &now())));
+    cluster.put("web", &format!("{service}---\n{}", slice(&service, std::slice::from_ref(&endpoint), &now())));
     cluster.settle();
     reaches(&cluster, &format!("{PROGRAMMING}_count"), 1.0);
     let seconds = scrape(&cluster)[&format!("{PROGRAMMING}_sum")];

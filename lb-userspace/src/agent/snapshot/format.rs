@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Object, ObjectRef, Shared};
 
 /// Grows with every change of the lines, those of the model's types included. Others are not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FORMAT: &str = "berrylb objects";
 
 /// A line is one object; etcd takes none above 1.5 MiB. Beyond this it is damage, and is not read into memory.

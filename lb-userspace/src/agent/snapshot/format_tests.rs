@@ -12,6 +12,7 @@ apiVersion: v1
 kind: Service
 metadata:
   name: web
+  uid: 0b7d8d1e-7f0c-4e0a-9b1e-3a5d1f2c4b6a
   creationTimestamp: 2026-01-02T03:04:05Z
   annotations: {berrylb.io/algorithm: maglev, berrylb.io/weights: 'n2=3, 10.244.2.66=0', berrylb.io/what: x}
 spec:
@@ -50,10 +51,10 @@ metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}
 status: {addresses: [{type: InternalIP, address: 192.168.1.11}]}
 ";
 
-/// The text of [`ALL_FIELDS`] in version 1. If this test fails, the format needs a new version, or the change is not one
+/// The text of [`ALL_FIELDS`] in version 2. If this test fails, the format needs a new version, or the change is not one
 /// that should be made.
-const LINES: &str = r#"{"format":"berrylb objects","version":1,"node":"n1","server":"https://pi:6443/","written":1764381148,"objects":4}
-{"Service":{"name":"default/web","created":1767323045000000000,"ignored":false,"kind":"LoadBalancer","headless":false,"has_selector":true,"cluster_ips":["10.96.0.7","fd00:10:96::7"],"external_ips":["192.0.2.7"],"load_balancer_ips":["198.51.100.1"],"ports":[{"name":"http","port":80,"node_port":30080,"protocol":"TCP"},{"name":"dns","port":53,"node_port":null,"protocol":"UDP"}],"internal_policy":"Local","external_policy":"Local","affinity_seconds":10800,"source_ranges":["192.0.2.0/24"],"health_check_node_port":32100,"algorithm":"maglev","weights":{"addresses":{"10.244.2.66":0},"nodes":{"n2":3}},"bad_annotations":[{"name":"berrylb.io/what","cause":"CAUSE"}]}}
+const LINES: &str = r#"{"format":"berrylb objects","version":2,"node":"n1","server":"https://pi:6443/","written":1764381148,"objects":4}
+{"Service":{"name":"default/web","created":1767323045000000000,"uid":"0b7d8d1e-7f0c-4e0a-9b1e-3a5d1f2c4b6a","ignored":false,"kind":"LoadBalancer","headless":false,"has_selector":true,"cluster_ips":["10.96.0.7","fd00:10:96::7"],"external_ips":["192.0.2.7"],"load_balancer_ips":["198.51.100.1"],"ports":[{"name":"http","port":80,"node_port":30080,"protocol":"TCP"},{"name":"dns","port":53,"node_port":null,"protocol":"UDP"}],"internal_policy":"Local","external_policy":"Local","affinity_seconds":10800,"source_ranges":["192.0.2.0/24"],"health_check_node_port":32100,"algorithm":"maglev","weights":{"addresses":{"10.244.2.66":0},"nodes":{"n2":3}},"bad_annotations":[{"name":"berrylb.io/what","cause":"CAUSE"}]}}
 {"EndpointSlice":{"namespace":"default","name":"web-x","service":"default/web","ignored":false,"mirrored":false,"family":"V4","group":{"ports":[{"name":"http","port":8080,"protocol":"TCP"}],"endpoints":[{"address":"10.244.1.5","ready":true,"serving":true,"terminating":false,"node_name":"n1","zone":"a","zone_hints":["a"],"node_hints":["n1"]},{"address":"10.244.2.66","ready":false,"serving":true,"terminating":true}]}}}
 {"Endpoints":{"name":"default/own","skip_mirror":false,"groups":[{"ports":[{"name":"","port":90,"protocol":"TCP"}],"endpoints":[{"address":"192.0.2.9","ready":true,"serving":true,"terminating":false}]}]}}
 {"Node":{"name":"n1","addresses":["192.168.1.11"],"zone":"a","leaving":false}}
@@ -98,7 +99,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_lines_of_version_1() {
+fn the_lines_of_version_2() {
     let text = text(&encoded(ALL_FIELDS).bytes);
     // The wording of what is wrong with an annotation is not the format's.
     let cause = text.split_once("\"cause\":\"").unwrap().1.split_once('"').unwrap().0.to_owned();
@@ -155,7 +156,7 @@ fn a_foreign_file_is_refused_by_name() {
         read(&zipped(text.replacen(from, to, 1).as_bytes())).unwrap_err().to_string()
     };
     for (from, to, told) in [
-        ("\"version\":1", "\"version\":2", "version is 2; this berrylb reads version 1"),
+        ("\"version\":2", "\"version\":3", "version is 3; this berrylb reads version 2"),
         ("\"version\":1", "\"version\":7,\"more\":[]", "version 7"),
         ("\"node\":\"n1\"", "\"node\":\"n2\"", "it is of node \"n2\", and this is \"n1\""),
         ("https://pi:6443/", "https://other/", "those of https://other/, and this agent follows https://pi:6443/"),

@@ -10,7 +10,7 @@ use super::{
     annotations::Annotations,
     fields,
 };
-use crate::model::{Created, Policy, Service, ServicePort, ServiceType, shared};
+use crate::model::{Created, Policy, Service, ServicePort, ServiceType, Uid, shared};
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` if left out: three hours.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -36,6 +36,7 @@ pub fn service(source: &Source) -> Result<Service, Invalid> {
     Ok(Service {
         name: fields::namespaced(metadata)?,
         created: Created(metadata.creation_timestamp.as_ref().map(|t| nanoseconds(t.0.as_nanosecond()))),
+        uid: metadata.uid.as_deref().and_then(Uid::new),
         ignored: fields::not_ours(metadata),
         kind: fields::choice(
             spec.type_.as_deref(),

@@ -2,12 +2,22 @@
 
 use std::{collections::hash_map::RandomState, hash::BuildHasher as _, time::Duration};
 
-use super::Patience;
+/// Bounds of a wait that doubles.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// After the first failure.
+    pub least: Duration,
+    /// However many there were.
+    pub most: Duration,
+}
 
-/// The wait after so many failures in a row, at least one: half to one and a half of the bounds.
-pub(super) fn delay(failures: u32, patience: &Patience) -> Duration {
-    let doubled = patience.retry_least.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled.min(patience.retry_most).mul_f64(0.5 + fraction())
+impl Backoff {
+    /// The wait after so many failures in a row, at least one: half to one and a half of what it would be in step.
+    #[must_use]
+    pub fn delay(self, failures: u32) -> Duration {
+        let doubled = self.least.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        doubled.min(self.most).mul_f64(0.5 + fraction())
+    }
 }
 
 /// Something between `least` and twice that.
@@ -16,7 +26,8 @@ pub(super) fn spread(least: Duration) -> Duration {
 }
 
 /// Anything from 0 to 1. The standard library seeds its hashers at random: enough to fall out of step.
-fn fraction() -> f64 {
+#[must_use]
+pub fn fraction() -> f64 {
     let random = RandomState::new().hash_one(0_u8) >> 32;
     f64::from(u32::try_from(random).unwrap_or(0)) / f64::from(u32::MAX)
 }
@@ -27,10 +38,10 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound_and_differ() {
-        let patience = Patience::default();
-        let Patience { retry_least: least, retry_most: most, .. } = patience;
+        let backoff = Backoff { least: Duration::from_millis(500), most: Duration::from_secs(30) };
+        let Backoff { least, most } = backoff;
         for (failures, middle) in [(1, least), (2, least * 2), (5, least * 16), (60, most)] {
-            let waits: Vec<_> = (0..50).map(|_| delay(failures, &patience)).collect();
+            let waits: Vec<_> = (0..50).map(|_| backoff.delay(failures)).collect();
             assert!(waits.iter().all(|w| *w >= middle / 2 && *w <= middle * 3 / 2), "{failures}: {waits:?}");
             assert!(waits.iter().any(|w| *w != waits[0]), "{failures}");
         }

@@ -12,9 +12,12 @@ use std::{
 use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderValue, RETRY_AFTER, USER_AGENT},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT,
+    },
+    http::request::Builder,
 };
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -29,6 +32,7 @@ use tower::{BoxError, Layer as _, ServiceExt as _, util::BoxCloneSyncService};
 
 use super::{
     Patience,
+    access::Access,
     fault::{Fault, Refusal},
 };
 use crate::chain::chain;
@@ -45,7 +49,7 @@ const ERROR_BODY: usize = 64 << 10;
 
 /// Sends requests. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(in crate::k8s) struct Client {
     service: BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>,
     /// Read for each request: rotated tokens count at once, and requests are few.
     token_file: Option<PathBuf>,
@@ -57,7 +61,7 @@ impl Client {
     ///
     /// # Errors
     /// If certificates, keys or tokens are no good.
-    pub(super) fn new(mut config: Config, patience: Patience) -> Result<Self, Fault> {
+    fn new(mut config: Config, patience: Patience) -> Result<Self, Fault> {
         let unusable = |error: kube::Error| Fault::Access(chain(&error));
         let token_file = config.auth_info.token_file.take().map(PathBuf::from);
         if token_file.is_some() {
@@ -89,21 +93,61 @@ impl Client {
         Ok(Self { service, token_file, patience })
     }
 
+    /// As [`Self::prepare`], by what the files say now. `failures`: how often in a row the server did not answer.
+    ///
+    /// # Errors
+    /// If they cannot be read or used.
+    pub(in crate::k8s) async fn connect(access: &Access, failures: u32) -> Result<Self, Fault> {
+        let (config, _) = access.config(failures).await.map_err(|error| Fault::Access(error.to_string()))?;
+        Self::prepare(config, Patience::default()).await
+    }
+
+    /// As [`Self::new`], and blocks nobody: a kubeconfig's plugin is a program that may take its time.
+    ///
+    /// # Errors
+    /// If certificates, keys or tokens are no good.
+    pub(super) async fn prepare(config: Config, patience: Patience) -> Result<Self, Fault> {
+        let made = tokio::task::spawn_blocking(move || Self::new(config, patience)).await;
+        made.map_err(|error| Fault::Access(format!("preparing the connection failed: {error}")))?
+    }
+
     /// Asks for a path and waits for the head of the answer. `compressed`: the body may be.
     ///
     /// # Errors
-    /// If there is none, or its status is not 200.
+    /// If there is none, or its status says that it is none.
     pub(super) async fn get(&self, path: &str, compressed: bool) -> Result<Answer, Fault> {
-        let mut request = Request::get(path)
+        let request = Request::get(path).header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" });
+        self.ask(request, Body::empty(), self.patience.head).await
+    }
+
+    /// Sends JSON and waits so long for each part of the answer, which says nothing that matters.
+    ///
+    /// # Errors
+    /// If there is none, or its status is neither 200 nor 201.
+    pub(in crate::k8s) async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<(), Fault> {
+        let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
+        let mut answer = self.ask(request, body.into(), patience).await?;
+        // To its end, or the connection could not be used again.
+        while answer.chunk(patience).await?.is_some() {}
+        Ok(())
+    }
+
+    async fn ask(&self, request: Builder, body: Body, patience: Duration) -> Result<Answer, Fault> {
+        let mut request = request
             .header(ACCEPT, "application/json")
-            .header(ACCEPT_ENCODING, if compressed { "gzip" } else { "identity" })
             .header(USER_AGENT, concat!("berrylb/", env!("CARGO_PKG_VERSION")))
-            .body(Body::empty())
+            .body(body)
             .map_err(|error| Fault::Access(chain(&error)))?;
         if let Some(path) = &self.token_file {
             request.headers_mut().insert(AUTHORIZATION, bearer(path)?);
         }
-        let patience = self.patience.head;
         let response = match timeout(patience, self.service.clone().oneshot(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(Fault::Transport(chain(&*error))),
@@ -119,7 +163,7 @@ impl Client {
         };
         let status = response.status();
         let mut answer = Answer { body: response.into_body(), inflate };
-        if status == StatusCode::OK {
+        if [StatusCode::OK, StatusCode::CREATED].contains(&status) {
             return Ok(answer);
         }
         let mut body = Vec::new();
@@ -142,7 +186,7 @@ fn bearer(path: &Path) -> Result<HeaderValue, Fault> {
     Ok(header)
 }
 
-/// A body with status 200.
+/// A body with status 200, or 201.
 pub(super) struct Answer {
     body: Incoming,
     inflate: Option<MultiGzDecoder<Vec<u8>>>,

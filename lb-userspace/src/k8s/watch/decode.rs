@@ -14,13 +14,22 @@ use super::{
     super::{Invalid, convert, decode, events},
     fault::{Fault, Status},
 };
-use crate::model::{Kind, Object, ObjectRef, shared};
+use crate::model::{Kind, Object, ObjectRef, Uid, shared};
 
 /// On the bookmark behind the last object of a list that comes as a stream (KEP-3157).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// An object, or why it is left out.
-pub(super) type Decoded = Result<Box<Object>, String>;
+pub(super) type Decoded = Result<Box<Object>, Unfit>;
+
+/// Why an object is left out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Unfit {
+    /// What is wrong with it.
+    pub(super) cause: String,
+    /// Its `metadata.uid`.
+    pub(super) uid: Option<Uid>,
+}
 
 /// A page of a list.
 #[derive(Debug)]
@@ -173,7 +182,20 @@ fn object(kind: Kind, text: &str) -> Decoded {
         Kind::Endpoints => typed::<Endpoints, _>(text, convert::endpoints).map(Object::Endpoints),
         Kind::Node => typed::<Node, _>(text, convert::node).map(Object::Node),
     };
-    object.map(Box::new)
+    object.map(Box::new).map_err(|cause| Unfit { cause, uid: uid(text) })
+}
+
+/// The uid of what is bad otherwise. Good objects know their own.
+fn uid(text: &str) -> Option<Uid> {
+    #[derive(Deserialize)]
+    struct Object {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        uid: Option<String>,
+    }
+    Uid::new(serde_json::from_str::<Object>(text).ok()?.metadata.uid.as_deref()?)
 }
 
 fn typed<S: for<'a> Deserialize<'a>, T>(
@@ -205,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_page_holds_good_and_bad_items_and_counts_the_nameless() {
-        let bad = service(("\"port\":80", "\"port\":\"80\""));
+        let bad = service(("\"port\":80", "\"port\":\"80\"")).replace("\"resource", "\"uid\":\"u-1\",\"resource");
         let out_of_range = service(("\"port\":80", "\"port\":80000")).replace("web", "far");
         let nameless = service(("\"name\":\"web\",", ""));
         let body = format!(
@@ -216,10 +238,11 @@ mod tests {
         assert_eq!((page.unclear, page.version.as_str(), page.next.as_deref()), (1, "9", Some("t")));
         let told: Vec<_> = page.items.iter().map(|(key, object)| (key.to_string(), object.clone().err())).collect();
         assert_eq!(told[0], ("Service a/web".to_owned(), None));
-        let cause = told[1].1.clone().unwrap();
+        let Unfit { cause, uid } = told[1].1.clone().unwrap();
         assert!(cause.starts_with("spec.ports[0].port: ") && cause.contains("string"), "{cause}");
+        assert_eq!(uid, Uid::new("u-1"));
         assert_eq!(told[2].0, "Service a/far");
-        assert!(told[2].1.as_ref().unwrap().contains("80000 is not a port"), "{told:?}");
+        assert!(told[2].1.as_ref().unwrap().cause.contains("80000 is not a port"), "{told:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// A failed request, list or watch.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::k8s) enum Fault {
     /// Files that say how to reach the server cannot be used.
     Access(String),
     /// No answer, or it broke off.
@@ -29,11 +29,12 @@ pub(super) enum Fault {
 
 /// What a server said in place of what was asked for.
 #[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) status: StatusCode,
-    pub(super) message: String,
+pub(in crate::k8s) struct Refusal {
+    pub(in crate::k8s) status: StatusCode,
+    pub(in crate::k8s) message: String,
     pub(super) retry_after: Option<Duration>,
     another_history: bool,
+    namespace_ends: bool,
 }
 
 /// `v1 Status`, as far as it matters.
@@ -60,18 +61,21 @@ struct StatusCause {
 
 /// The version that was asked for is one that the server has not come to: its storage is another one than before.
 const VERSION_TOO_LARGE: &str = "ResourceVersionTooLarge";
+/// Nothing new is made in a namespace that is being deleted.
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 impl Status {
-    fn is_of_another_history(&self) -> bool {
-        self.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == VERSION_TOO_LARGE)
+    fn has_cause(&self, reason: &str) -> bool {
+        self.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == reason)
     }
 }
 
 impl Refusal {
     /// From an answer: its status, its `Retry-After` in seconds, its body.
-    pub(super) fn new(status: StatusCode, retry_after: Option<u64>, body: &[u8]) -> Self {
+    pub(in crate::k8s) fn new(status: StatusCode, retry_after: Option<u64>, body: &[u8]) -> Self {
         let said: Status = serde_json::from_slice(body).unwrap_or_default();
-        let another_history = said.is_of_another_history();
+        let another_history = said.has_cause(VERSION_TOO_LARGE);
+        let namespace_ends = said.has_cause(NAMESPACE_TERMINATING);
         let message = said.message.filter(|text| !text.is_empty()).unwrap_or_else(|| {
             // A proxy's page, perhaps: its first line is enough to know it by.
             let text = String::from_utf8_lossy(body);
@@ -79,18 +83,24 @@ impl Refusal {
         });
         let seconds = retry_after.or(said.details.and_then(|details| details.retry_after_seconds));
         let retry_after = seconds.filter(|s| *s > 0).map(|s| Duration::from_secs(s).min(LONGEST_WAIT));
-        Self { status, message, retry_after, another_history }
+        Self { status, message, retry_after, another_history, namespace_ends }
+    }
+
+    /// Whether it is because the namespace is being deleted.
+    pub(in crate::k8s) fn is_of_ending_namespace(&self) -> bool {
+        self.namespace_ends
     }
 
     /// From a `Status` in a watch, which came with HTTP 200.
     pub(super) fn of_watch(status: Status) -> Self {
-        let another_history = status.is_of_another_history();
+        let another_history = status.has_cause(VERSION_TOO_LARGE);
         let code = status.code.and_then(|code| StatusCode::from_u16(code).ok());
         let seconds = status.details.and_then(|details| details.retry_after_seconds);
         Self {
             status: code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             message: status.message.unwrap_or_default(),
             another_history,
+            namespace_ends: false,
             retry_after: seconds.map(|s| Duration::from_secs(s).min(LONGEST_WAIT)),
         }
     }
@@ -109,7 +119,7 @@ impl From<Refusal> for Fault {
 
 impl Fault {
     /// The wait that the server asks for.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub(in crate::k8s) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status(refusal) => refusal.retry_after,
             Self::Access(_)
@@ -122,7 +132,7 @@ impl Fault {
     }
 
     /// Whether a new connection, made from the files as they are by then, may help: another token, certificate, server.
-    pub(super) fn wants_new_connection(&self) -> bool {
+    pub(in crate::k8s) fn wants_new_connection(&self) -> bool {
         match self {
             Self::Access(_) | Self::Transport(_) | Self::Silent(_) | Self::Garbled(_) => true,
             Self::Status(refusal) => refusal.status == StatusCode::UNAUTHORIZED,
@@ -131,7 +141,7 @@ impl Fault {
     }
 
     /// Whether it is told when it happens for the first time; the others often are over before anybody has read of them.
-    pub(super) fn is_lasting(&self) -> bool {
+    pub(in crate::k8s) fn is_lasting(&self) -> bool {
         match self {
             Self::Access(_) => true,
             Self::Status(refusal) => [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&refusal.status),

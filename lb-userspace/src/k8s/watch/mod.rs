@@ -22,10 +22,14 @@ use std::{collections::BTreeSet, time::Instant};
 use tokio::{sync::mpsc, task::JoinSet};
 
 pub use access::{Access, AccessError, Hints};
+pub use backoff::{Backoff, fraction};
+pub(super) use client::Client;
+pub(super) use fault::{Fault, Refusal};
 pub use patience::Patience;
+pub(super) use resource::encoded;
 
 use self::{reflector::Reflector, resource::Resource};
-use crate::model::{Kind, Object, ObjectRef};
+use crate::model::{Kind, Object, ObjectRef, Uid};
 
 /// The kinds that are watched. Endpoints are not: the mirroring controller writes slices for them.
 pub const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Node];
@@ -55,6 +59,8 @@ pub enum Event {
         key: ObjectRef,
         /// What is wrong with it.
         cause: String,
+        /// Its `metadata.uid`.
+        uid: Option<Uid>,
     },
     /// The object is gone.
     Gone(ObjectRef),

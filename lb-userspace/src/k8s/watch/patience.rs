@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::Backoff;
+
 /// Waits of the watches.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -24,10 +26,8 @@ pub struct Patience {
     pub confirm: Duration,
     /// Before an empty list is asked for again.
     pub empty: Duration,
-    /// After the first failure; doubled with each further one.
-    pub retry_least: Duration,
-    /// However many failures there were.
-    pub retry_most: Duration,
+    /// Before another attempt.
+    pub retry: Backoff,
     /// A server that failed for so long is listed again rather than gone on from: its storage may have been restored
     /// from a backup meanwhile and have come to the version that is known by another history.
     pub outage: Duration,
@@ -45,8 +45,7 @@ impl Default for Patience {
             confirm: Duration::from_secs(15),
             empty: Duration::from_millis(500),
             // client-go's bounds are 0.8 s and 30 s (`tools/cache/reflector.go`).
-            retry_least: Duration::from_millis(500),
-            retry_most: Duration::from_secs(30),
+            retry: Backoff { least: Duration::from_millis(500), most: Duration::from_secs(30) },
             outage: Duration::from_secs(10),
         }
     }

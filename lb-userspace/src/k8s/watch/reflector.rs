@@ -16,7 +16,7 @@ use super::{
     access::Access,
     backoff,
     client::{Answer, Client},
-    decode::{self, Line},
+    decode::{self, Line, Unfit},
     fault::{Fault, Refusal},
     lines::Lines,
     resource::{Page, Resource},
@@ -161,10 +161,7 @@ impl Reflector {
             }
         };
         self.asked = Some(name);
-        let patience = self.patience;
-        // A kubeconfig's plugin is a program that may take its time.
-        let made = tokio::task::spawn_blocking(move || Client::new(config, patience)).await;
-        let client = made.map_err(|error| Fault::Access(format!("preparing the connection failed: {error}")))??;
+        let client = Client::prepare(config, self.patience).await?;
         self.client = Some(client.clone());
         Ok(client)
     }
@@ -358,7 +355,7 @@ impl Reflector {
             }
         }
         let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
-        let wait = backoff::delay(self.failures, &self.patience).max(fault.retry_after().unwrap_or_default());
+        let wait = self.patience.retry.delay(self.failures).max(fault.retry_after().unwrap_or_default());
         tracing::debug!("{plural}: {fault}; again in {} ms", wait.as_millis());
         if self.failures > 1 || fault.is_lasting() {
             let server = self.asked.clone().unwrap_or_else(|| self.access.to_string());
@@ -418,7 +415,7 @@ fn is_before(version: &str, told: &str) -> bool {
 fn event(key: ObjectRef, object: decode::Decoded) -> Event {
     match object {
         Ok(object) => Event::Put(object),
-        Err(cause) => Event::Bad { key, cause },
+        Err(Unfit { cause, uid }) => Event::Bad { key, cause, uid },
     }
 }
 

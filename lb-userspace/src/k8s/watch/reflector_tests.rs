@@ -11,7 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    k8s::watch::{Access, Hints},
+    k8s::watch::{Access, Backoff, Hints},
     model::Kind,
 };
 
@@ -85,7 +85,7 @@ fn no_streams() -> Reply {
 fn told(event: Event) -> String {
     match event {
         Event::Put(object) => format!("+{}", object.key().name),
-        Event::Bad { key, cause } => format!("!{} {cause}", key.name),
+        Event::Bad { key, cause, uid: _ } => format!("!{} {cause}", key.name),
         Event::Gone(key) => format!("-{}", key.name),
         Event::Whole(keys) => format!("={}", keys.iter().map(|key| &*key.name).collect::<Vec<_>>().join(",")),
         Event::Failing(reason) => format!("failing {reason}"),
@@ -136,8 +136,7 @@ fn patience() -> Patience {
         useful: ms(1),
         confirm: ms(200),
         empty: ms(1),
-        retry_least: ms(20),
-        retry_most: ms(100),
+        retry: Backoff { least: ms(20), most: ms(100) },
         outage: Duration::from_secs(60),
     }
 }

@@ -89,7 +89,7 @@ impl Resource {
 }
 
 /// Percent-encoded, but for RFC 3986's unreserved characters.
-fn encoded(text: &str) -> String {
+pub(in crate::k8s) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
