@@ -8,9 +8,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow,
-        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, TICK_SHIFT, Traffic,
-        Tuple,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCell, Config, Counter, Dev, Flow,
+        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
     },
     datapath::{FlowTable, SCRATCH_WORDS, Scratch, Tables},
 };
@@ -59,7 +58,7 @@ static SCRATCH: PerCpuArray<[u64; SCRATCH_WORDS], 1> = PerCpuArray::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 #[btf_map(name = "svc_counters")]
-static SVC_COUNTERS: PerCpuArray<BackendCounter, 1024> = PerCpuArray::new();
+static SVC_COUNTERS: PerCpuArray<BackendCell, 1024> = PerCpuArray::new();
 
 /// Refusals that one processor sends in a tick (1.07 s), at most: Linux's `icmp_msgs_per_sec`.
 const ANSWERS_PER_TICK: u32 = 1000;
@@ -93,7 +92,7 @@ impl Kernel {
     }
 
     #[inline(always)]
-    fn backend_counter(backend: u32) -> Option<&'static mut BackendCounter> {
+    fn backend_cell(backend: u32) -> Option<&'static mut BackendCell> {
         let ptr = SVC_COUNTERS.get_ptr_mut(backend)?;
         // SAFETY: this CPU's own value. A socket call may be interrupted by a packet that counts for the same backend: then
         // one of the two is lost.
@@ -322,20 +321,15 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn count_connection(&self, backend: u32, generation: u32) {
-        if let Some(counter) = Self::backend_counter(backend)
-            && counter.is_for(generation)
-        {
-            counter.connections += 1;
+        if let Some(cell) = Self::backend_cell(backend) {
+            cell.count_connection(generation);
         }
     }
 
     #[inline(always)]
     fn count_packet(&self, backend: u32, generation: u32, forward: bool, bytes: u32) {
-        if let Some(counter) = Self::backend_counter(backend)
-            && counter.is_for(generation)
-        {
-            let traffic = if forward { &mut counter.to } else { &mut counter.from };
-            *traffic = traffic.plus(Traffic::packet(bytes));
+        if let Some(cell) = Self::backend_cell(backend) {
+            cell.count_packet(generation, forward, bytes);
         }
     }
 

@@ -56,7 +56,7 @@ fn on_bpffs(capacities: Capacities, test: impl FnOnce(&Path) + Send) {
                 let nothing = None::<&str>;
                 mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("private mounts");
                 mount(Some("bpffs"), dir.path(), Some("bpf"), MsFlags::empty(), nothing).expect("a bpffs");
-                let folder: PathBuf = dir.path().join("node/v2");
+                let folder: PathBuf = dir.path().join("node/v3");
                 create_pinned(&folder, &capacities).expect("maps");
                 test(&folder);
             })

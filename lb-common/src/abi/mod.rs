@@ -16,8 +16,8 @@ pub use service::*;
 pub use sock::*;
 pub use tables::*;
 
-/// Version of the map layouts. It names the pin folder (`…/v2/`), so two versions never share a map.
-pub const VERSION: u32 = 2;
+/// Version of the map layouts. It names the pin folder (`…/v3/`), so two versions never share a map.
+pub const VERSION: u32 = 3;
 
 /// Names of the pinned maps, at most 15 characters each (the kernel's `BPF_OBJ_NAME_LEN` minus the NUL).
 pub mod map {
@@ -56,7 +56,7 @@ pub mod map {
     pub const MARKS: &str = "marks";
     /// [`super::Counter`] → u64 per CPU.
     pub const COUNTERS: &str = "counters";
-    /// Backend id → [`super::BackendCounter`] per CPU.
+    /// Backend id → [`super::BackendCell`] per CPU.
     pub const SVC_COUNTERS: &str = "svc_counters";
 
     /// Every map that is pinned.

@@ -164,27 +164,53 @@ pub struct Config {
 }
 
 /// Value of `svc_counters`, by backend id, per CPU. Programs clear it when they first count for a backend that has got the
-/// id since; so it means nothing if its generation is not the backend's.
+/// id since; so it means nothing if its generation is not the backend's. There is one for each possible backend on each
+/// CPU, so numbers that need no 64 bits have none.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
-pub struct BackendCounter {
+pub struct BackendCell {
     /// Generation of the backend that is counted for; 0: of none so far.
-    pub generation: u32,
-    reserved: [u8; 4],
-    /// Connections (flows, sockets, sticky UDP pairs) sent to this backend.
-    pub connections: u64,
-    /// Packets that the packet path has translated on their way to this backend. The socket path sees none.
-    pub to: Traffic,
-    /// Packets that it has translated on their way from this backend.
-    pub from: Traffic,
+    generation: u32,
+    /// As [`BackendCounter::connections`], modulo 2^32.
+    connections: u32,
+    /// [`Traffic::packets`] to the backend, modulo 2^32.
+    packets_to: u32,
+    /// [`Traffic::packets`] from the backend, modulo 2^32.
+    packets_from: u32,
+    /// [`Traffic::bytes`] to the backend.
+    bytes_to: u64,
+    /// [`Traffic::bytes`] from the backend.
+    bytes_from: u64,
 }
 
-impl BackendCounter {
+impl BackendCell {
+    /// Counts a connection to a backend of this generation.
+    #[inline(always)]
+    pub fn count_connection(&mut self, generation: u32) {
+        if self.is_for(generation) {
+            self.connections = self.connections.wrapping_add(1);
+        }
+    }
+
+    /// Counts a packet of so many bytes to a backend of this generation (`forward`), or from it.
+    #[inline(always)]
+    pub fn count_packet(&mut self, generation: u32, forward: bool, bytes: u32) {
+        if !self.is_for(generation) {
+            return;
+        }
+        let (packets, sum) = if forward {
+            (&mut self.packets_to, &mut self.bytes_to)
+        } else {
+            (&mut self.packets_from, &mut self.bytes_from)
+        };
+        *packets = packets.wrapping_add(1);
+        *sum = sum.wrapping_add(u64::from(bytes));
+    }
+
     /// Whether it counts for this generation of its backend: from now on, if that is a later one than before. An earlier
     /// one's connections go on after it, and count no more.
     #[inline(always)]
-    #[must_use]
-    pub fn is_for(&mut self, generation: u32) -> bool {
+    fn is_for(&mut self, generation: u32) -> bool {
         if self.generation == generation {
             return true;
         }
@@ -194,46 +220,52 @@ impl BackendCounter {
         *self = Self { generation, ..Self::default() };
         true
     }
+}
 
-    /// What all CPUs have counted for the latest backend of this id.
+/// What all CPUs have counted for a backend. Connections and packets start again at 0 after 2^32 - 1, as whoever reads
+/// counters expects of a restart.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct BackendCounter {
+    /// Generation of the backend; 0: nothing was counted.
+    pub generation: u32,
+    /// Connections (flows, sockets, sticky UDP pairs) sent to this backend.
+    pub connections: u64,
+    /// Packets that the packet path has translated on their way to this backend. The socket path sees none.
+    pub to: Traffic,
+    /// Packets that it has translated on their way from this backend.
+    pub from: Traffic,
+}
+
+impl BackendCounter {
+    /// The sum over CPUs, of the latest backend of the id.
     #[must_use]
-    pub fn sum(counters: impl IntoIterator<Item = Self>) -> Self {
-        let mut sum = Self::default();
-        for Self { generation, connections, to, from, .. } in counters {
-            if sum.is_for(generation) {
-                sum.connections = sum.connections.wrapping_add(connections);
-                sum.to = sum.to.plus(to);
-                sum.from = sum.from.plus(from);
+    pub fn sum(cells: impl IntoIterator<Item = BackendCell>) -> Self {
+        let mut sum = BackendCell::default();
+        for cell in cells {
+            if sum.is_for(cell.generation) {
+                sum.connections = sum.connections.wrapping_add(cell.connections);
+                sum.packets_to = sum.packets_to.wrapping_add(cell.packets_to);
+                sum.packets_from = sum.packets_from.wrapping_add(cell.packets_from);
+                sum.bytes_to = sum.bytes_to.wrapping_add(cell.bytes_to);
+                sum.bytes_from = sum.bytes_from.wrapping_add(cell.bytes_from);
             }
         }
-        sum
+        Self {
+            generation: sum.generation,
+            connections: sum.connections.into(),
+            to: Traffic { packets: sum.packets_to.into(), bytes: sum.bytes_to },
+            from: Traffic { packets: sum.packets_from.into(), bytes: sum.bytes_from },
+        }
     }
 }
 
 /// Packets of one direction.
-#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Traffic {
     /// Packets; what the kernel handles as one (GSO, GRO) is one.
     pub packets: u64,
     /// Bytes of these packets from the IP header on, as they came.
     pub bytes: u64,
-}
-
-impl Traffic {
-    /// One packet of so many bytes.
-    #[inline(always)]
-    #[must_use]
-    pub const fn packet(bytes: u32) -> Self {
-        Self { packets: 1, bytes: bytes as u64 }
-    }
-
-    /// Both together.
-    #[inline(always)]
-    #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
-        Self { packets: self.packets.wrapping_add(other.packets), bytes: self.bytes.wrapping_add(other.bytes) }
-    }
 }
 
 macro_rules! counters {

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, RangeKey,
-        ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCell, BackendCounter, Config, Counter, Dev, Flow,
+        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple,
     },
     datapath::{FlowTable, Tables},
 };
@@ -51,7 +51,7 @@ struct Inner {
     devs: HashMap<u32, Dev>,
     config: Config,
     counters: Vec<u64>,
-    backend_counters: BTreeMap<u32, BackendCounter>,
+    backend_cells: BTreeMap<u32, BackendCell>,
     random: Random,
     script: VecDeque<u32>,
     now: u32,
@@ -100,7 +100,7 @@ impl MemTables {
                 devs: HashMap::new(),
                 config: Config::default(),
                 counters: vec![0; Counter::ALL.len()],
-                backend_counters: BTreeMap::new(),
+                backend_cells: BTreeMap::new(),
                 random: Random(1),
                 script: VecDeque::new(),
                 now: 1_000_000,
@@ -254,7 +254,8 @@ impl MemTables {
     /// Connections and packets by backend id, those without any left out.
     #[must_use]
     pub fn backend_counters(&self) -> BTreeMap<u32, BackendCounter> {
-        self.inner.borrow().backend_counters.clone()
+        let inner = self.inner.borrow();
+        inner.backend_cells.iter().map(|(id, cell)| (*id, BackendCounter::sum([*cell]))).collect()
     }
 
     /// All flow entries, by table and key.

@@ -177,10 +177,10 @@ pub struct AgentArgs {
     /// Most backend sets. Default: 2048.
     #[arg(long, env = "BERRYLB_MAX_BACKEND_SETS", value_name = "N")]
     pub max_backend_sets: Option<u32>,
-    /// Most slots of all backend sets. Default: 16384, and room for 64 Maglev tables with --algorithm maglev.
+    /// Most slots of all backend sets. Default: 8192, and room for 64 Maglev tables with --algorithm maglev.
     #[arg(long, env = "BERRYLB_MAX_SLOTS", value_name = "N")]
     pub max_slots: Option<u32>,
-    /// Most endpoints. Default: 8192.
+    /// Most endpoints. Default: 4096.
     #[arg(long, env = "BERRYLB_MAX_BACKENDS", value_name = "N")]
     pub max_backends: Option<u32>,
     /// Entries of the flow table; a flow takes two. Default: 8192.

@@ -11,6 +11,7 @@ mod addresses;
 mod answers;
 mod api;
 mod audit;
+mod changes;
 mod cluster;
 mod config;
 mod events;

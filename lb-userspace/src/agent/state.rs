@@ -17,7 +17,7 @@ use super::{
     cluster::Cluster,
     config::Settings,
     events::Events,
-    files::{FileKey, FileSet, ObjectChange, Outcome},
+    files::{FileKey, FileSet},
     health::Failed,
     health_checks::HealthChecks,
     links::{self, Links},
@@ -27,12 +27,11 @@ use super::{
     serve::Asker,
     skips::Skips,
     snapshot::{Snapshots, StateDir},
-    syncs::{self, Syncs},
+    syncs::Syncs,
 };
 use crate::{
     loader::{self, Datapath, DatapathOptions, Layout, object},
     maps::{ApplyError, BpfStore, Capacities, Freed, MapStore as _, Tables},
-    model::{Kind, Object},
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
         News, PlanConfig, Planner,
@@ -209,46 +208,6 @@ impl Agent {
         agent.apply_skips();
         agent.follow(follower, false);
         Ok(agent)
-    }
-
-    /// Hands changes of objects to the planner.
-    pub(super) fn plan(&mut self, outcome: Outcome) {
-        for message in outcome.messages {
-            tracing::warn!("{message}");
-        }
-        let now = SystemTime::now();
-        for change in outcome.changes {
-            self.own_node.note(&change, &self.settings.node_name);
-            match change {
-                ObjectChange::Upsert(object) => {
-                    if let Object::Service(service) = &*object {
-                        self.events.touch_known(&service.name);
-                    }
-                    self.syncs.queue(object.key().kind, 1, now);
-                    // Before the first full state they say how long the agent was away.
-                    let trigger = syncs::trigger_of(&object).filter(|_| self.ready);
-                    self.recall_api_server(&object);
-                    self.planner.upsert(*object);
-                    if let Some((service, at)) = trigger.filter(|(service, _)| self.planner.is_changing(service)) {
-                        self.syncs.trigger(service, at);
-                    }
-                }
-                ObjectChange::Remove(name) => {
-                    self.syncs.queue(name.kind, 1, now);
-                    if name.kind == Kind::Service {
-                        self.events.touch_known(&ServiceName::new(name.namespace.clone(), name.name.clone()));
-                    }
-                    self.planner.remove(&name);
-                }
-                ObjectChange::Retain(kind, keys) => {
-                    if kind == Kind::Service {
-                        self.events.touch_all_known();
-                    }
-                    let gone = self.planner.retain(|key| key.kind != kind || keys.contains(key));
-                    self.syncs.queue(kind, u64::try_from(gone).unwrap_or(u64::MAX), now);
-                }
-            }
-        }
     }
 
     /// Brings everything that is planned to the maps; the first time also programs to sockets, and says `ready`. Returns

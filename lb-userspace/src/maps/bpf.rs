@@ -8,8 +8,8 @@ use std::{
 
 use lb_common::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, ServiceKey,
-        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCell, BackendCounter, Config, Counter, Dev, Flow,
+        ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
 };
@@ -90,7 +90,7 @@ pub struct BpfStore {
     devs: Table<u32, Dev>,
     config: Table<u32, Config>,
     counters: Table<u32, u64>,
-    svc_counters: Table<u32, BackendCounter>,
+    svc_counters: Table<u32, BackendCell>,
     grace: Option<Grace>,
 }
 
@@ -98,7 +98,7 @@ pub struct BpfStore {
 const MAPPED: [&str; 2] = [map::SVC_STATE, map::SLOTS];
 
 impl BpfStore {
-    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v2`).
+    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v3`).
     ///
     /// # Errors
     /// If one is missing, is not as the ABI wants it, or cannot be opened.
@@ -429,8 +429,8 @@ impl MapStore for BpfStore {
 
     fn backend_counters(&self) -> Result<Vec<(u32, BackendCounter)>, StoreError> {
         // Each CPU's value is as long as a multiple of eight bytes, as the type is anyway.
-        let read = |bytes: &[u8]| BackendCounter::read_from_bytes(bytes).unwrap_or_default();
-        let sum = |value: &[u8]| BackendCounter::sum(value.chunks_exact(size_of::<BackendCounter>()).map(read));
+        let read = |bytes: &[u8]| BackendCell::read_from_bytes(bytes).unwrap_or_default();
+        let sum = |value: &[u8]| BackendCounter::sum(value.chunks_exact(size_of::<BackendCell>()).map(read));
         let sums = self.svc_counters.raw_entries()?.map(|(id, value)| (id, sum(&value)));
         let mut sums: Vec<(u32, BackendCounter)> = sums.filter(|(_, sum)| *sum != BackendCounter::default()).collect();
         sums.sort_unstable_by_key(|(id, _)| *id);

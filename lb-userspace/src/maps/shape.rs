@@ -1,7 +1,7 @@
 //! Type, sizes and flags of every map: what a pinned map is checked against. It makes no map and opens none.
 
 use lb_common::abi::{
-    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Dev, Flow, RangeKey, ServiceKey,
+    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCell, Config, Dev, Flow, RangeKey, ServiceKey,
     ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -123,7 +123,7 @@ pub const SHAPES: [Shape; 18] = [
     of::<u32, Config>(map::CONFIG, MapKind::Array, 0),
     of::<u32, u32>(map::MARKS, MapKind::Array, 0),
     of::<u32, u64>(map::COUNTERS, MapKind::PerCpuArray, 0),
-    of::<u32, BackendCounter>(map::SVC_COUNTERS, MapKind::PerCpuArray, 0),
+    of::<u32, BackendCell>(map::SVC_COUNTERS, MapKind::PerCpuArray, 0),
 ];
 
 /// The shape of the map `name`.

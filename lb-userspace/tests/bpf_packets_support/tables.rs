@@ -14,8 +14,8 @@ use aya::{
 use berrylb::loader::{Feature, Probe};
 use lb_common::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow,
-        RangeKey, ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map, role,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCell, BackendCounter, Config, Counter,
+        Dev, Flow, RangeKey, ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map, role,
     },
     datapath::FlowTable,
     testing::Contents,
@@ -57,7 +57,7 @@ pub(crate) struct KernelTables {
     config: Array<MapData, Plain<Config>>,
     marks: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
-    backend_counters: PerCpuArray<MapData, Plain<BackendCounter>>,
+    backend_counters: PerCpuArray<MapData, Plain<BackendCell>>,
     /// Indexes of the three arrays that hold something.
     written: [Vec<u32>; 3],
 }
@@ -189,7 +189,7 @@ impl KernelTables {
         let zero = vec![Plain(Answers::default()); cpus];
         self.answers.set(0, PerCpuValues::try_from(zero).expect("a value for each processor"), 0).expect("answers");
         for index in self.counted() {
-            let zero = vec![Plain(BackendCounter::default()); cpus];
+            let zero = vec![Plain(BackendCell::default()); cpus];
             let zero = PerCpuValues::try_from(zero).expect("a value for each processor");
             self.backend_counters.set(index, zero, 0).expect("svc_counters");
         }

@@ -7,8 +7,8 @@ use zerocopy::IntoBytes as _;
 use super::{ARRAY_LEN, MemTables};
 use crate::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Counter, Dev, Flow, RangeKey, ServiceKey,
-        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Traffic, Tuple,
+        Addr, AffinityEntry, AffinityKey, Backend, BackendCell, Counter, Dev, Flow, RangeKey, ServiceKey, ServiceRef,
+        ServiceState, SkipKey, SockEntry, SockKey, Tuple,
     },
     datapath::{FlowTable, Tables},
     testing::{recycling::read, table::Table},
@@ -20,13 +20,9 @@ fn element<V: Copy + Default>(map: &HashMap<u32, V>, index: u32) -> Option<V> {
 }
 
 impl MemTables {
-    fn count_for(&self, backend: u32, generation: u32, count: impl FnOnce(&mut BackendCounter)) {
+    fn count_for(&self, backend: u32, count: impl FnOnce(&mut BackendCell)) {
         if backend < ARRAY_LEN {
-            let mut inner = self.inner.borrow_mut();
-            let counter = inner.backend_counters.entry(backend).or_default();
-            if counter.is_for(generation) {
-                count(counter);
-            }
+            count(self.inner.borrow_mut().backend_cells.entry(backend).or_default());
         }
     }
 }
@@ -179,14 +175,11 @@ impl Tables for MemTables {
     }
 
     fn count_connection(&self, backend: u32, generation: u32) {
-        self.count_for(backend, generation, |counter| counter.connections += 1);
+        self.count_for(backend, |cell| cell.count_connection(generation));
     }
 
     fn count_packet(&self, backend: u32, generation: u32, forward: bool, bytes: u32) {
-        self.count_for(backend, generation, |BackendCounter { to, from, .. }| {
-            let traffic = if forward { to } else { from };
-            *traffic = traffic.plus(Traffic::packet(bytes));
-        });
+        self.count_for(backend, |cell| cell.count_packet(generation, forward, bytes));
     }
 
     fn random(&self) -> u32 {
