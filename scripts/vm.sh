@@ -129,7 +129,7 @@ case $what in
             arm64) emulator='qemu-system-aarch64 -machine virt,accel=tcg -cpu max,pauth-impdef=on' console=ttyAMA0 ;;
         esac
         # shellcheck disable=SC2086
-        exec timeout 1200 nice -n 5 chroot "$dir" $emulator -smp 2 -m 2G -nic none -display none -monitor none \
+        exec timeout 1800 nice -n 5 chroot "$dir" $emulator -smp 2 -m 2G -nic none -display none -monitor none \
             -serial stdio -no-reboot -kernel "/kernels/$arch-$version/vmlinuz" -initrd "/tmp/initramfs-$arch-$version" \
             -append "console=$console panic=-1 quiet" </dev/null
         ;;
