@@ -1,8 +1,6 @@
-//! What the agent answers to its listeners: names, state and metrics. Reads only.
+//! What the agent answers to its listeners: names and state. Reads only.
 
 use std::{path::Path, time::SystemTime};
-
-use lb_common::abi::Counter;
 
 use super::{
     api::{ApiAnswer, ApiHealthCheck, ApiSnapshot},
@@ -11,11 +9,6 @@ use super::{
     status::{Question, Repair},
     verify::Scope,
 };
-use crate::{
-    maps::{Connections, MapStore as _},
-    plan::state::ServiceName,
-};
-
 impl Agent {
     pub(super) fn answer(&mut self, question: Question) {
         // Whoever asked may have gone; nobody misses the answer then.
@@ -68,102 +61,11 @@ impl Agent {
         }
     }
 
-    /// Prometheus text format, version 0.0.4.
-    fn metrics(&self) -> String {
-        let mut text = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-            text.push_str(&format!("# HELP berrylb_{name} {help}\n# TYPE berrylb_{name} {kind}\n"));
-            for (labels, value) in samples {
-                text.push_str(&format!("berrylb_{name}{labels} {value}\n"));
-            }
-        };
-        match self.tables.store().counters() {
-            Ok(counters) => {
-                for (counter, value) in Counter::ALL.iter().zip(counters) {
-                    let name = format!("{}_total", counter.name());
-                    family(&name, "counter", counter.help().trim(), &[(String::new(), value)]);
-                }
-            }
-            Err(error) => tracing::warn!("metrics lack the datapath's counters: {error}"),
-        }
-        match self.tables.connections() {
-            Ok(connections) => {
-                let samples: Vec<_> = connections.iter().map(|c| (backend_labels(c), c.count)).collect();
-                let help = "Connections sent to a backend since it became one, without those that have had none.";
-                family("backend_connections_total", "counter", help, &samples);
-            }
-            Err(error) => tracing::warn!("metrics lack the connections of backends: {error}"),
-        }
-        let mut usage = self.tables.usage().to_vec();
-        match self.tables.count_usage() {
-            Ok(counted) => {
-                usage.extend(counted.usage);
-                let label = |state: &str| format!("{{state=\"{state}\"}}");
-                let flows: Vec<_> = counted.flows.into_iter().map(|(state, count)| (label(state), count)).collect();
-                family("flows", "gauge", "Translated connections of the packet path.", &flows);
-            }
-            Err(error) => tracing::warn!("metrics lack the sizes of the programs' tables: {error}"),
-        }
-        let label = |map: &str| format!("{{map=\"{map}\"}}");
-        let used: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.used))).collect();
-        family("map_entries", "gauge", "Entries in use, those that wait for a grace period included.", &used);
-        let sizes: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.capacity))).collect();
-        family("map_capacity", "gauge", "Size of the map in entries.", &sizes);
-        family("ready", "gauge", "The first full state is in the datapath.", &[(String::new(), self.ready.into())]);
-        let failed = u64::try_from(self.failed.len()).unwrap_or(u64::MAX);
-        family("failed_services", "gauge", "Services that are not wholly in the datapath.", &[(String::new(), failed)]);
-        let drift = [(String::new(), self.audit.drift)];
-        family("audit_drift_total", "counter", "Differences that the audit of the datapath found.", &drift);
-        if let Some(counts) = self.events.counts() {
-            family("kube_events_total", "counter", "Requests to write Events on Services.", &counts.by_result());
-            let dropped = [(String::new(), counts.dropped)];
-            family(
-                "kube_events_dropped_total",
-                "counter",
-                "Findings on Services that were too many for Events.",
-                &dropped,
-            );
-        }
-        self.syncs.write(&mut text);
-        if let Some(snapshots) = &self.snapshots {
-            snapshots.write_metrics(SystemTime::now(), &mut text);
-        }
-        text
-    }
-
     pub(super) fn snapshot_status(&self) -> Option<ApiSnapshot> {
         self.snapshots.as_ref().map(|snapshots| snapshots.status(SystemTime::now()))
     }
 }
 
-fn backend_labels(Connections { service, port_name, protocol, backend, count: _ }: &Connections) -> String {
-    let ServiceName { namespace, name } = service;
-    let port = port_name.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
-    format!(
-        "{{namespace=\"{namespace}\",service=\"{name}\",port=\"{port}\",protocol=\"{protocol}\",backend=\"{backend}\"}}"
-    )
-}
-
 pub(super) fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::state::Protocol;
-
-    /// A port's name comes from anybody's file; a label's value has three characters that need care (text format 0.0.4).
-    #[test]
-    fn labels_are_quoted() {
-        let connections = Connections {
-            service: ServiceName::new("default", "web"),
-            port_name: "a\"b\\c\nd".into(),
-            protocol: Protocol::Udp,
-            backend: "[fd00::1]:53".parse().unwrap(),
-            count: 7,
-        };
-        let labels = r#"{namespace="default",service="web",port="a\"b\\c\nd",protocol="UDP",backend="[fd00::1]:53"}"#;
-        assert_eq!(backend_labels(&connections), labels);
-    }
 }

@@ -21,6 +21,7 @@ mod histogram;
 mod http;
 mod links;
 mod memory;
+mod metrics;
 mod own_node;
 mod recall;
 mod retry;

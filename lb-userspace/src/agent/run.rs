@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     cluster,
     config::Settings,
+    metrics::TableReader,
     serve::Listeners,
     snapshot::{Identity, Snapshots, StateDir},
     stale::StaleSockets,
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     k8s,
     loader::{self, FolderLock},
-    maps::{Freed, Grace},
+    maps::{BpfStore, Freed, Grace},
     net::Follower,
 };
 
@@ -56,7 +57,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut follower = Follower::start().await?;
     let mut agent = Agent::start(settings, state, &follower, asker.clone())?;
     let _log_forwarder = agent.datapath.forward_logs()?;
-    listeners.serve(&asker).context("ask where the agent listens")?;
+    let tables = TableReader::new(BpfStore::open_read_only(agent.datapath.layout().version())?);
+    listeners.serve(&asker, tables).context("ask where the agent listens")?;
     agent.read_all();
     let mut stale = StaleSockets::new(agent.settings.socket_lb);
     if agent.adopted {

@@ -20,6 +20,7 @@ use super::{
     api,
     config::Settings,
     http::{self, Answer},
+    metrics::TableReader,
     status::{Question, Repair, Status},
 };
 
@@ -70,14 +71,14 @@ impl Listeners {
     ///
     /// # Errors
     /// If the kernel does not tell where a socket listens.
-    pub(super) fn serve(self, asker: &Asker) -> io::Result<()> {
+    pub(super) fn serve(self, asker: &Asker, tables: TableReader) -> io::Result<()> {
         if let Some(listener) = self.health {
             tracing::info!("health on http://{}/healthz", listener.local_addr()?);
             tokio::task::spawn_local(health(listener, asker.clone()));
         }
         if let Some(listener) = self.metrics {
             tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
-            tokio::task::spawn_local(metrics(listener, asker.clone()));
+            tokio::task::spawn_local(metrics(listener, asker.clone(), tables));
         }
         tokio::task::spawn_local(api(self.api, asker.clone()));
         Ok(())
@@ -145,19 +146,23 @@ async fn health(listener: TcpListener, asker: Asker) {
 }
 
 /// Serves /metrics.
-async fn metrics(listener: TcpListener, asker: Asker) {
+async fn metrics(listener: TcpListener, asker: Asker, tables: TableReader) {
     http::serve(listener, move |path| {
-        let asker = asker.clone();
+        let (asker, tables) = (asker.clone(), tables.clone());
         async move {
             if path != "/metrics" {
                 return not_found(&path);
             }
-            match ask(&asker, Question::Metrics).await {
+            let Some(metrics) = ask(&asker, Question::Metrics).await else { return stuck() };
+            match tables.finish(metrics).await {
                 Some(body) => Answer {
                     content_type: "text/plain; version=0.0.4; charset=utf-8",
                     ..Answer::text(StatusCode::OK, body)
                 },
-                None => stuck(),
+                None => Answer::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "reading the tables failed; the log says how\n".to_owned(),
+                ),
             }
         }
     })

@@ -385,11 +385,11 @@ impl MapStore for BpfStore {
         self.config.put(&0, &config)
     }
 
-    fn flows(&self, table: FlowTable) -> Result<Vec<(Tuple, Flow)>, StoreError> {
+    fn each_flow(&self, table: FlowTable, show: &mut dyn FnMut(&Tuple, &Flow)) -> Result<(), StoreError> {
         match table {
-            FlowTable::Flows => self.flows.entries(),
-            FlowTable::Embryos => self.embryos.entries(),
-            FlowTable::Frags => self.frags.entries(),
+            FlowTable::Flows => self.flows.each(show),
+            FlowTable::Embryos => self.embryos.each(show),
+            FlowTable::Frags => self.frags.each(show),
         }
     }
 

@@ -50,7 +50,7 @@ pub type Observer = Box<dyn FnMut(Event, &Contents) + Send>;
 
 /// The maps in memory. A clone is a snapshot without observer.
 pub struct MemStore {
-    contents: Contents,
+    pub(super) contents: Contents,
     faults: Faults,
     /// Fallible writes so far.
     attempts: u64,
@@ -351,13 +351,14 @@ impl MapStore for MemStore {
         })
     }
 
-    fn flows(&self, table: FlowTable) -> Result<Vec<(Tuple, Flow)>, StoreError> {
+    fn each_flow(&self, table: FlowTable, show: &mut dyn FnMut(&Tuple, &Flow)) -> Result<(), StoreError> {
         let entries = match table {
             FlowTable::Flows => &self.contents.flows,
             FlowTable::Embryos => &self.contents.embryos,
             FlowTable::Frags => &self.contents.frags,
         };
-        Ok(entries.iter().map(|(key, flow)| (*key, *flow)).collect())
+        entries.iter().for_each(|(key, flow)| show(key, flow));
+        Ok(())
     }
 
     fn sock_revnat(&self) -> Result<Vec<(SockKey, SockEntry)>, StoreError> {

@@ -60,5 +60,5 @@ pub use shape::{MapKind, PodNet, RangeEntry, SHAPES, Shape, shape};
 pub use standing::Standing;
 pub use store::{BatchError, MapStore, StoreError};
 pub use table::{Freed, Tables};
-pub use usage::{COUNTED, Counted, Usage};
+pub use usage::{Counted, Usage, count_usage};
 pub use weights::repeats;

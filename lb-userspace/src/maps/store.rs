@@ -196,7 +196,18 @@ pub trait MapStore {
     ///
     /// # Errors
     /// If the kernel refuses.
-    fn flows(&self, table: FlowTable) -> Result<Vec<(Tuple, Flow)>, StoreError>;
+    fn flows(&self, table: FlowTable) -> Result<Vec<(Tuple, Flow)>, StoreError> {
+        let mut flows = Vec::new();
+        self.each_flow(table, &mut |key, flow| flows.push((*key, *flow)))?;
+        Ok(flows)
+    }
+
+    /// As [`Self::flows`], one after another, however many there are.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn each_flow(&self, table: FlowTable, show: &mut dyn FnMut(&Tuple, &Flow)) -> Result<(), StoreError>;
+
     /// A snapshot of what the socket hooks remember.
     ///
     /// # Errors

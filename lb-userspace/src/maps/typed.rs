@@ -108,16 +108,33 @@ impl<K: Plain + Eq + Hash, V: Plain> Table<K, V> {
 
     /// All elements, each key once, with the bytes of their values: of a per-CPU map all CPUs'.
     pub(super) fn raw_entries(&self) -> Result<impl Iterator<Item = (K, Vec<u8>)>, StoreError> {
-        let entries = match self.entries_by_batch() {
-            Ok(Some(entries)) => Ok(entries),
-            Ok(None) => self.entries_by_key(),
+        let mut entries = HashMap::new();
+        let by_batch = self.walk_by_batch(&mut |key, value| {
+            entries.insert(key, value.to_vec());
+        });
+        let entries = match by_batch {
+            Ok(true) => Ok(entries),
+            Ok(false) => self.entries_by_key(),
             Err(error) => Err(error),
         };
         entries.map(HashMap::into_iter).map_err(|e| self.error("read", e))
     }
 
-    fn entries_by_batch(&self) -> io::Result<Option<HashMap<K, Vec<u8>>>> {
-        let mut entries = HashMap::new();
+    /// Shows each element once, and keeps none where the kernel reads this kind of map in batches.
+    pub(super) fn each(&self, show: &mut dyn FnMut(&K, &V)) -> Result<(), StoreError> {
+        let read = |bytes: &[u8]| V::read_from_bytes(bytes).unwrap_or_else(|_| V::new_zeroed());
+        let walked = match self.walk_by_batch(&mut |key, value| show(&key, &read(value))) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.entries_by_key().map(|entries| entries.iter().for_each(|(key, value)| show(key, &read(value))))
+            }
+            Err(error) => Err(error),
+        };
+        walked.map_err(|e| self.error("read", e))
+    }
+
+    /// Whether the kernel has batches for this map. The key of an element tells its bucket, which is read at once.
+    fn walk_by_batch(&self, show: &mut dyn FnMut(K, &[u8])) -> io::Result<bool> {
         let mut room = READ_AT_ONCE.min(self.raw.info().max_entries as usize);
         let mut from: Option<Vec<u8>> = None;
         let mut to = vec![0; self.raw.place_bytes()];
@@ -126,7 +143,7 @@ impl<K: Plain + Eq + Hash, V: Plain> Table<K, V> {
             let mut values = vec![0; room * self.raw.value_bytes()];
             let (count, more) = match self.raw.lookup_batch(from.as_deref(), &mut to, &mut keys, &mut values) {
                 Ok(Some(read)) => read,
-                Ok(None) => return Ok(None),
+                Ok(None) => return Ok(false),
                 // A bucket with more elements than there was room for; or elements that went meanwhile.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                     room *= 2;
@@ -137,10 +154,10 @@ impl<K: Plain + Eq + Hash, V: Plain> Table<K, V> {
             };
             let keys = keys.chunks_exact(self.raw.key_bytes()).take(count);
             for (key, value) in keys.zip(values.chunks_exact(self.raw.value_bytes())) {
-                entries.insert(self.key(key)?, value.to_vec());
+                show(self.key(key)?, value);
             }
             if !more {
-                return Ok(Some(entries));
+                return Ok(true);
             }
             from = Some(to.clone());
         }

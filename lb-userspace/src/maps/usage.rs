@@ -1,7 +1,7 @@
 //! How full the maps are: those of Services by the books, those that programs fill by counting.
 
 use lb_common::{
-    abi::{Flow, Tuple, map, role},
+    abi::{map, role},
     datapath::FlowTable,
 };
 
@@ -22,10 +22,7 @@ pub struct Usage {
     pub capacity: u32,
 }
 
-/// The largest table that is counted for a scrape.
-pub const COUNTED: u32 = 1 << 16;
-
-/// What [`Tables::count_usage`] found.
+/// What [`count_usage`] found.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     /// Entries of each table; a flow has two.
@@ -54,38 +51,72 @@ impl<S: MapStore> Tables<S> {
             Usage::new(map::ADDRS, self.addresses.len(), sizes.addrs),
         ]
     }
+}
 
-    /// Counts the entries of the other tables: milliseconds at the default sizes. Those of the programs make room by
-    /// themselves. Left out are tables of more than [`COUNTED`] entries, as whoever waits for the count does nothing else.
-    ///
-    /// # Errors
-    /// If the kernel refuses to read.
-    pub fn count_usage(&self) -> Result<Counted, StoreError> {
-        let (store, sizes) = (&self.store, &self.capacities);
-        let mut counted = Counted::default();
-        let mut count = |map, size, read: &dyn Fn() -> Result<usize, StoreError>| -> Result<(), StoreError> {
-            if size <= COUNTED {
-                counted.usage.push(Usage::new(map, read()?, size));
-            }
-            Ok(())
-        };
-        count(map::FRAGS, sizes.frags, &|| Ok(store.flows(FlowTable::Frags)?.len()))?;
-        count(map::SOCK_REVNAT, sizes.sock_revnat, &|| Ok(store.sock_revnat()?.len()))?;
-        count(map::AFFINITY, sizes.affinity, &|| Ok(store.affinity()?.len()))?;
-        count(map::SKIPS, SKIPS, &|| Ok(store.skips()?.len()))?;
-        count(map::POD_NETS, sizes.pod_nets, &|| Ok(store.pod_nets()?.len()))?;
-        count(map::DEVS, sizes.devs, &|| Ok(store.devs()?.len()))?;
-        let flows = [
-            (map::FLOWS, FlowTable::Flows, sizes.flows, "established"),
-            (map::EMBRYOS, FlowTable::Embryos, sizes.embryos, "opening"),
-        ];
-        for (map, table, size, state) in flows.into_iter().filter(|(_, _, size, _)| *size <= COUNTED) {
-            let entries = store.flows(table)?;
+/// Counts the entries of the tables that programs fill: about 0.2 µs for each, a batch at a time.
+///
+/// # Errors
+/// If the kernel refuses to read.
+pub fn count_usage(store: &impl MapStore) -> Result<Counted, StoreError> {
+    let sizes = store.capacities();
+    let mut frags = 0;
+    store.each_flow(FlowTable::Frags, &mut |_, _| frags += 1)?;
+    let mut counted = Counted {
+        usage: vec![
+            Usage::new(map::FRAGS, frags, sizes.frags),
+            Usage::new(map::SOCK_REVNAT, store.sock_revnat()?.len(), sizes.sock_revnat),
+            Usage::new(map::AFFINITY, store.affinity()?.len(), sizes.affinity),
+            Usage::new(map::SKIPS, store.skips()?.len(), SKIPS),
+            Usage::new(map::POD_NETS, store.pod_nets()?.len(), sizes.pod_nets),
+            Usage::new(map::DEVS, store.devs()?.len(), sizes.devs),
+        ],
+        flows: Vec::new(),
+    };
+    let tables = [
+        (map::FLOWS, FlowTable::Flows, sizes.flows, "established"),
+        (map::EMBRYOS, FlowTable::Embryos, sizes.embryos, "opening"),
+    ];
+    for (map, table, size, state) in tables {
+        let (mut entries, mut flows) = (0, 0);
+        store.each_flow(table, &mut |key, flow| {
+            entries += 1;
             // Of the two entries of a flow, one is for the way to the backend.
-            let forward = |(key, flow): &&(Tuple, Flow)| flow.is_for(key) && flow.role & role::FORWARD != 0;
-            counted.flows.push((state, entries.iter().filter(forward).map(|_| 1_u64).sum()));
-            counted.usage.push(Usage::new(map, entries.len(), size));
+            flows += u64::from(flow.is_for(key) && flow.role & role::FORWARD != 0);
+        })?;
+        counted.flows.push((state, flows));
+        counted.usage.push(Usage::new(map, entries, size));
+    }
+    Ok(counted)
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::abi::{Addr, Flow, Port, Tuple, proto};
+
+    use super::*;
+    use crate::maps::{Capacities, MemStore};
+
+    /// A flow is two entries, and half of one that was overwritten is none.
+    #[test]
+    fn flows_are_counted_once() {
+        let mut store = MemStore::new(Capacities::DEFAULT);
+        let addr = |last| Addr::v4([10, 0, 0, last]);
+        let tuple = |from, to| Tuple::new(addr(from), Port::new(1), addr(to), Port::new(2), proto::TCP);
+        for (client, role) in [(1, role::FORWARD), (2, role::FORWARD | role::ROUTED), (3, 0), (4, 0), (5, 0)] {
+            let key = tuple(client, 100);
+            let mut flow = Flow::default();
+            (flow.to, flow.role) = (tuple(client, 200), role);
+            flow.reseal(&key);
+            store.contents.flows.insert(key, flow);
         }
-        Ok(counted)
+        let mut torn = Flow::default();
+        torn.role = role::FORWARD;
+        store.contents.embryos.insert(tuple(6, 100), torn);
+        let counted = count_usage(&store).unwrap();
+        assert_eq!(counted.flows, [("established", 2), ("opening", 0)]);
+        let used = |map| counted.usage.iter().find(|usage| usage.map == map).map(|usage| (usage.used, usage.capacity));
+        assert_eq!(used(map::FLOWS), Some((5, Capacities::DEFAULT.flows)));
+        assert_eq!(used(map::EMBRYOS), Some((1, Capacities::DEFAULT.embryos)));
+        assert_eq!(used(map::AFFINITY), Some((0, Capacities::DEFAULT.affinity)));
     }
 }
