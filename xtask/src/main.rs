@@ -60,7 +60,7 @@ enum Task {
     },
     /// Write the files in manifests/ that are made of its folders; needs kubectl
     Manifests,
-    /// Run the checks and tests, by level; all but `manifests` and `image` when none is named
+    /// Run the checks and tests, by level; all but `manifests`, `image` and `vm` when none is named
     ///
     /// The last line is the total. Each level's output is in target/test-logs/LEVEL.log while it runs and afterwards, and is
     /// shown when it fails. A level that cannot run here is named as such, and with CI=true in the environment it fails the

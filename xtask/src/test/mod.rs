@@ -47,12 +47,13 @@ pub(crate) enum Level {
     /// builds a second release binary and runs only when it is named.
     Image,
     /// Programs, packet cases and the story on a Raspberry Pi's architecture, in an emulator (`cargo xtask vm`). Debian 12
-    /// on amd64 only; it fails there as long as `setup --for vm` would bring something.
+    /// on amd64 only; it fails there as long as `setup --for vm` would bring something. It takes as long as all others, and
+    /// runs only when it is named.
     Vm,
 }
 
 /// Levels that run only when they are named.
-const NAMED: [Level; 2] = [Level::Manifests, Level::Image];
+const NAMED: [Level; 3] = [Level::Manifests, Level::Image, Level::Vm];
 
 /// What became of a level that could be run to its end, or that could not run here at all.
 enum Outcome {
