@@ -9,7 +9,8 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCounter, Config, Counter, Dev, Flow,
-        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
+        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, TICK_SHIFT, Traffic,
+        Tuple,
     },
     datapath::{FlowTable, SCRATCH_WORDS, Scratch, Tables},
 };
@@ -89,6 +90,14 @@ impl Kernel {
             FlowTable::Embryos => &EMBRYOS,
             FlowTable::Frags => &FRAGS,
         }
+    }
+
+    #[inline(always)]
+    fn backend_counter(backend: u32) -> Option<&'static mut BackendCounter> {
+        let ptr = SVC_COUNTERS.get_ptr_mut(backend)?;
+        // SAFETY: this CPU's own value. A socket call may be interrupted by a packet that counts for the same backend: then
+        // one of the two is lost.
+        Some(unsafe { &mut *ptr })
     }
 }
 
@@ -312,10 +321,21 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn count_connection(&self, backend: u32) {
-        if let Some(ptr) = SVC_COUNTERS.get_ptr_mut(backend) {
-            // SAFETY: this CPU's own value.
-            unsafe { (*ptr).connections += 1 };
+    fn count_connection(&self, backend: u32, generation: u32) {
+        if let Some(counter) = Self::backend_counter(backend)
+            && counter.is_for(generation)
+        {
+            counter.connections += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn count_packet(&self, backend: u32, generation: u32, forward: bool, bytes: u32) {
+        if let Some(counter) = Self::backend_counter(backend)
+            && counter.is_for(generation)
+        {
+            let traffic = if forward { &mut counter.to } else { &mut counter.from };
+            *traffic = traffic.plus(Traffic::packet(bytes));
         }
     }
 

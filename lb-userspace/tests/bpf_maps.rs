@@ -411,7 +411,6 @@ fn the_other_tables_are_read_and_written() {
         assert_eq!(store.config().unwrap(), config);
         assert_eq!(store.counters().unwrap(), vec![0; Counter::ALL.len()]);
         assert_eq!(store.backend_counters().unwrap(), []);
-        store.reset_backend_counters(&[1, 2, 3]).unwrap();
         assert_eq!(store.flows(lb_common::datapath::FlowTable::Flows).unwrap(), []);
         assert_eq!(store.affinity().unwrap(), []);
         assert_eq!(store.sock_revnat().unwrap(), []);

@@ -60,7 +60,7 @@ fn check_at(kernel: &mut Kernel, case: &Case, filled: u32) -> Result<(), String>
         action: run.action,
         packet: run.packet,
         counters: kernel.tables.counters(),
-        connections: kernel.tables.connections(),
+        backends: kernel.tables.backend_counters(),
         flows: kernel.tables.flow_entries(),
         affinity: kernel.tables.affinity_entries(),
     };
@@ -138,6 +138,10 @@ fn check_xdp_at(kernel: &mut Kernel, case: &Case, ends: [u8; 12], filled: u32) -
     }
     if kernel.tables.counters() != tables.counters() {
         return Err(format!("{}: counters {:?}", case.name, kernel.tables.counters()));
+    }
+    let (found, wanted) = (kernel.tables.backend_counters(), tables.backend_counters());
+    if found != wanted {
+        return Err(format!("{}: counted by backend {found:?}, host {wanted:?}", case.name));
     }
     if unseen(kernel.tables.flow_entries()) != unseen(tables.flow_entries()) {
         return Err(format!("{}: flow entries", case.name));
@@ -294,6 +298,10 @@ fn malformed_on(kernel: &mut Kernel, hook: Hook) -> Vec<String> {
         }
         if kernel.tables.counters() != tables.counters() {
             differs.push(format!("counters {:?}, host {:?}", kernel.tables.counters(), tables.counters()));
+        }
+        if kernel.tables.backend_counters() != tables.backend_counters() {
+            let (found, wanted) = (kernel.tables.backend_counters(), tables.backend_counters());
+            differs.push(format!("counted by backend {found:?}, host {wanted:?}"));
         }
         let counted = tables.counters().iter().any(|count| *count != 0);
         if counted || packet.bytes != bytes || tables.flow_entries() != MemTables::with(&contents).flow_entries() {

@@ -163,12 +163,77 @@ pub struct Config {
     pub pod_source_v6: Addr,
 }
 
-/// Value of `svc_counters`, by backend id, per CPU.
+/// Value of `svc_counters`, by backend id, per CPU. Programs clear it when they first count for a backend that has got the
+/// id since; so it means nothing if its generation is not the backend's.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct BackendCounter {
+    /// Generation of the backend that is counted for; 0: of none so far.
+    pub generation: u32,
+    reserved: [u8; 4],
     /// Connections (flows, sockets, sticky UDP pairs) sent to this backend.
     pub connections: u64,
+    /// Packets that the packet path has translated on their way to this backend. The socket path sees none.
+    pub to: Traffic,
+    /// Packets that it has translated on their way from this backend.
+    pub from: Traffic,
+}
+
+impl BackendCounter {
+    /// Whether it counts for this generation of its backend: from now on, if that is a later one than before. An earlier
+    /// one's connections go on after it, and count no more.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_for(&mut self, generation: u32) -> bool {
+        if self.generation == generation {
+            return true;
+        }
+        if generation.wrapping_sub(self.generation) > u32::MAX / 2 {
+            return false;
+        }
+        *self = Self { generation, ..Self::default() };
+        true
+    }
+
+    /// What all CPUs have counted for the latest backend of this id.
+    #[must_use]
+    pub fn sum(counters: impl IntoIterator<Item = Self>) -> Self {
+        let mut sum = Self::default();
+        for Self { generation, connections, to, from, .. } in counters {
+            if sum.is_for(generation) {
+                sum.connections = sum.connections.wrapping_add(connections);
+                sum.to = sum.to.plus(to);
+                sum.from = sum.from.plus(from);
+            }
+        }
+        sum
+    }
+}
+
+/// Packets of one direction.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets; what the kernel handles as one (GSO, GRO) is one.
+    pub packets: u64,
+    /// Bytes of these packets from the IP header on, as they came.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// One packet of so many bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn packet(bytes: u32) -> Self {
+        Self { packets: 1, bytes: bytes as u64 }
+    }
+
+    /// Both together.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self { packets: self.packets.wrapping_add(other.packets), bytes: self.bytes.wrapping_add(other.bytes) }
+    }
 }
 
 macro_rules! counters {

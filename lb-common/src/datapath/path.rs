@@ -98,12 +98,13 @@ fn later_fragment<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Li
         return stop;
     }
     if let Verdict::HandOver(_) = way_out(&s.found.flow) {
-        return handed_over(packet, s);
+        return handed_over(packet, tables, s);
     }
     let Scratch { parsed, found: Found { flow, .. }, .. } = s;
     if rewrite_fragment(packet, parsed, &flow.to, flow.role & role::ROUTED != 0).is_err() {
         return Decision::End(Verdict::Drop(Counter::DropInternal));
     }
+    count(tables, flow, ip_len(packet, parsed));
     Decision::End(way_out(flow))
 }
 
@@ -169,18 +170,39 @@ pub(super) fn translate<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, s:
         return Decision::End(Verdict::Drop(Counter::DropFragment));
     }
     if let Verdict::HandOver(_) = way_out(flow) {
-        return handed_over(packet, s);
+        return handed_over(packet, tables, s);
     }
     if rewrite(packet, parsed, &flow.to, flow.role & role::ROUTED != 0).is_err() {
         return Decision::End(Verdict::Drop(Counter::DropInternal));
     }
+    count(tables, flow, ip_len(packet, parsed));
     Decision::End(way_out(flow))
 }
 
 #[inline(always)]
-fn handed_over<P: HostPacket>(packet: &mut P, s: &Scratch) -> Decision {
-    let written = dsr::hand_over(packet, s);
-    Decision::End(if written { way_out(&s.found.flow) } else { Verdict::Drop(Counter::DropInternal) })
+fn handed_over<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, s: &Scratch) -> Decision {
+    // What it is to carry besides is not the client's.
+    let bytes = ip_len(packet, &s.parsed);
+    if !dsr::hand_over(packet, s) {
+        return Decision::End(Verdict::Drop(Counter::DropInternal));
+    }
+    count(tables, &s.found.flow, bytes);
+    Decision::End(way_out(&s.found.flow))
+}
+
+/// Counts a packet of so many bytes that was translated by this flow.
+#[inline(always)]
+pub(super) fn count<T: Tables>(tables: &T, flow: &Flow, bytes: u32) {
+    // The node's own connections are to no Service's backend.
+    if flow.role & role::HOST == 0 {
+        tables.count_packet(flow.backend, flow.backend_generation, flow.role & role::FORWARD != 0, bytes);
+    }
+}
+
+/// Bytes from the IP header to the packet's end, where Ethernet may have padded a short frame.
+#[inline(always)]
+pub(super) fn ip_len<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
+    packet.len().wrapping_sub(parsed.l3() as u32)
 }
 
 /// Why a router would not forward the packet by the flow in `found`.
@@ -240,7 +262,7 @@ pub(super) const fn unanswered(decision: Decision) -> Verdict {
 fn wire_len<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
     let headers = parsed.l4() as u32 - parsed.l3() as u32 + u32::from(parsed.l4_len);
     match packet.gso_size() {
-        0 => packet.len().wrapping_sub(parsed.l3() as u32),
+        0 => ip_len(packet, parsed),
         segment => headers + segment,
     }
 }
@@ -382,7 +404,7 @@ fn open<P: HostPacket, T: Tables>(
         tables.set_marks(mark::node_port(parsed.tuple.dport.get()));
     }
     tables.count(Counter::PacketFlows);
-    tables.count_connection(flow.backend);
+    tables.count_connection(flow.backend, flow.backend_generation);
     Ok(())
 }
 

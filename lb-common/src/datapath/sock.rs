@@ -232,7 +232,7 @@ fn attempt<T: Tables>(tables: &T, call: &Call, can_refuse: bool, place: &mut Pla
     if call.proto == proto::UDP {
         remember(tables, call, &choice, sock_kind::STICKY);
     }
-    tables.count_connection(choice.id);
+    tables.count_connection(choice.id, choice.generation);
     Attempt::Translated
 }
 

@@ -75,8 +75,10 @@ pub trait Tables {
     fn set_marks(&self, bits: u32);
     /// Adds one to a counter.
     fn count(&self, counter: Counter);
-    /// Adds one connection to a backend.
-    fn count_connection(&self, backend: u32);
+    /// Adds one connection to a backend of this generation.
+    fn count_connection(&self, backend: u32, generation: u32);
+    /// Adds one packet of so many bytes, on its way to a backend of this generation (`forward`) or from it.
+    fn count_packet(&self, backend: u32, generation: u32, forward: bool, bytes: u32);
     /// A random word.
     fn random(&self) -> u32;
     /// Monotonic time in ticks of 2^30 ns.

@@ -59,7 +59,7 @@ fn a_flow_finds_a_port_at_the_last_try_or_none() {
     let before = tables.flow_entries();
     assert_eq!(at_client(&tables, &syn()), Verdict::Drop(Counter::DropNoPort));
     assert_eq!(tables.flow_entries(), before);
-    assert!(tables.connections().is_empty());
+    assert!(tables.backend_counters().is_empty());
 }
 
 #[test]
@@ -106,6 +106,25 @@ fn a_packet_that_cannot_be_written_is_dropped() {
     let verdict = Hook::PodIngress(DEV_CLIENT).run(&mut packet, &tables);
     assert_eq!(verdict, Verdict::Drop(Counter::DropInternal));
     assert_eq!(packet.bytes, spec.build());
+    assert!(tables.backend_counters().is_empty(), "and not counted for its backend");
+}
+
+/// A TCP connection goes on after its endpoint, whose id may be somebody else's by then: it counts no more.
+#[test]
+fn a_backend_counts_only_what_is_its_own() {
+    let tables = MemTables::with(&World::tcp(NET).slots(&[LOCAL]).contents(NOW));
+    let counted = || tables.backend_counters()[&LOCAL];
+    let old = |flags| at_client(&tables, &syn().flags(flags));
+    let new = |flags| at_client(&tables, &syn().from(NET.client(), 5).flags(flags));
+    assert_eq!(old(0x02), old(0x10));
+    assert_eq!((counted().generation, counted().connections, counted().to.packets), (1, 1, 2));
+    let mut backend = tables.backend(LOCAL).expect("the backend of the case");
+    backend.generation = 3;
+    tables.set_backend(LOCAL, backend);
+    assert_eq!(old(0x10), new(0x02));
+    assert_eq!((counted().generation, counted().connections, counted().to.packets), (3, 1, 1));
+    assert_eq!(old(0x10), new(0x10));
+    assert_eq!((counted().generation, counted().connections, counted().to.packets), (3, 1, 2));
 }
 
 /// Elements that are recycled for a moment make no difference to any case but the counter.

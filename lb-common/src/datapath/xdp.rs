@@ -3,7 +3,14 @@
 //! packet, or cannot be sent at once, goes on untouched to the tc program, which does the whole job.
 
 use super::{
-    flow, link::Link, packet::Frame, parse::parse, path::is_stopped, rewrite::rewrite, scratch::Scratch, tables::Tables,
+    flow,
+    link::Link,
+    packet::Frame,
+    parse::parse,
+    path::{self, is_stopped},
+    rewrite::rewrite,
+    scratch::Scratch,
+    tables::Tables,
 };
 use crate::abi::{Counter, role};
 
@@ -48,6 +55,7 @@ pub fn ingress<P: Frame, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     if rewrite(packet, parsed, &found.flow.to, true).is_err() || packet.write(0, &ends).is_err() {
         return Verdict::Drop(Counter::DropInternal);
     }
+    path::count(tables, &found.flow, path::ip_len(packet, parsed));
     tables.count(Counter::XdpForwarded);
     Verdict::Transmit
 }

@@ -8,7 +8,7 @@ use zerocopy::IntoBytes as _;
 use super::hook::{Action, Hook, test_run_answers, test_run_is_foreign, test_run_takes};
 use super::{AffinitySpec, DEV_CLIENT, FlowSpec, L4Sum, MemTables, PacketSpec, Told, World, answer, describe, dissect};
 use crate::{
-    abi::{AffinityEntry, AffinityKey, Counter, Flow, Port, Tuple, proto, role},
+    abi::{AffinityEntry, AffinityKey, BackendCounter, Counter, Flow, Port, Traffic, Tuple, proto, role},
     datapath::{FlowTable, Scratch, Verdict},
 };
 
@@ -23,8 +23,8 @@ pub struct Observed {
     pub packet: Vec<u8>,
     /// Counters by index.
     pub counters: Vec<u64>,
-    /// Connections by backend id, those without any left out.
-    pub connections: BTreeMap<u32, u64>,
+    /// What was counted by backend id, nothing left out.
+    pub backends: BTreeMap<u32, BackendCounter>,
     /// Flow entries after.
     pub flows: Vec<(FlowTable, Tuple, Flow)>,
     /// Affinity entries after.
@@ -228,7 +228,7 @@ impl Case {
             action: verdict.into(),
             packet: packet.bytes,
             counters: tables.counters(),
-            connections: tables.connections(),
+            backends: tables.backend_counters(),
             flows: tables.flow_entries(),
             affinity: tables.affinity_entries(),
         };
@@ -301,10 +301,50 @@ impl Case {
                 wrong.push(format!("counter {} went up by {found}, not {wanted}", counter.name()));
             }
         }
-        let wanted: BTreeMap<u32, u64> = self.connection.map(|id| (id, 1)).into_iter().collect();
-        if observed.connections != wanted {
-            wrong.push(format!("connections by backend {:?}, not {wanted:?}", observed.connections));
+        match self.backends() {
+            Ok(wanted) if wanted == observed.backends => {}
+            Ok(wanted) => wrong.push(format!("counted by backend {:?}, not {wanted:?}", observed.backends)),
+            Err(contradiction) => wrong.push(contradiction),
         }
+    }
+
+    /// What must be counted by backend id: the connection, and the packet as it came, if it goes on by an entry that a
+    /// Service's flow has before or after.
+    fn backends(&self) -> Result<BTreeMap<u32, BackendCounter>, String> {
+        let mut counters: BTreeMap<u32, BackendCounter> = BTreeMap::new();
+        if let Some(id) = self.connection {
+            let Some((_, backend)) = self.world.backends.iter().find(|(found, _)| *found == id) else {
+                return Err(format!("the world has no backend {id} to count a connection to"));
+            };
+            let counter = counters.entry(id).or_default();
+            (counter.generation, counter.connections) = (backend.generation, 1);
+        }
+        let goes_on = !matches!(self.verdict, Verdict::Pass | Verdict::Drop(_)) && self.told.is_none();
+        if goes_on && !self.counters.contains(&Counter::IcmpErrors) {
+            let Some(entry) = self.entry() else { return Err("no entry by which the packet goes on".into()) };
+            if entry.role & role::HOST == 0 {
+                let counter = counters.entry(entry.backend).or_default();
+                counter.generation = entry.generation;
+                let traffic = if entry.role & role::FORWARD != 0 { &mut counter.to } else { &mut counter.from };
+                let bytes = self.packet.build().len() - self.hook.l2_len();
+                *traffic = Traffic { packets: 1, bytes: bytes as u64 };
+            }
+        }
+        Ok(counters)
+    }
+
+    /// The entry that is the packet's afterwards.
+    fn entry(&self) -> Option<&FlowSpec> {
+        let later = self.packet.fragment.is_some_and(|fragment| fragment.offset != 0);
+        let all = self.flows.as_ref().unwrap_or(&self.world.flows);
+        all.iter().find(|entry| {
+            if later {
+                let Tuple { src, dst, proto, .. } = self.packet.tuple;
+                entry.table == FlowTable::Frags && (entry.key.src, entry.key.dst, entry.key.proto) == (src, dst, proto)
+            } else {
+                entry.table != FlowTable::Frags && entry.key == self.packet.tuple
+            }
+        })
     }
 
     fn check_flows(

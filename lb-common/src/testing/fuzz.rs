@@ -59,6 +59,7 @@ const HOOKS: [Hook; 8] = [
 fn step(tables: &MemTables, scratch: &mut Scratch, hook: u8, bytes: &[u8]) {
     let hook = HOOKS[usize::from(hook) % HOOKS.len()];
     let before = tables.counters();
+    let packets_before = packets_and_bytes(tables);
     let mut packet = VecPacket::new(bytes.to_vec(), route);
     let verdict = hook.run_after(&mut packet, tables, scratch);
     let counted = |counter: Counter| tables.counter(counter) - before[counter as usize];
@@ -81,12 +82,30 @@ fn step(tables: &MemTables, scratch: &mut Scratch, hook: u8, bytes: &[u8]) {
         }
     }
     assert!(!answered || verdict == Verdict::Bounce, "an answer goes back");
+    let goes_on =
+        !answered && !matches!(verdict, Verdict::Pass | Verdict::Drop(_)) && counted(Counter::IcmpErrors) == 0;
+    // What takes the stack may be the node's own, which is no backend's.
+    let may_be_none = !goes_on || verdict == Verdict::Stack;
+    let (packets, sum) = packets_and_bytes(tables);
+    match (packets - packets_before.0, sum - packets_before.1) {
+        (0, 0) => assert!(may_be_none, "what goes on is counted: {bytes:02x?}"),
+        one => {
+            assert_eq!((one, goes_on), ((1, (bytes.len() - hook.l2_len()) as u64), true), "once, and what goes on only")
+        }
+    }
     if !answered && !matches!(verdict, Verdict::Drop(_) | Verdict::HandOver(_)) {
         assert_eq!(packet.bytes.len(), bytes.len(), "translating changes no length");
     }
     if verdict != Verdict::Pass || tables.counters() != before {
         check_flows(tables);
     }
+}
+
+/// Of all backends, both ways.
+fn packets_and_bytes(tables: &MemTables) -> (u64, u64) {
+    let counters = tables.backend_counters();
+    let traffic = counters.values().flat_map(|counter| [counter.to, counter.from]);
+    traffic.fold((0, 0), |(packets, bytes), t| (packets + t.packets, bytes + t.bytes))
 }
 
 /// What holds for the flow tables at any time, as long as nothing was evicted.

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, RangeKey, ServiceKey,
-        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, RangeKey,
+        ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple,
     },
     datapath::{FlowTable, Tables},
 };
@@ -51,7 +51,7 @@ struct Inner {
     devs: HashMap<u32, Dev>,
     config: Config,
     counters: Vec<u64>,
-    connections: BTreeMap<u32, u64>,
+    backend_counters: BTreeMap<u32, BackendCounter>,
     random: Random,
     script: VecDeque<u32>,
     now: u32,
@@ -100,7 +100,7 @@ impl MemTables {
                 devs: HashMap::new(),
                 config: Config::default(),
                 counters: vec![0; Counter::ALL.len()],
-                connections: BTreeMap::new(),
+                backend_counters: BTreeMap::new(),
                 random: Random(1),
                 script: VecDeque::new(),
                 now: 1_000_000,
@@ -251,10 +251,10 @@ impl MemTables {
         self.inner.borrow().counters.clone()
     }
 
-    /// Connections by backend id, those without any left out.
+    /// Connections and packets by backend id, those without any left out.
     #[must_use]
-    pub fn connections(&self) -> BTreeMap<u32, u64> {
-        self.inner.borrow().connections.clone()
+    pub fn backend_counters(&self) -> BTreeMap<u32, BackendCounter> {
+        self.inner.borrow().backend_counters.clone()
     }
 
     /// All flow entries, by table and key.

@@ -8,11 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use lb_common::abi::Counter;
+use lb_common::abi::{BackendCounter, Counter, Traffic};
 
 use super::state::Agent;
 use crate::{
-    maps::{BpfStore, Connections, MapStore as _, Usage, count_usage},
+    maps::{BackendCounts, BpfStore, MapStore as _, Usage, count_usage},
     plan::state::ServiceName,
 };
 
@@ -85,13 +85,20 @@ impl Agent {
             }
             Err(error) => tracing::warn!("metrics lack the datapath's counters: {error}"),
         }
-        match self.tables.connections() {
-            Ok(connections) => {
-                let samples: Vec<_> = connections.iter().map(|c| (backend_labels(c), c.count)).collect();
+        match self.tables.backend_counts() {
+            Ok(counts) => {
+                let connected = counts.iter().filter(|c| c.counter.connections > 0);
+                let connections: Vec<_> = connected.map(|c| (backend_labels(c, ""), c.counter.connections)).collect();
                 let help = "Connections sent to a backend since it became one, without those that have had none.";
-                family("backend_connections_total", "counter", help, &samples);
+                family("backend_connections_total", "counter", help, &connections);
+                let packets = traffic_samples(&counts, |traffic| traffic.packets);
+                let help = "Packets to and from a backend that the packet path translated. The socket path sees none.";
+                family("backend_packets_total", "counter", help, &packets);
+                let bytes = traffic_samples(&counts, |traffic| traffic.bytes);
+                let help = "Bytes of berrylb_backend_packets_total, from the IP header on. The socket path sees none.";
+                family("backend_bytes_total", "counter", help, &bytes);
             }
-            Err(error) => tracing::warn!("metrics lack the connections of backends: {error}"),
+            Err(error) => tracing::warn!("metrics lack what was counted for backends: {error}"),
         }
         family("ready", "gauge", "The first full state is in the datapath.", &[(String::new(), self.ready.into())]);
         let failed = u64::try_from(self.failed.len()).unwrap_or(u64::MAX);
@@ -123,11 +130,25 @@ fn write_family(text: &mut String, name: &str, kind: &str, help: &str, samples: 
     }
 }
 
-fn backend_labels(Connections { service, port_name, protocol, backend, count: _ }: &Connections) -> String {
+/// One number of both directions, of the backends that have had packets.
+fn traffic_samples(counts: &[BackendCounts], number: impl Fn(Traffic) -> u64) -> Vec<(String, u64)> {
+    let of = |counts: &BackendCounts| {
+        let BackendCounter { to, from, .. } = counts.counter;
+        [("to", to), ("from", from)].map(|(direction, traffic)| {
+            (backend_labels(counts, &format!(",direction=\"{direction}\"")), number(traffic))
+        })
+    };
+    let idle = |counts: &&BackendCounts| counts.counter.to.packets == 0 && counts.counter.from.packets == 0;
+    counts.iter().filter(|counts| !idle(counts)).flat_map(of).collect()
+}
+
+/// The labels of a backend, and `more` of them.
+fn backend_labels(counts: &BackendCounts, more: &str) -> String {
+    let BackendCounts { service, port_name, protocol, backend, counter: _ } = counts;
     let ServiceName { namespace, name } = service;
     let port = port_name.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
     format!(
-        "{{namespace=\"{namespace}\",service=\"{name}\",port=\"{port}\",protocol=\"{protocol}\",backend=\"{backend}\"}}"
+        "{{namespace=\"{namespace}\",service=\"{name}\",port=\"{port}\",protocol=\"{protocol}\",backend=\"{backend}\"{more}}}"
     )
 }
 
@@ -139,14 +160,14 @@ mod tests {
     /// A port's name comes from anybody's file; a label's value has three characters that need care (text format 0.0.4).
     #[test]
     fn labels_are_quoted() {
-        let connections = Connections {
+        let counts = BackendCounts {
             service: ServiceName::new("default", "web"),
             port_name: "a\"b\\c\nd".into(),
             protocol: Protocol::Udp,
             backend: "[fd00::1]:53".parse().unwrap(),
-            count: 7,
+            counter: BackendCounter::default(),
         };
         let labels = r#"{namespace="default",service="web",port="a\"b\\c\nd",protocol="UDP",backend="[fd00::1]:53"}"#;
-        assert_eq!(backend_labels(&connections), labels);
+        assert_eq!(backend_labels(&counts, ""), labels);
     }
 }

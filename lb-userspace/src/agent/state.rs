@@ -454,7 +454,10 @@ impl Agent {
     /// A grace period is over, or could not be awaited. Gives whether what was freed can be used again.
     pub(super) fn collected(&mut self, freed: Freed, waited: io::Result<()>) -> bool {
         let collected = match waited {
-            Ok(()) => self.tables.finish_collect(freed).map_err(|error| error.to_string()),
+            Ok(()) => {
+                self.tables.finish_collect(freed);
+                Ok(())
+            }
             Err(error) => {
                 self.tables.give_up_collect(freed);
                 Err(error.to_string())

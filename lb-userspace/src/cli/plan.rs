@@ -123,6 +123,13 @@ pub fn run_on(
     for diagnostic in planner.diagnostics() {
         writeln!(err, "{diagnostic}")?;
     }
+    if let Some(nodes) = planner.nodes_without_ours() {
+        writeln!(
+            err,
+            "none of the {nodes} Node objects is {:?}, so no endpoint counts as local: is --node-name right?",
+            args.node_name
+        )?;
+    }
     output::print_state(&planner.state(), args.output.output, colour, out)?;
     Ok(complete)
 }

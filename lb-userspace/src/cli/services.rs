@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use lb_common::abi::{backend_flag, backend_state};
+use lb_common::abi::{Backend, BackendCounter, Traffic, backend_flag, backend_state};
 use serde::Serialize;
 
 use super::{
@@ -229,19 +229,39 @@ struct BackendRow {
     /// Null: no agent told its name.
     services: Option<Vec<String>>,
     connections: u64,
+    /// Packets on the packet path.
+    to_backend: TrafficRow,
+    /// Their replies.
+    from_backend: TrafficRow,
+}
+
+#[derive(Serialize)]
+struct TrafficRow {
+    packets: u64,
+    bytes: u64,
+}
+
+impl From<Traffic> for TrafficRow {
+    fn from(Traffic { packets, bytes }: Traffic) -> Self {
+        Self { packets, bytes }
+    }
 }
 
 pub(super) fn run_backend(command: &BackendCommand) -> Result<()> {
     let BackendCommand::List { live, output } = command;
     let live = live.open()?;
-    let connections: HashMap<u32, u64> = live.store.backend_counters()?.into_iter().collect();
+    let counters: HashMap<u32, BackendCounter> = live.store.backend_counters()?.into_iter().collect();
+    let counted = |id: u32, backend: &Backend| {
+        counters.get(&id).copied().filter(|counter| counter.generation == backend.generation).unwrap_or_default()
+    };
     let names = backend_names(&live)?;
     let mut rows: Vec<BackendRow> = live
         .store
         .backends()?
         .into_iter()
         .filter(|(_, backend)| backend.state != backend_state::GONE)
-        .map(|(id, backend)| BackendRow {
+        .map(|(id, backend)| (id, counted(id, &backend), backend))
+        .map(|(id, BackendCounter { connections, to, from, .. }, backend)| BackendRow {
             id,
             address: backend.addr.into(),
             port: backend.port.get(),
@@ -250,7 +270,9 @@ pub(super) fn run_backend(command: &BackendCommand) -> Result<()> {
             local: backend.flags & backend_flag::LOCAL != 0,
             weight: backend.weight,
             services: names.get(&backend.service).cloned(),
-            connections: connections.get(&id).copied().unwrap_or(0),
+            connections,
+            to_backend: to.into(),
+            from_backend: from.into(),
         })
         .collect();
     rows.sort_by(|a, b| {
@@ -259,7 +281,7 @@ pub(super) fn run_backend(command: &BackendCommand) -> Result<()> {
     let mut headers = vec!["ADDRESS", "PORT", "PROTO", "STATE", "LOCAL", "SERVICE", "CONNECTIONS"];
     let wide = output.output == Format::Wide;
     if wide {
-        headers.extend(["ID", "WEIGHT"]);
+        headers.extend(["ID", "WEIGHT", "PACKETS TO", "BYTES TO", "PACKETS FROM", "BYTES FROM"]);
     }
     let mut table = Table::new(&headers);
     for row in &rows {
@@ -276,6 +298,9 @@ pub(super) fn run_backend(command: &BackendCommand) -> Result<()> {
         if wide {
             cells.push(Cell::new(row.id.to_string()).right());
             cells.push(Cell::new(row.weight.to_string()).right());
+            let TrafficRow { packets, bytes } = row.to_backend;
+            let TrafficRow { packets: answers, bytes: answered } = row.from_backend;
+            cells.extend([packets, bytes, answers, answered].map(|number| Cell::new(number.to_string()).right()));
         }
         table.row(cells);
     }

@@ -14,7 +14,7 @@ use lb_common::{
     datapath::FlowTable,
 };
 use thiserror::Error;
-use zerocopy::IntoBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     capacity::Capacities,
@@ -427,16 +427,14 @@ impl MapStore for BpfStore {
         Ok(sums)
     }
 
-    fn backend_counters(&self) -> Result<Vec<(u32, u64)>, StoreError> {
-        let sums = self.svc_counters.raw_entries()?.map(|(id, value)| (id, Self::sum(&value)));
-        let mut sums: Vec<(u32, u64)> = sums.filter(|(_, count)| *count > 0).collect();
-        sums.sort_unstable();
+    fn backend_counters(&self) -> Result<Vec<(u32, BackendCounter)>, StoreError> {
+        // Each CPU's value is as long as a multiple of eight bytes, as the type is anyway.
+        let read = |bytes: &[u8]| BackendCounter::read_from_bytes(bytes).unwrap_or_default();
+        let sum = |value: &[u8]| BackendCounter::sum(value.chunks_exact(size_of::<BackendCounter>()).map(read));
+        let sums = self.svc_counters.raw_entries()?.map(|(id, value)| (id, sum(&value)));
+        let mut sums: Vec<(u32, BackendCounter)> = sums.filter(|(_, sum)| *sum != BackendCounter::default()).collect();
+        sums.sort_unstable_by_key(|(id, _)| *id);
         Ok(sums)
-    }
-
-    fn reset_backend_counters(&mut self, ids: &[u32]) -> Result<(), BatchError> {
-        let zero = vec![0; self.svc_counters.raw().value_bytes()];
-        self.svc_counters.put_all(ids.iter().map(|id| (id, &zero[..])))
     }
 
     fn grace_period(&mut self) -> Result<(), StoreError> {

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use lb_common::abi::{
-    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef,
-    ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
+    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, ServiceKey,
+    ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
 };
 
 use super::{
@@ -111,7 +111,7 @@ pub struct Contents {
     /// `counters`, summed.
     pub counters: Vec<u64>,
     /// `svc_counters`, summed.
-    pub backend_counters: Vec<u64>,
+    pub backend_counters: Vec<BackendCounter>,
 }
 
 impl Contents {
@@ -134,7 +134,7 @@ impl Contents {
             sock_revnat: HashMap::new(),
             affinity: HashMap::new(),
             counters: vec![0; Counter::ALL.len()],
-            backend_counters: vec![0; capacities.backends as usize],
+            backend_counters: vec![BackendCounter::default(); capacities.backends as usize],
         }
     }
 

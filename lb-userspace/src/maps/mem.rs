@@ -6,8 +6,8 @@ use std::io;
 
 use lb_common::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Counter, Dev, Flow, ServiceKey, ServiceRef,
-        ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Counter, Dev, Flow, ServiceKey,
+        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple, map,
     },
     datapath::FlowTable,
 };
@@ -392,17 +392,9 @@ impl MapStore for MemStore {
         Ok(Counter::ALL.iter().map(|counter| self.contents.counters[*counter as usize]).collect())
     }
 
-    fn backend_counters(&self) -> Result<Vec<(u32, u64)>, StoreError> {
-        Ok((0..).zip(self.contents.backend_counters.iter().copied()).filter(|(_, count)| *count > 0).collect())
-    }
-
-    fn reset_backend_counters(&mut self, ids: &[u32]) -> Result<(), BatchError> {
-        each(ids, |id| {
-            self.try_store::<1>(map::SVC_COUNTERS, "update", |_, contents| {
-                contents.backend_counters[*id as usize] = 0;
-                Ok(())
-            })
-        })
+    fn backend_counters(&self) -> Result<Vec<(u32, BackendCounter)>, StoreError> {
+        let counters = (0..).zip(self.contents.backend_counters.iter().copied());
+        Ok(counters.filter(|(_, counter)| *counter != BackendCounter::default()).collect())
     }
 
     fn grace_period(&mut self) -> Result<(), StoreError> {

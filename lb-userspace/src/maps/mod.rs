@@ -54,7 +54,7 @@ pub use grace::Grace;
 pub use identity::{Fnv, Identify, port_identity, set_identity};
 pub use maglev::{MAGLEV_SIZES, MaglevBackend, MaglevSize, maglev_table};
 pub use mem::{Event, Faults, MemStore, Observer};
-pub use names::{BackendZone, Connections, Names, SetName};
+pub use names::{BackendCounts, BackendZone, Names, SetName};
 pub use prune::PruneError;
 pub use shape::{MapKind, PodNet, RangeEntry, SHAPES, Shape, shape};
 pub use standing::Standing;

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
+use lb_common::abi::BackendCounter;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -76,9 +77,9 @@ impl<S: MapStore> Tables<S> {
     }
 }
 
-/// Connections that the datapath has sent to a backend of a service port since it got its id.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Connections {
+/// What the datapath has counted for a backend of a service port since it became one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BackendCounts {
     /// The Service.
     pub service: ServiceName,
     /// `spec.ports[].name`.
@@ -87,32 +88,34 @@ pub struct Connections {
     pub protocol: Protocol,
     /// The endpoint.
     pub backend: SocketAddr,
-    /// How many; never 0.
-    pub count: u64,
+    /// Its connections and packets.
+    pub counter: BackendCounter,
 }
 
 impl<S: MapStore> Tables<S> {
-    /// Connections by service port and backend, in that order; without those that have had none, and those of an earlier
-    /// agent that no apply has claimed.
+    /// What was counted by service port and backend, in that order; without those that were never counted for, and those of
+    /// an earlier agent that no apply has claimed.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn connections(&self) -> Result<Vec<Connections>, StoreError> {
-        let counts: HashMap<u32, u64> = self.store.backend_counters()?.into_iter().collect();
+    pub fn backend_counts(&self) -> Result<Vec<BackendCounts>, StoreError> {
+        let counters: HashMap<u32, BackendCounter> = self.store.backend_counters()?.into_iter().collect();
         let ports = self.ports.iter().filter_map(|(port, record)| Some((port, record.owner.as_ref()?, record)));
-        let mut all: Vec<Connections> = ports
+        let mut all: Vec<BackendCounts> = ports
             .flat_map(|(port, owner, record)| record.backends.iter(*port).map(move |live| (owner, live)))
             .filter_map(|(owner, (id, value, _))| {
-                Some(Connections {
+                let counter = *counters.get(&id)?;
+                (counter.generation == value.generation).then(|| BackendCounts {
                     service: owner.service.clone(),
                     port_name: Arc::clone(&owner.name),
                     protocol: owner.protocol,
                     backend: SocketAddr::new(value.addr.into(), value.port.get()),
-                    count: *counts.get(&id)?,
+                    counter,
                 })
             })
             .collect();
-        all.sort_unstable();
+        let order = |a: &BackendCounts| (a.service.clone(), Arc::clone(&a.port_name), a.protocol, a.backend);
+        all.sort_by_cached_key(order);
         Ok(all)
     }
 }

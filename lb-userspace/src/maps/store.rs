@@ -5,8 +5,8 @@ use std::io;
 
 use lb_common::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, Config, Dev, Flow, ServiceKey, ServiceRef, ServiceState,
-        SkipKey, SockEntry, SockKey, StateWord, Tuple,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCounter, Config, Dev, Flow, ServiceKey, ServiceRef,
+        ServiceState, SkipKey, SockEntry, SockKey, StateWord, Tuple,
     },
     datapath::FlowTable,
 };
@@ -243,16 +243,12 @@ pub trait MapStore {
     /// # Errors
     /// If the kernel refuses.
     fn counters(&self) -> Result<Vec<u64>, StoreError>;
-    /// Connections by backend id, summed over the CPUs, those that are not 0.
+    /// What was counted by backend id, summed over the CPUs, for the latest backend of each that was counted for; without
+    /// those that never were.
     ///
     /// # Errors
     /// If the kernel refuses.
-    fn backend_counters(&self) -> Result<Vec<(u32, u64)>, StoreError>;
-    /// Sets the connection counts of backends to 0, before their ids go to other endpoints.
-    ///
-    /// # Errors
-    /// At the first item that fails, see [`BatchError`].
-    fn reset_backend_counters(&mut self, ids: &[u32]) -> Result<(), BatchError>;
+    fn backend_counters(&self) -> Result<Vec<(u32, BackendCounter)>, StoreError>;
 
     /// Waits until every BPF program that runs now has ended (an RCU grace period): what was unreachable before the
     /// call is unused after it. Takes milliseconds.

@@ -21,7 +21,7 @@ use super::{
     maglev::MaglevSize,
     runs::{Run, Runs},
     shape::RangeEntry,
-    store::{MapStore, StoreError, write_each},
+    store::{MapStore, StoreError},
 };
 use crate::plan::state::{Protocol, ServiceName};
 
@@ -211,14 +211,15 @@ impl<S: MapStore> Tables<S> {
     /// [`Tables::begin_collect`] does not wait.
     ///
     /// # Errors
-    /// If the wait or a write fails; what is concerned is not reused then, and the next call tries again.
+    /// If the wait fails; nothing is reused then, and the next call tries again.
     pub fn collect(&mut self) -> Result<(), StoreError> {
         if self.limbo.is_empty() && self.waiting.is_empty() {
             return Ok(());
         }
         self.store.grace_period()?;
         let freed = self.begin_collect();
-        self.finish_collect(freed)
+        self.finish_collect(freed);
+        Ok(())
     }
 
     /// Has everything that was freed so far wait together. Once a grace period that began after this call is over (see
@@ -231,12 +232,9 @@ impl<S: MapStore> Tables<S> {
     }
 
     /// Makes what was freed free to use again.
-    ///
-    /// # Errors
-    /// If a write fails; what is concerned is not reused then, and the next collect tries again.
-    pub fn finish_collect(&mut self, freed: Freed) -> Result<(), StoreError> {
+    pub fn finish_collect(&mut self, freed: Freed) {
         if freed.wait != self.wait {
-            return Ok(());
+            return;
         }
         let Limbo { indexes, backends, runs } = std::mem::take(&mut self.waiting);
         for index in indexes {
@@ -246,16 +244,9 @@ impl<S: MapStore> Tables<S> {
         for run in runs {
             self.runs.free(run);
         }
-        let failed = write_each(&backends, |ids| self.store.reset_backend_counters(ids));
-        let kept: HashSet<usize> = failed.iter().map(|(at, _)| *at).collect();
-        for (at, id) in backends.into_iter().enumerate() {
-            if kept.contains(&at) {
-                self.limbo.backends.push(id);
-            } else {
-                self.ids.free(id);
-            }
+        for id in backends {
+            self.ids.free(id);
         }
-        failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Puts back what could not be collected.

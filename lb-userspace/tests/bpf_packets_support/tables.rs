@@ -1,6 +1,10 @@
 //! The maps of the loaded programs, filled from a case's tables and read back.
 
-use std::{borrow::Borrow, collections::BTreeMap, sync::LazyLock};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use aya::{
     Ebpf, Pod,
@@ -53,7 +57,7 @@ pub(crate) struct KernelTables {
     config: Array<MapData, Plain<Config>>,
     marks: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
-    connections: PerCpuArray<MapData, Plain<BackendCounter>>,
+    backend_counters: PerCpuArray<MapData, Plain<BackendCounter>>,
     /// Indexes of the three arrays that hold something.
     written: [Vec<u32>; 3],
 }
@@ -104,7 +108,7 @@ impl KernelTables {
             config: take(bpf, map::CONFIG),
             marks: take(bpf, map::MARKS),
             counters: take(bpf, map::COUNTERS),
-            connections: take(bpf, map::SVC_COUNTERS),
+            backend_counters: take(bpf, map::SVC_COUNTERS),
             written: Default::default(),
         }
     }
@@ -184,10 +188,10 @@ impl KernelTables {
         }
         let zero = vec![Plain(Answers::default()); cpus];
         self.answers.set(0, PerCpuValues::try_from(zero).expect("a value for each processor"), 0).expect("answers");
-        for index in self.written[2].clone() {
+        for index in self.counted() {
             let zero = vec![Plain(BackendCounter::default()); cpus];
             let zero = PerCpuValues::try_from(zero).expect("a value for each processor");
-            self.connections.set(index, zero, 0).expect("svc_counters");
+            self.backend_counters.set(index, zero, 0).expect("svc_counters");
         }
     }
 
@@ -209,12 +213,19 @@ impl KernelTables {
         (0..Counter::ALL.len() as u32).map(sum).collect()
     }
 
-    /// Connections by backend id, those without any left out.
-    pub(crate) fn connections(&self) -> BTreeMap<u32, u64> {
-        let sum = |index: u32| -> u64 {
-            self.connections.get(&index, 0).expect("svc_counters").iter().map(|value| value.0.connections).sum()
+    /// What was counted by backend id, those for which nothing was left out.
+    pub(crate) fn backend_counters(&self) -> BTreeMap<u32, BackendCounter> {
+        let sum = |index: u32| {
+            let values = self.backend_counters.get(&index, 0).expect("svc_counters");
+            BackendCounter::sum(values.iter().map(|value| value.0))
         };
-        self.written[2].iter().map(|index| (*index, sum(*index))).filter(|(_, sum)| *sum != 0).collect()
+        let all = self.counted().into_iter().map(|index| (index, sum(index)));
+        all.filter(|(_, sum)| *sum != BackendCounter::default()).collect()
+    }
+
+    /// Ids that may be counted for: of the backends that were filled in, and what a flow of no Service bears.
+    fn counted(&self) -> BTreeSet<u32> {
+        self.written[2].iter().copied().chain([0]).collect()
     }
 
     /// All flow entries, by table and key.

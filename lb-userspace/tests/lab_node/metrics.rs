@@ -6,7 +6,7 @@ use lb_lab::{
     Host as _,
     api_server::End,
     objects::{Endpoint, Port, Service},
-    peer::TcpAsk,
+    peer::{TcpAsk, UdpAsk},
 };
 
 use crate::{
@@ -52,7 +52,7 @@ fn numbers_follow_what_happens() {
     let node = cluster.world.node(NODE);
     let (pod, client) = (node.add_pod("web").unwrap(), node.add_pod("client").unwrap());
     let _serving = pod.serve(&[80]).unwrap();
-    let service = dual_stack("web", &[Port::tcp("http", 8080, 80)]);
+    let service = dual_stack("web", &[Port::tcp("http", 8080, 80), Port::udp("dns", 8080, 80)]);
     let (endpoint, other) = (Endpoint::v4(&pod), Endpoint::new([10, 244, 9, 9].into(), "raspi003"));
     cluster.put_service(1, 2);
 
@@ -76,14 +76,23 @@ fn numbers_follow_what_happens() {
 
     client.ask(TcpAsk { count: 3, ..TcpAsk::to(at(VIPS[0])) }).unwrap();
     let backend = pod.ip4();
-    reaches(
-        &cluster,
-        &format!(
-            "berrylb_backend_connections_total{{namespace=\"default\",service=\"web\",port=\"http\",protocol=\"TCP\",\
-             backend=\"{backend}:80\"}}"
-        ),
-        3.0,
-    );
+    let of = |counts: &str, port: &str, protocol: &str, more: &str| {
+        format!(
+            "berrylb_backend_{counts}_total{{namespace=\"default\",service=\"web\",port=\"{port}\",protocol=\"{protocol}\",\
+             backend=\"{backend}:80\"{more}}}"
+        )
+    };
+    reaches(&cluster, &of("connections", "http", "TCP", ""), 3.0);
+    // A pod's connected UDP is on the packet path, where each datagram and each answer is seen, with its IP and UDP header.
+    let datagrams = UdpAsk { count: 5, connect: true, size: 1000, ..UdpAsk::to(at(VIPS[0])) };
+    assert_eq!(client.ask(datagrams).unwrap().all().len(), 5);
+    reaches(&cluster, &of("connections", "dns", "UDP", ""), 1.0);
+    for direction in [",direction=\"to\"", ",direction=\"from\""] {
+        reaches(&cluster, &of("packets", "dns", "UDP", direction), 5.0);
+        reaches(&cluster, &of("bytes", "dns", "UDP", direction), 5.0 * (20.0 + 8.0 + 1000.0));
+        let sockets = of("packets", "http", "TCP", direction);
+        assert!(!scrape(&cluster).contains_key(&sockets), "the socket path sees no packets");
+    }
 
     // What a list does not hold any more is a change like a deletion that was told.
     let changes = "kubeproxy_sync_proxy_rules_service_changes_total";

@@ -7,8 +7,8 @@ use zerocopy::IntoBytes as _;
 use super::{ARRAY_LEN, MemTables};
 use crate::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, Counter, Dev, Flow, RangeKey, ServiceKey, ServiceRef, ServiceState,
-        SkipKey, SockEntry, SockKey, Tuple,
+        Addr, AffinityEntry, AffinityKey, Backend, BackendCounter, Counter, Dev, Flow, RangeKey, ServiceKey,
+        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Traffic, Tuple,
     },
     datapath::{FlowTable, Tables},
     testing::{recycling::read, table::Table},
@@ -17,6 +17,18 @@ use crate::{
 /// An element of an array: zero until written, nothing beyond the end.
 fn element<V: Copy + Default>(map: &HashMap<u32, V>, index: u32) -> Option<V> {
     (index < ARRAY_LEN).then(|| map.get(&index).copied().unwrap_or_default())
+}
+
+impl MemTables {
+    fn count_for(&self, backend: u32, generation: u32, count: impl FnOnce(&mut BackendCounter)) {
+        if backend < ARRAY_LEN {
+            let mut inner = self.inner.borrow_mut();
+            let counter = inner.backend_counters.entry(backend).or_default();
+            if counter.is_for(generation) {
+                count(counter);
+            }
+        }
+    }
 }
 
 fn store<V: Copy>(from: Option<V>, into: &mut V) -> bool {
@@ -166,8 +178,15 @@ impl Tables for MemTables {
         self.inner.borrow_mut().counters[counter as usize] += 1;
     }
 
-    fn count_connection(&self, backend: u32) {
-        *self.inner.borrow_mut().connections.entry(backend).or_default() += 1;
+    fn count_connection(&self, backend: u32, generation: u32) {
+        self.count_for(backend, generation, |counter| counter.connections += 1);
+    }
+
+    fn count_packet(&self, backend: u32, generation: u32, forward: bool, bytes: u32) {
+        self.count_for(backend, generation, |BackendCounter { to, from, .. }| {
+            let traffic = if forward { to } else { from };
+            *traffic = traffic.plus(Traffic::packet(bytes));
+        });
     }
 
     fn random(&self) -> u32 {
