@@ -25,6 +25,7 @@ pub mod rewrite;
 mod scratch;
 pub mod sock;
 mod tables;
+mod traffic;
 pub mod uplink;
 mod verdict;
 pub mod xdp;

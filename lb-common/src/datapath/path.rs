@@ -15,6 +15,7 @@ use super::{
     rewrite::{rewrite, rewrite_fragment},
     scratch::Scratch,
     tables::Tables,
+    traffic::{count, ip_len},
     verdict::{Decision, Verdict},
 };
 use crate::abi::{
@@ -188,21 +189,6 @@ fn handed_over<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, s: &Scratch
     }
     count(tables, &s.found.flow, bytes);
     Decision::End(way_out(&s.found.flow))
-}
-
-/// Counts a packet of so many bytes that was translated by this flow.
-#[inline(always)]
-pub(super) fn count<T: Tables>(tables: &T, flow: &Flow, bytes: u32) {
-    // The node's own connections are to no Service's backend.
-    if flow.role & role::HOST == 0 {
-        tables.count_packet(flow.backend, flow.backend_generation, flow.role & role::FORWARD != 0, bytes);
-    }
-}
-
-/// Bytes from the IP header to the packet's end, where Ethernet may have padded a short frame.
-#[inline(always)]
-pub(super) fn ip_len<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
-    packet.len().wrapping_sub(parsed.l3() as u32)
 }
 
 /// Why a router would not forward the packet by the flow in `found`.

@@ -7,10 +7,11 @@ use super::{
     link::Link,
     packet::Frame,
     parse::parse,
-    path::{self, is_stopped},
+    path::is_stopped,
     rewrite::rewrite,
     scratch::Scratch,
     tables::Tables,
+    traffic::{count, ip_len},
 };
 use crate::abi::{Counter, role};
 
@@ -55,7 +56,7 @@ pub fn ingress<P: Frame, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     if rewrite(packet, parsed, &found.flow.to, true).is_err() || packet.write(0, &ends).is_err() {
         return Verdict::Drop(Counter::DropInternal);
     }
-    path::count(tables, &found.flow, path::ip_len(packet, parsed));
+    count(tables, &found.flow, ip_len(packet, parsed));
     tables.count(Counter::XdpForwarded);
     Verdict::Transmit
 }
