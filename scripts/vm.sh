@@ -83,10 +83,10 @@ unpack_kernel() {
     mv "$kernel.part"/boot/vmlinuz-* "$kernel.part/vmlinuz"
     release=$(ls "$kernel.part/lib/modules")
     inside depmod -b "$part" "$release"
-    # In the order in which they can be loaded, and plain, as not every kernel unpacks them.
+    # In the order in which they can be loaded, each once, and plain, as not every kernel unpacks them.
     number=10
     chroot "$dir" modprobe -d "$part" -S "$release" -D -a veth vxlan bridge br_netfilter sch_ingress cls_bpf nf_tables nft_chain_nat nft_masq nft_ct nft_reject_inet |
-        sed -n 's/^insmod //p' | while read -r module; do
+        sed -n 's/^insmod //p' | awk '!seen[$0]++' | while read -r module; do
         to=$part/load/$number-$(basename "${module%.xz}")
         case $module in
             *.xz) inside sh -c "xz -dc '$module' >'$to'" ;;
@@ -129,7 +129,7 @@ case $what in
             arm64) emulator='qemu-system-aarch64 -machine virt,accel=tcg -cpu max,pauth-impdef=on' console=ttyAMA0 ;;
         esac
         # shellcheck disable=SC2086
-        exec timeout 1200 nice -n 5 chroot "$dir" $emulator -smp 2 -m 2G -nic none -display none -monitor none \
+        exec timeout 3600 nice -n 5 chroot "$dir" $emulator -smp 2 -m 2G -nic none -display none -monitor none \
             -serial stdio -no-reboot -kernel "/kernels/$arch-$version/vmlinuz" -initrd "/tmp/initramfs-$arch-$version" \
             -append "console=$console panic=-1 quiet" </dev/null
         ;;

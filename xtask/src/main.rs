@@ -64,7 +64,8 @@ enum Task {
     ///
     /// The last line is the total. Each level's output is in target/test-logs/LEVEL.log while it runs and afterwards, and is
     /// shown when it fails. A level that cannot run here is named as such, and with CI=true in the environment it fails the
-    /// run. `deny` runs where cargo-deny is installed (`setup --for deny`); with CI=true it is installed first.
+    /// run. `deny` runs where cargo-deny is installed (`setup --for deny`), `vm` wants what `setup --for vm` brings; with CI=true
+    /// these are installed first.
     Test {
         /// Levels to run
         #[arg(value_enum)]

@@ -32,7 +32,7 @@ pub(crate) enum Purpose {
     Image,
     /// Kubernetes' schemas for the test level `manifests`, in a Python environment of their own.
     Manifests,
-    /// Debian kernels in an emulator.
+    /// Dist, and Debian kernels in an emulator.
     Vm,
     /// Build, and static binaries for arm64 and amd64; adds the one that this machine is not to dpkg's architectures.
     Dist,
@@ -58,17 +58,37 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
             Ok(_) => Ok(()),
             Err(_) => install_kubernetes_validate(),
         },
-        Purpose::Vm => apt(None, &missing(&pins::VM)),
+        Purpose::Vm => {
+            run(Purpose::Dist)?;
+            apt(None, &missing(&pins::VM))
+        }
         Purpose::Dist => {
             build_and_more(Purpose::Build)?;
             apt(None, &missing(&pins::STATIC))?;
-            let (other, packages) = match Arch::of_this_machine()? {
-                Arch::Amd64 => (Arch::Arm64, pins::FOR_ARM64),
-                Arch::Arm64 => (Arch::Amd64, pins::FOR_AMD64),
-            };
-            apt(Some(other.name()), &missing(&packages))
+            let (other, packages) = foreign()?;
+            apt(Some(other.name()), &missing(packages))
         }
     }
+}
+
+/// The architecture that this machine is not, and what builds for it.
+fn foreign() -> Result<(Arch, &'static [Package])> {
+    Ok(match Arch::of_this_machine()? {
+        Arch::Amd64 => (Arch::Arm64, &pins::FOR_ARM64),
+        Arch::Arm64 => (Arch::Amd64, &pins::FOR_AMD64),
+    })
+}
+
+/// Whether [`Purpose::Vm`] would bring any package. It adds an architecture to dpkg's, which is not for a test to do unasked.
+///
+/// # Errors
+/// Names what is missing.
+pub(crate) fn vm_packages() -> Result<()> {
+    let packages = [&pins::STATIC, foreign()?.1, &pins::VM].into_iter().flat_map(missing).collect::<Vec<_>>();
+    if !packages.is_empty() {
+        bail!("missing packages: {}.\nNext step: `cargo xtask setup --for vm`", packages.join(" "));
+    }
+    Ok(())
 }
 
 fn build_and_more(purpose: Purpose) -> Result<()> {

@@ -79,17 +79,15 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Starts the DaemonSet's container on `node` with the root file system in `rootfs`, and waits for a line of its output.
-    /// `edit` may change the specification.
+    /// Starts the DaemonSet's container on `node` with the root file system in `rootfs`. `edit` may change the specification.
     pub(crate) fn start(
         node: &Node,
         set: &DaemonSet,
         host: &HostFolders,
         cluster: &Cluster<'_>,
         (name, rootfs): (&str, &Path),
-        ready: &str,
         edit: impl FnOnce(&mut Value),
-    ) -> Result<Self, String> {
+    ) -> Self {
         let dir = node.dir().join(format!("container-{name}"));
         fs::create_dir_all(&dir).unwrap();
         let mut config = specification(node, set, host, cluster, rootfs, &dir);
@@ -99,9 +97,13 @@ impl Container {
         let id = format!("{}-{name}", node.netns().path().file_name().unwrap().to_str().unwrap());
         let runc = node.command("runc").arg("--root").arg(&state).args(["run", "--bundle"]).arg(&dir).arg(&id);
         let process = runc.spawn(name).unwrap();
-        let mut container = Self { process, name: id, state, node: node.place().clone() };
-        container.process.wait_line(|line| line == ready, READY_LIMIT).map_err(|error| format!("{error:#}"))?;
-        Ok(container)
+        Self { process, name: id, state, node: node.place().clone() }
+    }
+
+    /// Waits for a line of its output.
+    pub(crate) fn wait_for(&mut self, wanted: &str) -> Result<(), String> {
+        let line = self.process.wait_line(|line| line == wanted, READY_LIMIT);
+        line.map(drop).map_err(|error| format!("{error:#}"))
     }
 
     /// As `kubectl exec`: runs a program in it.

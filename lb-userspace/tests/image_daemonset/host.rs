@@ -13,6 +13,7 @@ pub(crate) struct HostFolders {
     bpffs: PathBuf,
     cgroup: PathBuf,
     run: PathBuf,
+    state: PathBuf,
     etc: PathBuf,
 }
 
@@ -34,7 +35,13 @@ impl HostFolders {
         }
         mount(none, &bpffs, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none).unwrap();
         let cgroup = node.cgroup_root().to_owned();
-        Self { bpffs, cgroup, run: folder("run-berrylb"), etc: folder("etc-kubernetes") }
+        Self {
+            bpffs,
+            cgroup,
+            run: folder("run-berrylb"),
+            state: folder("var-lib-berrylb"),
+            etc: folder("etc-kubernetes"),
+        }
     }
 
     /// The stand-in for a `hostPath`.
@@ -43,6 +50,7 @@ impl HostFolders {
             "/sys/fs/bpf" => self.bpffs.clone(),
             "/sys/fs/cgroup" => self.cgroup.clone(),
             "/run/berrylb" => self.run.clone(),
+            "/var/lib/berrylb" => self.state.clone(),
             "/etc/kubernetes/kubelet.conf" => self.etc.join("kubelet.conf"),
             other => panic!("the manifests mount {other}, and no stand-in is known"),
         }
@@ -53,6 +61,12 @@ impl HostFolders {
         let entries = fs::read_dir(&self.bpffs).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| !name.ends_with(".debug")).collect()
+    }
+
+    /// Names in the node's `/var/lib/berrylb`.
+    pub(crate) fn kept(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.state).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 }
 

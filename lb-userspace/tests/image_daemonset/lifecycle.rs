@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use lb_lab::{
@@ -13,6 +13,7 @@ use lb_lab::{
     objects::{self, Endpoint, Port, Service},
     peer::{Open, Ping, TcpAsk},
 };
+use serde_json::Value;
 
 use crate::{
     container::{Cluster, Container, seccomp},
@@ -23,6 +24,12 @@ use crate::{
 
 const VIP: &str = "10.111.197.69:8080";
 const TOKEN: &str = "a-token";
+
+/// The agent's file of the last good objects, in its folder on the node.
+const SNAPSHOT: &str = "objects.json.gz";
+
+/// The API server is waited for 3 s before a snapshot counts; the rest is for a busy machine.
+const SERVES_LIMIT: Duration = Duration::from_secs(20);
 
 /// A cluster with the story's Service, whose node raspi002 has the image and no agent yet.
 struct World {
@@ -69,10 +76,16 @@ impl World {
         self.lab.node("raspi002")
     }
 
-    /// Runs the container of a manifest.
+    /// Runs the container of a manifest until it says that it is ready.
     fn run(&self, set: &DaemonSet, api_service: SocketAddr, name: &str, ready: &str) -> Result<Container, String> {
+        let mut container = self.start(set, api_service, name, |_| {});
+        container.wait_for(ready)?;
+        Ok(container)
+    }
+
+    fn start(&self, set: &DaemonSet, api_service: SocketAddr, name: &str, edit: impl FnOnce(&mut Value)) -> Container {
         let cluster = Cluster { account: &self.account, api_service };
-        Container::start(self.node(), set, &self.host, &cluster, (name, &self.rootfs), ready, |_| {})
+        Container::start(self.node(), set, &self.host, &cluster, (name, &self.rootfs), edit)
     }
 
     fn served(&self) -> Vec<String> {
@@ -89,7 +102,7 @@ impl World {
     }
 
     /// Programs that tc knows of on the node's devices.
-    fn attached(&self) -> serde_json::Value {
+    fn attached(&self) -> Value {
         let text = self.node().command("bpftool").args(["-j", "net", "show"]).ok().unwrap();
         serde_json::from_str(&text).unwrap()
     }
@@ -145,10 +158,12 @@ fn life(manifest: &str, api: SocketAddr, api_service: SocketAddr, prepare: impl 
     assert_eq!(second.terminate(), 0);
 
     // Uninstall.
+    assert_eq!(world.host.kept(), [SNAPSHOT]);
     let uninstall = DaemonSet::read("berrylb-uninstall.yaml");
     let cleaner = world.run(&uninstall, api_service, "uninstall", "done; waiting for SIGTERM").unwrap();
     assert_eq!(cleaner.terminate(), 0);
     assert_eq!(world.host.pins(), Vec::<String>::new());
+    assert_eq!(world.host.kept(), Vec::<String>::new());
     let left = world.attached();
     assert!(
         left[0]["tc"].as_array().is_none_or(Vec::is_empty) && left[0]["xdp"].as_array().is_none_or(Vec::is_empty),
@@ -197,6 +212,39 @@ fn kubeadm() {
     });
 }
 
+/// After a boot the node has the snapshot and no maps. It serves by that while the API server is away, and then follows it.
+#[test]
+fn a_node_that_boots_serves_before_it_hears_the_api_server() {
+    for manifest in ["berrylb.yaml", "berrylb-hardened.yaml"] {
+        let world = World::new(served_api(), true);
+        let set = DaemonSet::read(manifest);
+        assert_eq!(world.run(&set, served_api(), "first", "ready").unwrap().terminate(), 0);
+        // What a boot takes away; the variable would take the snapshot as well.
+        let uninstall = DaemonSet::read("berrylb-uninstall.yaml");
+        let mut boot = world.start(&uninstall, served_api(), "boot", |config| {
+            let variables = config["process"]["env"].as_array_mut().unwrap();
+            variables.retain(|variable| !variable.as_str().unwrap().starts_with("BERRYLB_STATE_DIR="));
+        });
+        boot.wait_for("done; waiting for SIGTERM").unwrap();
+        assert_eq!(boot.terminate(), 0);
+        assert_eq!((world.host.pins(), world.host.kept()), (vec![], vec![SNAPSHOT.to_owned()]));
+
+        world.server.refuse();
+        let mut agent = world.start(&set, served_api(), "second", |_| {});
+        let begun = Instant::now();
+        while world.client.ask(TcpAsk { timeout_ms: 300, ..TcpAsk::to(vip()) }).unwrap().0[0].result.is_err() {
+            assert!(begun.elapsed() < SERVES_LIMIT, "{manifest}: {}", agent.process.err().unwrap());
+        }
+        assert_eq!(world.served(), ["sample-1", "sample-2", "sample-3"]);
+        let (port, path) = set.probe("readinessProbe");
+        assert_eq!(world.http(port, &path), "503", "{manifest}");
+        world.server.listen_again();
+        agent.wait_for("ready").unwrap();
+        assert_eq!(world.http(port, &path), "200");
+        assert_eq!(agent.terminate(), 0);
+    }
+}
+
 /// The agent mounts a bpffs for the node, so the pins outlive its container.
 #[test]
 fn a_node_without_bpffs_gets_one_that_stays() {
@@ -217,15 +265,11 @@ fn a_node_without_bpffs_gets_one_that_stays() {
 fn a_profile_that_forbids_bpf_is_named() {
     let world = World::new(served_api(), true);
     let set = DaemonSet::read("berrylb-hardened.yaml");
-    let cluster = Cluster { account: &world.account, api_service: served_api() };
-    let strict = |config: &mut serde_json::Value| {
+    let strict = |config: &mut Value| {
         let names: Vec<String> =
             serde_json::from_value(config["process"]["capabilities"]["effective"].clone()).unwrap();
         config["linux"]["seccomp"] = seccomp(&names, false);
     };
-    let place = ("first", world.rootfs.as_path());
-    let Err(error) = Container::start(world.node(), &set, &world.host, &cluster, place, "ready", strict) else {
-        panic!("it is ready without bpf(2)")
-    };
+    let error = world.start(&set, served_api(), "first", strict).wait_for("ready").unwrap_err();
     assert!(error.contains("seccomp"), "{error}");
 }

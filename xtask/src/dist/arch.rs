@@ -88,17 +88,16 @@ fn cross(cargo: &mut Command, arch: Arch) -> Result<()> {
     Ok(())
 }
 
-/// A cargo that builds tests for `arch`, static and a little optimized, as an emulator takes its time; and the folder in
-/// which their programs will be.
+/// A cargo that builds tests for `arch`, static and a little optimized, as an emulator takes its time.
 ///
 /// # Errors
 /// As [`build`].
-pub(crate) fn test_cargo(arch: Arch) -> Result<(Command, PathBuf)> {
+pub(crate) fn test_cargo(arch: Arch) -> Result<Command> {
     let mut cargo = process::cargo();
     cross(&mut cargo, arch)?;
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_INCREMENTAL", "0");
-    Ok((cargo, process::target_dir().join(arch.target()).join("debug")))
+    Ok(cargo)
 }
 
 /// Debian's rustc if it has the target's standard library, since it is the one that the BPF object is made with, else the

@@ -62,14 +62,15 @@ pub(super) fn vm(log: &mut Log) -> Result<Outcome> {
     if let Err(error) = vm::can_run() {
         return Ok(Outcome::CannotRun(format!("{error:#}").replace('\n', " ")));
     }
-    let xtask = env::current_exe().context("find this program")?;
+    setup::vm_packages()?;
+    let mut command = Command::new(env::current_exe().context("find this program")?);
+    command.current_dir(process::workspace_root()).arg("vm");
+    vm::TESTED.iter().for_each(|machine| {
+        command.args(machine.arguments());
+    });
+    let (_, output) = log.run(&mut command)?;
     let mut counts = Counts::default();
-    for machine in vm::TESTED {
-        let mut command = Command::new(&xtask);
-        command.current_dir(process::workspace_root()).arg("vm").args(machine.arguments());
-        let (clean, _) = log.run(&mut command)?;
-        counts += Counts::check(clean);
-    }
+    vm::TESTED.iter().for_each(|machine| counts += Counts::check(vm::was_well(*machine, &output)));
     Ok(Outcome::Ran(counts))
 }
 

@@ -1,14 +1,18 @@
 //! What is built for a machine of an architecture: the agent as it is shipped, the story's play, and the tests.
 
-use std::path::{Path, PathBuf};
+use std::{path::PathBuf, process::Stdio, thread};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
+use cargo_metadata::{Artifact, Message};
 
 use super::TESTS;
 use crate::{
     dist::{self, Arch},
     process,
 };
+
+/// Plays the story.
+const DEMO: &str = "berrylb-demo";
 
 /// Paths of programs for one architecture, all of them static.
 pub(super) struct Builds {
@@ -21,43 +25,53 @@ pub(super) struct Builds {
 }
 
 impl Builds {
-    /// Builds them all.
+    /// Builds them all, the shipped binary beside the others: the end of its build is one long job for one processor.
     ///
     /// # Errors
     /// When something cannot be built.
     pub(super) fn make(arch: Arch) -> Result<Self> {
-        let berrylb = dist::binary(arch)?;
-        let (mut cargo, folder) = dist::test_cargo(arch)?;
-        process::run(cargo.args(["build", "--package", "lb-lab", "--bin", "berrylb-demo"]))?;
-        Ok(Self { berrylb, demo: folder.join("berrylb-demo"), tests: tests(arch)? })
+        let (berrylb, others) = thread::scope(|scope| {
+            let shipped = scope.spawn(|| dist::binary(arch));
+            let others = others(arch);
+            (shipped.join(), others)
+        });
+        let berrylb = berrylb.map_err(|_| anyhow!("the build of the shipped binary panicked"))??;
+        let (demo, tests) = others?;
+        Ok(Self { berrylb, demo, tests })
     }
 }
 
-/// Builds the tests as the level `bpf` does.
-fn tests(arch: Arch) -> Result<Vec<PathBuf>> {
-    let (mut cargo, _) = dist::test_cargo(arch)?;
-    // A runner that only says what it would run.
-    cargo.args(["--config", "target.'cfg(all())'.runner='echo'"]);
-    cargo.args(["test", "--quiet", "--package", "lb-userspace"]);
+/// Builds the play and the tests in one go, so that what both depend on is compiled once.
+fn others(arch: Arch) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let mut cargo = dist::test_cargo(arch)?;
+    cargo.args(["build", "--locked", "--package", "lb-lab", "--package", "lb-userspace", "--bin", DEMO]);
     TESTS.iter().for_each(|(name, _)| {
         cargo.args(["--test", name]);
     });
-    let output = process::output(&mut cargo)?;
-    let lines = output.lines().filter_map(|line| line.split_whitespace().next());
-    TESTS
-        .iter()
-        .map(|(name, _)| {
-            let path = lines.clone().map(Path::new).find(|path| is_test(path, name));
-            let path = path.with_context(|| format!("cargo built no test {name}:\n{output}"))?;
-            Ok(process::workspace_root().join(path))
-        })
-        .collect()
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = cargo.output().with_context(|| format!("start `{}`", process::display(&cargo)))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", process::display(&cargo), output.status);
+    }
+    let built = executables(&output.stdout)?;
+    let find = |name: &str| {
+        let path = built.iter().find(|(built, _)| built == name).map(|(_, path)| path.clone());
+        path.with_context(|| format!("`{}` built no {name}", process::display(&cargo)))
+    };
+    Ok((find(DEMO)?, TESTS.iter().map(|(name, _)| find(name)).collect::<Result<_>>()?))
 }
 
-/// Whether cargo's file of a test has this name; it adds a hash.
-fn is_test(path: &Path, name: &str) -> bool {
-    let file = path.file_name().and_then(|file| file.to_str());
-    file.and_then(|file| file.strip_prefix(name)).is_some_and(|rest| rest.starts_with('-'))
+/// Names and paths of the programs that cargo tells of.
+fn executables(messages: &[u8]) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for message in Message::parse_stream(messages) {
+        if let Message::CompilerArtifact(Artifact { target, executable: Some(path), .. }) =
+            message.context("read what cargo tells")?
+        {
+            found.push((target.name, path.into_std_path_buf()));
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -65,8 +79,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_has_a_hash_in_its_file_name() {
-        assert!(is_test(Path::new("target/debug/deps/bpf_maps-0123abc"), "bpf_maps"));
-        assert!(!is_test(Path::new("target/debug/deps/bpf_maps_stress-0123abc"), "bpf_maps"));
+    fn programs_are_found_among_cargos_messages() {
+        let artifact = |name: &str, kind: &str, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","package_id":"p","manifest_path":"/m","target":{{"kind":["{kind}"],"crate_types":["bin"],"name":"{name}","src_path":"/s","edition":"2024","doc":true,"doctest":false,"test":true}},"profile":{{"opt_level":"1","debuginfo":0,"debug_assertions":true,"overflow_checks":true,"test":true}},"features":[],"filenames":[],"executable":{executable},"fresh":true}}"#
+            )
+        };
+        let text = [
+            artifact("lb_lab", "lib", "null"),
+            artifact("bpf_maps", "test", r#""/t/bpf_maps-0123""#),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+        ]
+        .join("\n");
+        let found = executables(text.as_bytes()).expect("messages");
+        assert_eq!(found, [("bpf_maps".to_owned(), PathBuf::from("/t/bpf_maps-0123"))]);
     }
 }

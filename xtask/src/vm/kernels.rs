@@ -60,17 +60,22 @@ impl Kernel {
 }
 
 impl Machine {
-    /// How `cargo xtask vm` is told to boot this one alone.
+    /// How `cargo xtask vm` is told to boot this one, which it does with all of the architectures and kernels that it is told.
     pub(crate) fn arguments(self) -> [&'static str; 4] {
         ["--arch", self.arch.name(), "--kernel", self.kernel.version()]
     }
 
-    /// Those of the kernels and architectures that there are; none named means all.
+    /// Those of the kernels and architectures that there are, each once; none named means all.
     pub(crate) fn all(arches: &[Arch], kernels: &[Kernel]) -> Vec<Self> {
         let arches = if arches.is_empty() { Arch::value_variants() } else { arches };
         let kernels = if kernels.is_empty() { Kernel::value_variants() } else { kernels };
-        let machines = arches.iter().flat_map(|&arch| kernels.iter().map(move |&kernel| Self { arch, kernel }));
-        machines.filter(|machine| machine.kernel.is_for(machine.arch)).collect()
+        let mut machines = Vec::new();
+        for machine in arches.iter().flat_map(|&arch| kernels.iter().map(move |&kernel| Self { arch, kernel })) {
+            if machine.kernel.is_for(machine.arch) && !machines.contains(&machine) {
+                machines.push(machine);
+            }
+        }
+        machines
     }
 }
 
@@ -92,6 +97,8 @@ mod tests {
             .map(Machine::to_string)
             .collect();
         assert_eq!(names, ["amd64-6.1"]);
+        let (arm, newest) = (Arch::Arm64, Kernel::Linux6_12);
+        assert_eq!(Machine::all(&[arm, arm], &[newest, newest]), [Machine { arch: arm, kernel: newest }]);
         assert!(TESTED.iter().all(|machine| machine.kernel.is_for(machine.arch)));
     }
 }

@@ -11,10 +11,12 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::{self, ScopedJoinHandle},
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
+use clap::ValueEnum as _;
 
 pub(crate) use self::kernels::{Kernel, Machine, TESTED};
 use self::{builds::Builds, initramfs::Initramfs, kernels::triplet};
@@ -48,6 +50,9 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("bin/getent", "usr/bin/getent"),
 ];
 
+/// How many machines run at a time. Each has two processors, and mostly uses one.
+const SIDE_BY_SIDE: usize = 2;
+
 /// How the lines begin that the report shows.
 const SHOWN: [&str; 7] = ["program ", "kernel ", "loaded ", "not shown here: ", "cannot load ", "  (after ", "All "];
 
@@ -68,8 +73,7 @@ pub(crate) fn can_run() -> Result<()> {
     Ok(())
 }
 
-/// Boots the machines, one after another, prints what became of each program and how the cases and the story went, and
-/// gives the sum.
+/// Boots the machines, prints what became of each program and how the cases and the story went, and gives the sum.
 ///
 /// # Errors
 /// When something cannot be brought or built.
@@ -77,31 +81,77 @@ pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
     can_run()?;
     setup::run(Purpose::Test)?;
     setup::run(Purpose::Vm)?;
-    setup::run(Purpose::Dist)?;
     let object = build_ebpf::build()?;
     let system = process::tool_root("vm-debian-12")?;
     let logs = process::target_dir().join("test-logs");
     fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
 
     let mut total = Counts::default();
-    let mut builds: Option<(Arch, Builds)> = None;
-    for machine in machines {
-        let built = match builds.take() {
-            Some((arch, built)) if arch == machine.arch => built,
-            _ => {
-                process::run(script("programs", &system, *machine)?.stdout(Stdio::null()))?;
-                Builds::make(machine.arch)?
+    for &arch in Arch::value_variants() {
+        let machines: Vec<Machine> = machines.iter().copied().filter(|machine| machine.arch == arch).collect();
+        if machines.is_empty() {
+            continue;
+        }
+        let builds = make_ready(&system, arch, &machines)?;
+        for group in machines.chunks(SIDE_BY_SIDE) {
+            let ends = thread::scope(|scope| {
+                let run = |machine| run_one(machine, &system, &object, &builds, &logs);
+                let booted: Vec<_> = group.iter().map(|&machine| scope.spawn(move || run(machine))).collect();
+                booted.into_iter().map(ScopedJoinHandle::join).collect::<Vec<_>>()
+            });
+            for (machine, end) in group.iter().zip(ends) {
+                let end = end.map_err(|_| anyhow!("{machine}: its thread panicked"))??;
+                total += end.report(*machine)?;
             }
-        };
-        process::run(script("kernel", &system, *machine)?.stdout(Stdio::null()))?;
-        let image = process::target_dir().join(format!("vm-{machine}.cpio"));
-        pack(&system, *machine, &object, &built)?.write(&image)?;
-        builds = Some((machine.arch, built));
-        let log = logs.join(format!("vm-{machine}.log"));
-        let start = Instant::now();
-        let ended = boot(script("boot", &system, *machine)?.arg(&image), &log)?;
-        fs::remove_file(&image).with_context(|| format!("remove {}", image.display()))?;
-        let text = fs::read(&log).with_context(|| format!("read {}", log.display()))?;
+        }
+    }
+    Ok(total)
+}
+
+/// Programs that run on these machines of one architecture. What else they have is fetched while those are built.
+fn make_ready(system: &Path, arch: Arch, machines: &[Machine]) -> Result<Builds> {
+    let start = Instant::now();
+    let fetch = || {
+        for (number, &machine) in machines.iter().enumerate() {
+            let tasks: &[&str] = if number == 0 { &["programs", "kernel"] } else { &["kernel"] };
+            tasks.iter().try_for_each(|task| process::run(script(task, system, machine)?.stdout(Stdio::null())))?;
+        }
+        Ok::<_, Error>(())
+    };
+    let (fetched, builds) = thread::scope(|scope| {
+        let fetched = scope.spawn(fetch);
+        let builds = Builds::make(arch);
+        (fetched.join(), builds)
+    });
+    fetched.map_err(|_| anyhow!("the thread that fetches kernels panicked"))??;
+    let builds = builds?;
+    println!("vm {:<14} built  {:>6.1} s", arch.name(), start.elapsed().as_secs_f32());
+    Ok(builds)
+}
+
+/// How a machine ended.
+struct End {
+    seconds: f32,
+    /// The emulator's own word.
+    well: bool,
+    log: PathBuf,
+}
+
+fn run_one(machine: Machine, system: &Path, object: &Path, builds: &Builds, logs: &Path) -> Result<End> {
+    let start = Instant::now();
+    let image = process::target_dir().join(format!("vm-{machine}.cpio"));
+    pack(system, machine, object, builds)?.write(&image)?;
+    let log = logs.join(format!("vm-{machine}.log"));
+    let well = boot(script("boot", system, machine)?.arg(&image), &log)?;
+    fs::remove_file(&image).with_context(|| format!("remove {}", image.display()))?;
+    Ok(End { seconds: start.elapsed().as_secs_f32(), well, log })
+}
+
+impl End {
+    /// Prints what the console says of the kernel, and gives the sum of tests and plays.
+    fn report(&self, machine: Machine) -> Result<Counts> {
+        let Self { seconds, well, log } = self;
+        let text = fs::read(log).with_context(|| format!("read {}", log.display()))?;
         let text = String::from_utf8_lossy(&text).replace('\r', "");
         text.lines().filter_map(shown).for_each(|line| println!("{machine:<14} {line}"));
 
@@ -109,7 +159,7 @@ pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
         let plays = text.lines().filter_map(ended_with).filter(|(_, command)| PLAYS.contains(command));
         plays.for_each(|(status, _)| counts += Counts::check(status == "0"));
         let complete = text.lines().filter_map(ended_with).count() == TESTS.len() + PLAYS.len();
-        if !(ended && complete) {
+        if !(*well && complete) {
             counts.failed += 1;
         }
         if counts.failed > 0 {
@@ -119,10 +169,15 @@ pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
             println!("-----");
         }
         let word = if counts.failed == 0 { "ok" } else { "FAILED" };
-        println!("vm {machine:<14} {word:<6} {:>6.1} s  {counts}", start.elapsed().as_secs_f32());
-        total += counts;
+        println!("vm {machine:<14} {word:<6} {seconds:>6.1} s  {counts}");
+        Ok(counts)
     }
-    Ok(total)
+}
+
+/// Whether [`run`] printed in `output` that all went well on this machine.
+pub(crate) fn was_well(machine: Machine, output: &str) -> bool {
+    let name = machine.to_string();
+    output.lines().any(|line| line.split_whitespace().take(3).eq(["vm", &name, "ok"]))
 }
 
 /// A command of scripts/vm-init.sh that came to its end: exit status and command.
@@ -144,7 +199,9 @@ fn pack(system: &Path, machine: Machine, object: &Path, builds: &Builds) -> Resu
     let Builds { berrylb, demo, tests } = builds;
     let built = [("berrylb", berrylb), ("berrylb-demo", demo)].into_iter();
     for (name, path) in built.chain(TESTS.iter().map(|(name, _)| *name).zip(tests)) {
-        files.add_program(&format!("bin/{name}"), &stripped(name, path, arch)?, Path::new("/"), triplet(arch))?;
+        let stripped = stripped(name, path, machine)?;
+        files.add_program(&format!("bin/{name}"), &stripped, Path::new("/"), triplet(arch))?;
+        fs::remove_file(&stripped).with_context(|| format!("remove {}", stripped.display()))?;
     }
     let tests = TESTS.iter().map(|(name, arguments)| format!("{name} {arguments}\n"));
     let commands: String = tests.chain(PLAYS.iter().map(|play| format!("{play}\n"))).collect();
@@ -160,9 +217,9 @@ fn pack(system: &Path, machine: Machine, object: &Path, builds: &Builds) -> Resu
 }
 
 /// The program without its debug information, which would be most of the machine's memory.
-fn stripped(name: &str, path: &Path, arch: Arch) -> Result<PathBuf> {
-    let stripped = process::target_dir().join(format!("vm-{}-{name}", arch.name()));
-    let mut command = Command::new(format!("{}-strip", triplet(arch)));
+fn stripped(name: &str, path: &Path, machine: Machine) -> Result<PathBuf> {
+    let stripped = process::target_dir().join(format!("vm-{machine}-{name}"));
+    let mut command = Command::new(format!("{}-strip", triplet(machine.arch)));
     process::run(command.arg("-o").arg(&stripped).arg(path))?;
     Ok(stripped)
 }
@@ -210,6 +267,8 @@ mod tests {
         assert_eq!(shown("test of_some_name ... program connect4: REFUSED"), Some("program connect4: REFUSED"));
         assert_eq!(shown("test of_some_name ... ok"), None);
         assert_eq!(shown("[    5.1] reboot: Power down"), None);
+        assert!(was_well(TESTED[0], &format!("x\nvm {:<14} ok  200.1 s  9 passed, 0 failed\n", TESTED[0].to_string())));
+        assert!(!was_well(TESTED[0], &format!("vm {} FAILED 1 s\nvm {} ok 1 s\n", TESTED[0], TESTED[1])));
         assert_eq!(ended_with("ended with 1: a-test --flag"), Some(("1", "a-test --flag")));
     }
 }

@@ -176,11 +176,14 @@ pub fn remove_snapshot(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
     match fs::remove_dir(dir) {
         Ok(()) => removed.push(dir.to_owned()),
-        // Not ours alone, a mount point, or gone.
+        // Not ours alone, a mount point (in a container's read-only root as well), or gone.
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::DirectoryNotEmpty
+                    | io::ErrorKind::ResourceBusy
+                    | io::ErrorKind::ReadOnlyFilesystem
             ) => {}
         Err(error) => return Err(at(dir, error)),
     }
