@@ -428,11 +428,15 @@ impl MapStore for BpfStore {
     }
 
     fn backend_counters(&self) -> Result<Vec<(u32, BackendCounter)>, StoreError> {
-        // Each CPU's value is as long as a multiple of eight bytes, as the type is anyway.
         let read = |bytes: &[u8]| BackendCell::read_from_bytes(bytes).unwrap_or_default();
-        let sum = |value: &[u8]| BackendCounter::sum(value.chunks_exact(size_of::<BackendCell>()).map(read));
-        let sums = self.svc_counters.raw_entries()?.map(|(id, value)| (id, sum(&value)));
-        let mut sums: Vec<(u32, BackendCounter)> = sums.filter(|(_, sum)| *sum != BackendCounter::default()).collect();
+        let mut sums: Vec<(u32, BackendCounter)> = Vec::new();
+        // Each CPU's value is as long as a multiple of eight bytes, as the type is anyway. Most ids were never counted for.
+        self.svc_counters.each_raw(&mut |id, value| {
+            let sum = BackendCounter::sum(value.chunks_exact(size_of::<BackendCell>()).map(read));
+            if sum != BackendCounter::default() {
+                sums.push((id, sum));
+            }
+        })?;
         sums.sort_unstable_by_key(|(id, _)| *id);
         Ok(sums)
     }

@@ -18,7 +18,7 @@ impl<T: Copy + FromBytes + IntoBytes + Immutable> Plain for T {}
 /// Elements that are read at once, to begin with.
 const READ_AT_ONCE: usize = 1024;
 
-/// A map of `K` to `V`. Of a per-CPU map `V` is one CPU's value, and only [`Self::raw_entries`] reads it.
+/// A map of `K` to `V`. Of a per-CPU map `V` is one CPU's value, and only [`Self::raw_entries`] and [`Self::each_raw`] read it.
 pub(super) struct Table<K, V> {
     map: &'static str,
     raw: RawMap,
@@ -123,11 +123,14 @@ impl<K: Plain + Eq + Hash, V: Plain> Table<K, V> {
     /// Shows each element once, and keeps none where the kernel reads this kind of map in batches.
     pub(super) fn each(&self, show: &mut dyn FnMut(&K, &V)) -> Result<(), StoreError> {
         let read = |bytes: &[u8]| V::read_from_bytes(bytes).unwrap_or_else(|_| V::new_zeroed());
-        let walked = match self.walk_by_batch(&mut |key, value| show(&key, &read(value))) {
+        self.each_raw(&mut |key, value| show(&key, &read(value)))
+    }
+
+    /// As [`Self::each`], with the bytes of values: of a per-CPU map all CPUs'.
+    pub(super) fn each_raw(&self, show: &mut dyn FnMut(K, &[u8])) -> Result<(), StoreError> {
+        let walked = match self.walk_by_batch(show) {
             Ok(true) => Ok(()),
-            Ok(false) => {
-                self.entries_by_key().map(|entries| entries.iter().for_each(|(key, value)| show(key, &read(value))))
-            }
+            Ok(false) => self.entries_by_key().map(|entries| entries.iter().for_each(|(key, value)| show(*key, value))),
             Err(error) => Err(error),
         };
         walked.map_err(|e| self.error("read", e))
