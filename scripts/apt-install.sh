@@ -54,9 +54,9 @@ export DEBIAN_FRONTEND=noninteractive
 if [ -n "$arch" ]; then dpkg --add-architecture "$arch"; fi
 # One source that cannot be reached need not be the one with these packages, so this alone is no failure.
 printf 'setup: apt-get update\n' >&2
-apt-get update -qq >"$log" 2>&1 || printf 'setup: apt-get update had errors; going on with the lists at hand\n' >&2
+apt-get update -qq -o Acquire::Retries=5 >"$log" 2>&1 || printf 'setup: apt-get update had errors; going on with the lists at hand\n' >&2
 printf 'setup: apt-get install %s\n' "$*" >&2
-if ! apt-get install -qq -y --no-install-recommends --no-remove "$@" </dev/null >>"$log" 2>&1; then
+if ! apt-get install -qq -y -o Acquire::Retries=5 --no-install-recommends --no-remove "$@" </dev/null >>"$log" 2>&1; then
     tail -n 25 "$log" >&2
     if grep -q 'Temporary failure resolving\|Could not resolve\|Could not connect\|Failed to fetch' "$log"; then
         die "apt-get could not fetch: $*" "check the network and the sources in /etc/apt, and try again."

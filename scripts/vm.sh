@@ -5,7 +5,9 @@
 # ARCH is amd64 or arm64. VERSION is such as 6.1, or 6.12-16k for a kernel with pages of 16 KiB.
 # usage: sh scripts/vm.sh kernel DIR ARCH VERSION      brings a kernel into DIR/kernels/ARCH-VERSION
 #        sh scripts/vm.sh programs DIR ARCH            brings what the story's play starts into DIR/programs-ARCH
-#        sh scripts/vm.sh boot DIR ARCH VERSION IMAGE  boots with that initramfs; its console is standard output
+#        sh scripts/vm.sh boot DIR ARCH VERSION IMAGE SECONDS
+#                                                      boots with that initramfs; its console is standard output, and its
+#                                                      time is limited
 set -eu
 
 die() {
@@ -26,8 +28,18 @@ quietly() {
     }
 }
 
+# The same for what comes from a mirror, which may be out of order for a moment.
+fetch() {
+    for pause in 10 30; do
+        if "$@" >>"$log" 2>&1 </dev/null; then return; fi
+        printf 'vm: `%s` failed, and is tried again in %s s\n' "$*" "$pause" >&2
+        sleep "$pause"
+    done
+    quietly "$@"
+}
+
 inside() {
-    quietly env DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$dir" "$@"
+    env DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$dir" "$@"
 }
 
 # Debian's own packages come from wherever this machine takes them.
@@ -42,7 +54,7 @@ make_system() {
     rm -rf "$dir"
     mkdir -p "$dir"
     printf 'vm: a Debian 12 with emulators in %s, once\n' "$dir" >&2
-    quietly debootstrap --variant=minbase bookworm "$dir" "$mirror"
+    fetch debootstrap --variant=minbase bookworm "$dir" "$mirror"
     rm -f "$dir/etc/apt/sources.list"
     cp -R /etc/apt/apt.conf.d /etc/apt/sources.list.d "$dir/etc/apt/"
     if [ -e /etc/apt/sources.list ]; then cp /etc/apt/sources.list "$dir/etc/apt/"; fi
@@ -59,9 +71,9 @@ make_system() {
         fi
     done
     if [ -e "$dir/etc/apt/sources-bullseye.list" ]; then mv "$dir/etc/apt/sources-bullseye.list" "$dir/etc/apt/sources.list.d/"; fi
-    inside dpkg --add-architecture arm64
-    inside apt-get update
-    inside apt-get install -y --no-install-recommends qemu-system-x86 qemu-system-arm kmod xz-utils
+    quietly inside dpkg --add-architecture arm64
+    fetch inside apt-get update
+    fetch inside apt-get install -y --no-install-recommends qemu-system-x86 qemu-system-arm kmod xz-utils
     touch "$dir/with-arm64"
 }
 
@@ -79,18 +91,18 @@ unpack_kernel() {
     rm -rf "$kernel" "$kernel.part"
     mkdir -p "$kernel.part/load"
     part=/kernels/$arch-$version.part
-    inside sh -c "cd $part && apt-get download $name:$arch busybox-static:$arch && for i in *.deb; do dpkg-deb -x \$i . && rm \$i; done"
+    fetch inside sh -c "cd $part && apt-get download $name:$arch busybox-static:$arch && for i in *.deb; do dpkg-deb -x \$i . && rm \$i; done"
     mv "$kernel.part"/boot/vmlinuz-* "$kernel.part/vmlinuz"
     release=$(ls "$kernel.part/lib/modules")
-    inside depmod -b "$part" "$release"
+    quietly inside depmod -b "$part" "$release"
     # In the order in which they can be loaded, each once, and plain, as not every kernel unpacks them.
     number=10
     chroot "$dir" modprobe -d "$part" -S "$release" -D -a veth vxlan bridge br_netfilter sch_ingress cls_bpf nf_tables nft_chain_nat nft_masq nft_ct nft_reject_inet |
         sed -n 's/^insmod //p' | awk '!seen[$0]++' | while read -r module; do
         to=$part/load/$number-$(basename "${module%.xz}")
         case $module in
-            *.xz) inside sh -c "xz -dc '$module' >'$to'" ;;
-            *) inside cp "$module" "$to" ;;
+            *.xz) quietly inside sh -c "xz -dc '$module' >'$to'" ;;
+            *) quietly inside cp "$module" "$to" ;;
         esac
         number=$((number + 1))
     done
@@ -103,7 +115,7 @@ unpack_programs() {
     find_mirror
     printf 'vm: the servers of the story for %s\n' "$arch" >&2
     rm -rf "$programs" "$programs.part"
-    quietly debootstrap --foreign --variant=minbase --arch="$arch" \
+    fetch debootstrap --foreign --variant=minbase --arch="$arch" \
         --include=nginx-light,redis-server,dnsmasq-base,curl,iproute2,nftables,ethtool,knot-dnsutils,bpftool,busybox-static \
         bookworm "$programs.part" "$mirror"
     for package in "$programs.part"/var/cache/apt/archives/*.deb; do
@@ -129,7 +141,7 @@ case $what in
             arm64) emulator='qemu-system-aarch64 -machine virt,accel=tcg -cpu max,pauth-impdef=on' console=ttyAMA0 ;;
         esac
         # shellcheck disable=SC2086
-        exec timeout 3600 nice -n 5 chroot "$dir" $emulator -smp 2 -m 2G -nic none -display none -monitor none \
+        exec timeout "$6" nice -n 5 chroot "$dir" $emulator -smp 2 -m 2G -nic none -display none -monitor none \
             -serial stdio -no-reboot -kernel "/kernels/$arch-$version/vmlinuz" -initrd "/tmp/initramfs-$arch-$version" \
             -append "console=$console panic=-1 quiet" </dev/null
         ;;

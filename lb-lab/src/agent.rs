@@ -3,7 +3,7 @@
 //! It knows the command line and nothing else of berrylb.
 
 use std::{
-    env, fs,
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -17,8 +17,6 @@ use crate::{Command, Host, Node, Place, Process};
 
 /// How long an agent may take until it is ready, on a machine that is busy.
 const READY_LIMIT: Duration = Duration::from_secs(30);
-/// More seconds than [`READY_LIMIT`], for an emulator, which verifies programs for half a minute.
-const READY_VARIABLE: &str = "BERRYLB_LAB_READY_SECONDS";
 /// How long an agent may take to end after `SIGTERM`, plus what a busy machine adds to the two seconds it has.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -108,15 +106,7 @@ impl Agent {
     /// # Errors
     /// It ends, or is not ready in time; the message holds its log.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let limit = match env::var(READY_VARIABLE) {
-            Ok(text) => {
-                let seconds =
-                    text.parse().with_context(|| format!("{READY_VARIABLE}={text} is no number of seconds"))?;
-                Duration::from_secs(seconds).max(READY_LIMIT)
-            }
-            Err(_) => READY_LIMIT,
-        };
-        self.running()?.wait_line(|line| line == "ready", limit).map(drop)
+        self.running()?.wait_line(|line| line == "ready", READY_LIMIT).map(drop)
     }
 
     /// `SIGKILL`.

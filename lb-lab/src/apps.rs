@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Command, Host, Process};
+use crate::{Command, Host, Process, patience::limit};
 
 /// How long a server may take until it listens.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -129,19 +129,20 @@ pub fn dnsmasq(host: &impl Host, records: &Records) -> Result<Process> {
 /// Starts a server and waits until its port takes connections on localhost.
 fn start(host: &impl Host, command: Command, name: &str, port: u16) -> Result<Process> {
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let is_open = || host.netns().enter(|| Ok(TcpStream::connect_timeout(&to, START_LIMIT).is_ok()));
+    let limit = limit(START_LIMIT);
+    let is_open = || host.netns().enter(|| Ok(TcpStream::connect_timeout(&to, limit).is_ok()));
     if is_open()? {
         bail!("start {name} on {}: port {port} is taken there", host.name());
     }
     let mut process = command.spawn(name)?;
-    let deadline = Instant::now() + START_LIMIT;
+    let deadline = Instant::now() + limit;
     loop {
         if is_open()? {
             return Ok(process);
         }
         let why = match process.status()? {
             Some(status) => format!("it ended with {status}"),
-            None if Instant::now() >= deadline => format!("it does not listen on port {port} after {START_LIMIT:?}"),
+            None if Instant::now() >= deadline => format!("it does not listen on port {port} after {limit:?}"),
             None => {
                 thread::sleep(Duration::from_millis(2));
                 continue;

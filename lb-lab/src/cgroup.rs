@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::patience::limit;
+
 /// How long processes of a killed cgroup may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,7 +63,7 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
-    let deadline = Instant::now() + KILL_TIMEOUT;
+    let deadline = Instant::now() + limit(KILL_TIMEOUT);
     loop {
         kill_all(folder)?;
         // A cgroup is busy until its last process has been scheduled out for good.

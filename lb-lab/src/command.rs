@@ -26,6 +26,7 @@ use nix::{
 
 use crate::{
     netns::NetNs,
+    patience::limit,
     process::{Guard, Process},
 };
 
@@ -177,7 +178,7 @@ impl Command {
                 bail!(
                     "{} did not end within {:?}\nstdout: {}\nstderr: {}",
                     self.label,
-                    self.timeout,
+                    limit(self.timeout),
                     output.0,
                     output.1
                 );

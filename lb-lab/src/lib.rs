@@ -19,6 +19,7 @@ mod netns;
 mod nft;
 mod node;
 pub mod objects;
+pub mod patience;
 pub mod peer;
 mod place;
 mod pod;

@@ -19,8 +19,12 @@ use nix::{
     unistd::Pid,
 };
 
-/// How often a wait looks again.
-const POLL: Duration = Duration::from_micros(500);
+use crate::patience::limit;
+
+/// How soon a wait looks again at first; what takes long is looked at less often, by [`pause`].
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
+/// And at least this often.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running process. Dropping it kills its process group and reaps it.
 #[derive(Debug)]
@@ -78,7 +82,7 @@ impl Process {
     /// # Errors
     /// The process ends or the time passes first; the message holds the logs.
     pub fn wait_line(&mut self, wanted: impl Fn(&str) -> bool, timeout: Duration) -> Result<String> {
-        let deadline = Instant::now() + timeout;
+        let (start, timeout) = (Instant::now(), limit(timeout));
         loop {
             // The status is taken before the output: what a process wrote before it ended is not missed.
             let ended = self.status()?;
@@ -89,9 +93,9 @@ impl Process {
             }
             let why = match ended {
                 Some(status) => format!("ended with {status}"),
-                None if Instant::now() >= deadline => format!("did not say so within {timeout:?}"),
+                None if start.elapsed() >= timeout => format!("did not say so within {timeout:?}"),
                 None => {
-                    thread::sleep(POLL);
+                    thread::sleep(pause(start.elapsed()));
                     continue;
                 }
             };
@@ -114,7 +118,7 @@ impl Process {
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         match self.guard.wait(timeout)? {
             Some(status) => Ok(status),
-            None => bail!("{} did not end within {timeout:?}\nstderr:\n{}", self.guard.label, self.err()?),
+            None => bail!("{} did not end within {:?}\nstderr:\n{}", self.guard.label, limit(timeout), self.err()?),
         }
     }
 
@@ -174,14 +178,15 @@ impl Guard {
         Ok(self.ended)
     }
 
+    /// `None` if [`limit`] of `timeout` passes first.
     pub(crate) fn wait(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        let deadline = Instant::now() + timeout;
+        let (start, timeout) = (Instant::now(), limit(timeout));
         loop {
             let status = self.status()?;
-            if status.is_some() || Instant::now() >= deadline {
+            if status.is_some() || start.elapsed() >= timeout {
                 return Ok(status);
             }
-            thread::sleep(POLL);
+            thread::sleep(pause(start.elapsed()));
         }
     }
 
@@ -201,6 +206,11 @@ impl Guard {
         self.ended = Some(self.child.wait().with_context(|| format!("reap {}", self.label))?);
         Ok(())
     }
+}
+
+/// Before the next look, after so long: a hundredth of it, so that waiting takes no time from what is waited for.
+fn pause(waited: Duration) -> Duration {
+    (waited / 100).clamp(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
 impl Drop for Guard {

@@ -60,12 +60,12 @@ enum Task {
     },
     /// Write the files in manifests/ that are made of its folders; needs kubectl
     Manifests,
-    /// Run the checks and tests, by level; all but `manifests`, `image` and `vm` when none is named
+    /// Run the checks and tests, by level; all but `manifests` and `image` when none is named
     ///
     /// The last line is the total. Each level's output is in target/test-logs/LEVEL.log while it runs and afterwards, and is
     /// shown when it fails. A level that cannot run here is named as such, and with CI=true in the environment it fails the
-    /// run. `deny` runs where cargo-deny is installed (`setup --for deny`), `vm` wants what `setup --for vm` brings; with CI=true
-    /// these are installed first.
+    /// run. `deny` runs where cargo-deny is installed (`setup --for deny`), `vm` where what `setup --for vm` brings is; with
+    /// CI=true these are installed first.
     Test {
         /// Levels to run
         #[arg(value_enum)]
@@ -84,6 +84,9 @@ enum Task {
         /// Architecture to emulate; may be given several times
         #[arg(long = "arch", value_enum)]
         arches: Vec<dist::Arch>,
+        /// Do what the test level does: no binary as it is shipped, and one kind of pod network on each kernel
+        #[arg(long)]
+        short: bool,
     },
     /// Play the story on this machine's kernel: two nodes, three pods, a Service
     Demo {
@@ -127,8 +130,9 @@ fn run(task: Task) -> Result<()> {
         Task::Image { arch, name } => dist::image::run(arch, &name).map(drop),
         Task::Manifests => manifests::run(),
         Task::Test { levels } => test::run(&levels),
-        Task::Vm { kernels, arches } => {
-            let counts = vm::run(&vm::Machine::all(&arches, &kernels))?;
+        Task::Vm { kernels, arches, short } => {
+            let extent = if short { vm::Extent::Level } else { vm::Extent::Full };
+            let counts = vm::run(&vm::Machine::all(&arches, &kernels), extent)?;
             anyhow::ensure!(counts.failed == 0, "{counts}");
             Ok(())
         }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 use super::{request::Ask, session::STOP};
-use crate::{Command, Process};
+use crate::{Command, Process, patience};
 
 /// What a peer may take beyond a request's own limit: this machine may be busy building something.
 const SLACK: Duration = Duration::from_secs(20);
@@ -84,9 +84,10 @@ impl Peer {
     }
 
     fn receive<A: Ask>(&mut self, limit: Duration) -> Result<A::Answer> {
-        let line = match self.answers.recv_timeout(limit + SLACK) {
+        let slack = patience::limit(SLACK);
+        let line = match self.answers.recv_timeout(limit + slack) {
             Ok(line) => line.context("read a peer's answer")?,
-            Err(RecvTimeoutError::Timeout) => bail!("a peer did not answer within {limit:?} and {SLACK:?}"),
+            Err(RecvTimeoutError::Timeout) => bail!("a peer did not answer within {limit:?} and {slack:?}"),
             Err(RecvTimeoutError::Disconnected) => bail!(self.end("a peer ended")),
         };
         let answer: Result<Value, String> =

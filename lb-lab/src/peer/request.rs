@@ -5,9 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::answer::{Answers, Exchange, Held, Load, Opened, Serving};
+use crate::patience::limit_ms;
 
 /// Time limit of one connect, send or receive, unless a request says otherwise.
-pub const STEP_LIMIT_MS: u64 = 2_000;
+fn step_limit_ms() -> u64 {
+    limit_ms(2_000)
+}
 
 /// Any request.
 #[expect(missing_docs, reason = "each variant is the request of its name")]
@@ -50,13 +53,13 @@ macro_rules! ask {
     };
 }
 
-ask!(Serve -> Serving, |_ask| STEP_LIMIT_MS);
+ask!(Serve -> Serving, |_ask| step_limit_ms());
 ask!(TcpAsk -> Answers, |ask| (3 * ask.timeout_ms + ask.pause_ms) * u64::from(ask.count));
 ask!(UdpAsk -> Answers, |ask| (ask.timeout_ms + ask.pause_ms) * u64::from(ask.count));
 ask!(Big -> Exchange, |ask| 3 * ask.timeout_ms);
 ask!(Open -> Opened, |ask| ask.timeout_ms);
 ask!(Ping -> Exchange, |ask| 2 * ask.timeout_ms);
-ask!(Close -> (), |_ask| STEP_LIMIT_MS);
+ask!(Close -> (), |_ask| step_limit_ms());
 ask!(Hold -> Held, |ask| ask.duration_ms + 3 * ask.timeout_ms);
 ask!(HttpLoad -> Load, |ask| ask.duration_ms + 3 * ask.timeout_ms);
 ask!(Batch -> Vec<Answers>, |ask| ask.limit_ms());
@@ -104,7 +107,7 @@ impl TcpAsk {
     /// Once, with defaults.
     #[must_use]
     pub fn to(to: SocketAddr) -> Self {
-        Self { to, count: 1, from: None, mapped: false, abort: false, timeout_ms: STEP_LIMIT_MS, pause_ms: 0 }
+        Self { to, count: 1, from: None, mapped: false, abort: false, timeout_ms: step_limit_ms(), pause_ms: 0 }
     }
 }
 
@@ -143,7 +146,7 @@ impl UdpAsk {
             from: None,
             mapped: false,
             size: 20,
-            timeout_ms: STEP_LIMIT_MS,
+            timeout_ms: step_limit_ms(),
             pause_ms: 0,
         }
     }
@@ -191,7 +194,7 @@ impl Open {
     /// A TCP connection.
     #[must_use]
     pub fn tcp(to: SocketAddr) -> Self {
-        Self { to, transport: Transport::Tcp, connect: true, from: None, mapped: false, timeout_ms: STEP_LIMIT_MS }
+        Self { to, transport: Transport::Tcp, connect: true, from: None, mapped: false, timeout_ms: step_limit_ms() }
     }
 
     /// A UDP socket, unconnected.
@@ -216,7 +219,7 @@ impl Ping {
     /// With defaults.
     #[must_use]
     pub fn new(id: u32) -> Self {
-        Self { id, to: None, timeout_ms: STEP_LIMIT_MS }
+        Self { id, to: None, timeout_ms: step_limit_ms() }
     }
 }
 
@@ -275,7 +278,7 @@ impl HttpLoad {
             workers: 2,
             duration_ms,
             requests: None,
-            timeout_ms: STEP_LIMIT_MS,
+            timeout_ms: step_limit_ms(),
             pause_ms: 0,
             log: false,
         }
@@ -284,7 +287,7 @@ impl HttpLoad {
     /// So many requests, by two workers.
     #[must_use]
     pub fn count(to: SocketAddr, requests: u64) -> Self {
-        let duration_ms = 2 * STEP_LIMIT_MS * requests.max(1);
+        let duration_ms = 2 * step_limit_ms() * requests.max(1);
         Self { duration_ms, requests: Some(requests), ..Self::new(to, Duration::ZERO) }
     }
 }

@@ -59,12 +59,11 @@ pub(super) fn deny(log: &mut Log) -> Result<Outcome> {
 
 /// A check for each kernel. What the tests there print is in logs of their own.
 pub(super) fn vm(log: &mut Log) -> Result<Outcome> {
-    if let Err(error) = vm::can_run() {
+    if let Err(error) = vm::can_run().and_then(|()| setup::vm_packages()) {
         return Ok(Outcome::CannotRun(format!("{error:#}").replace('\n', " ")));
     }
-    setup::vm_packages()?;
     let mut command = Command::new(env::current_exe().context("find this program")?);
-    command.current_dir(process::workspace_root()).arg("vm");
+    command.current_dir(process::workspace_root()).args(["vm", "--short"]);
     vm::TESTED.iter().for_each(|machine| {
         command.args(machine.arguments());
     });

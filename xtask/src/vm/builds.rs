@@ -1,11 +1,11 @@
-//! What is built for a machine of an architecture: the agent as it is shipped, the story's play, and the tests.
+//! What is built for a machine of an architecture: the agent, the story's play, and the tests.
 
 use std::{path::PathBuf, process::Stdio, thread};
 
 use anyhow::{Context, Result, anyhow, bail};
 use cargo_metadata::{Artifact, Message};
 
-use super::TESTS;
+use super::{Extent, TESTS};
 use crate::{
     dist::{self, Arch},
     process,
@@ -13,10 +13,12 @@ use crate::{
 
 /// Plays the story.
 const DEMO: &str = "berrylb-demo";
+/// The agent and its commands.
+const BERRYLB: &str = "berrylb";
 
 /// Paths of programs for one architecture, all of them static.
 pub(super) struct Builds {
-    /// The binary that is shipped.
+    /// The binary that is shipped, or for [`Extent::Level`] one of the same sources and kind that is made in less time.
     pub(super) berrylb: PathBuf,
     /// Plays the story.
     pub(super) demo: PathBuf,
@@ -25,26 +27,32 @@ pub(super) struct Builds {
 }
 
 impl Builds {
-    /// Builds them all, the shipped binary beside the others: the end of its build is one long job for one processor.
+    /// Builds them all. The shipped binary shares nothing with the others and doubles the time: it is built beside them, as
+    /// the end of its build is one long job for one processor.
     ///
     /// # Errors
     /// When something cannot be built.
-    pub(super) fn make(arch: Arch) -> Result<Self> {
-        let (berrylb, others) = thread::scope(|scope| {
-            let shipped = scope.spawn(|| dist::binary(arch));
-            let others = others(arch);
-            (shipped.join(), others)
-        });
-        let berrylb = berrylb.map_err(|_| anyhow!("the build of the shipped binary panicked"))??;
-        let (demo, tests) = others?;
-        Ok(Self { berrylb, demo, tests })
+    pub(super) fn make(arch: Arch, extent: Extent) -> Result<Self> {
+        match extent {
+            Extent::Level => in_one_go(arch),
+            Extent::Full => {
+                let (berrylb, others) = thread::scope(|scope| {
+                    let shipped = scope.spawn(|| dist::binary(arch));
+                    let others = in_one_go(arch);
+                    (shipped.join(), others)
+                });
+                let berrylb = berrylb.map_err(|_| anyhow!("the build of the shipped binary panicked"))??;
+                Ok(Self { berrylb, ..others? })
+            }
+        }
     }
 }
 
-/// Builds the play and the tests in one go, so that what both depend on is compiled once.
-fn others(arch: Arch) -> Result<(PathBuf, Vec<PathBuf>)> {
+/// Builds all with the tests' profile in one go, so that what they depend on is compiled once. The agent comes with the
+/// tests, as cargo builds a package's programs for them.
+fn in_one_go(arch: Arch) -> Result<Builds> {
     let mut cargo = dist::test_cargo(arch)?;
-    cargo.args(["build", "--locked", "--package", "lb-lab", "--package", "lb-userspace", "--bin", DEMO]);
+    cargo.args(["build", "--locked", "--package", "lb-lab", "--package", "lb-userspace", "--bin", DEMO, "--bin", BERRYLB]);
     TESTS.iter().for_each(|(name, _)| {
         cargo.args(["--test", name]);
     });
@@ -58,7 +66,8 @@ fn others(arch: Arch) -> Result<(PathBuf, Vec<PathBuf>)> {
         let path = built.iter().find(|(built, _)| built == name).map(|(_, path)| path.clone());
         path.with_context(|| format!("`{}` built no {name}", process::display(&cargo)))
     };
-    Ok((find(DEMO)?, TESTS.iter().map(|(name, _)| find(name)).collect::<Result<_>>()?))
+    let tests = TESTS.iter().map(|(name, _)| find(name)).collect::<Result<_>>()?;
+    Ok(Builds { berrylb: find(BERRYLB)?, demo: find(DEMO)?, tests })
 }
 
 /// Names and paths of the programs that cargo tells of.

@@ -32,9 +32,38 @@ use crate::{
 const TESTS: [(&str, &str); 3] =
     [("bpf_programs", "--nocapture"), ("bpf_loader", "--nocapture this_kernel"), ("bpf_packets", "--nocapture")];
 
-/// The story, from the binary that is shipped, over both kinds of pod network.
+/// The story over each kind of pod network: routes, and VXLAN.
 const PLAYS: [&str; 2] =
     ["berrylb-demo demo --berrylb /bin/berrylb", "berrylb-demo demo --network vxlan --berrylb /bin/berrylb"];
+
+/// How much is done on each machine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Extent {
+    /// Everything, with the binary that is shipped.
+    Full,
+    /// What the test level does: a binary of the same sources, as static but less optimized, and one kind of pod network
+    /// on each kernel, so that the level ends in half of the time.
+    Level,
+}
+
+impl Extent {
+    fn plays(self, machine: Machine) -> &'static [&'static str] {
+        match (self, machine.kernel) {
+            (Self::Full, _) => &PLAYS,
+            (Self::Level, Kernel::Linux6_1) => &PLAYS[..1],
+            (Self::Level, Kernel::Linux5_10 | Kernel::Linux6_12 | Kernel::Linux6_12Pages16K) => &PLAYS[1..],
+        }
+    }
+
+    /// Seconds after which a machine is ended, whatever it does: several times what it takes where two run side by side on
+    /// two processors.
+    const fn limit(self) -> u32 {
+        match self {
+            Self::Full => 3600,
+            Self::Level => 2000,
+        }
+    }
+}
 
 /// What the play starts, in the folders that Debian has it in; other commands are busybox's.
 const PROGRAMS: [(&str, &str); 10] = [
@@ -77,7 +106,7 @@ pub(crate) fn can_run() -> Result<()> {
 ///
 /// # Errors
 /// When something cannot be brought or built.
-pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
+pub(crate) fn run(machines: &[Machine], extent: Extent) -> Result<Counts> {
     can_run()?;
     setup::run(Purpose::Test)?;
     setup::run(Purpose::Vm)?;
@@ -92,16 +121,16 @@ pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
         if machines.is_empty() {
             continue;
         }
-        let builds = make_ready(&system, arch, &machines)?;
+        let builds = make_ready(&system, arch, &machines, extent)?;
         for group in machines.chunks(SIDE_BY_SIDE) {
             let ends = thread::scope(|scope| {
-                let run = |machine| run_one(machine, &system, &object, &builds, &logs);
+                let run = |machine| run_one(machine, extent, &system, &object, &builds, &logs);
                 let booted: Vec<_> = group.iter().map(|&machine| scope.spawn(move || run(machine))).collect();
                 booted.into_iter().map(ScopedJoinHandle::join).collect::<Vec<_>>()
             });
             for (machine, end) in group.iter().zip(ends) {
                 let end = end.map_err(|_| anyhow!("{machine}: its thread panicked"))??;
-                total += end.report(*machine)?;
+                total += end.report(*machine, extent)?;
             }
         }
     }
@@ -109,7 +138,7 @@ pub(crate) fn run(machines: &[Machine]) -> Result<Counts> {
 }
 
 /// Programs that run on these machines of one architecture. What else they have is fetched while those are built.
-fn make_ready(system: &Path, arch: Arch, machines: &[Machine]) -> Result<Builds> {
+fn make_ready(system: &Path, arch: Arch, machines: &[Machine], extent: Extent) -> Result<Builds> {
     let start = Instant::now();
     let fetch = || {
         for (number, &machine) in machines.iter().enumerate() {
@@ -120,7 +149,7 @@ fn make_ready(system: &Path, arch: Arch, machines: &[Machine]) -> Result<Builds>
     };
     let (fetched, builds) = thread::scope(|scope| {
         let fetched = scope.spawn(fetch);
-        let builds = Builds::make(arch);
+        let builds = Builds::make(arch, extent);
         (fetched.join(), builds)
     });
     fetched.map_err(|_| anyhow!("the thread that fetches kernels panicked"))??;
@@ -137,29 +166,38 @@ struct End {
     log: PathBuf,
 }
 
-fn run_one(machine: Machine, system: &Path, object: &Path, builds: &Builds, logs: &Path) -> Result<End> {
+fn run_one(
+    machine: Machine,
+    extent: Extent,
+    system: &Path,
+    object: &Path,
+    builds: &Builds,
+    logs: &Path,
+) -> Result<End> {
     let start = Instant::now();
     let image = process::target_dir().join(format!("vm-{machine}.cpio"));
-    pack(system, machine, object, builds)?.write(&image)?;
+    pack(system, machine, extent, object, builds)?.write(&image)?;
     let log = logs.join(format!("vm-{machine}.log"));
-    let well = boot(script("boot", system, machine)?.arg(&image), &log)?;
+    let well = boot(script("boot", system, machine)?.arg(&image).arg(extent.limit().to_string()), &log)?;
     fs::remove_file(&image).with_context(|| format!("remove {}", image.display()))?;
     Ok(End { seconds: start.elapsed().as_secs_f32(), well, log })
 }
 
 impl End {
     /// Prints what the console says of the kernel, and gives the sum of tests and plays.
-    fn report(&self, machine: Machine) -> Result<Counts> {
+    fn report(&self, machine: Machine, extent: Extent) -> Result<Counts> {
         let Self { seconds, well, log } = self;
         let text = fs::read(log).with_context(|| format!("read {}", log.display()))?;
         let text = String::from_utf8_lossy(&text).replace('\r', "");
         text.lines().filter_map(shown).for_each(|line| println!("{machine:<14} {line}"));
 
         let mut counts = Counts::parse(&text)?;
-        let plays = text.lines().filter_map(ended_with).filter(|(_, command)| PLAYS.contains(command));
+        let wanted = extent.plays(machine);
+        let plays = text.lines().filter_map(ended_with).filter(|(_, command)| wanted.contains(command));
         plays.for_each(|(status, _)| counts += Counts::check(status == "0"));
-        let complete = text.lines().filter_map(ended_with).count() == TESTS.len() + PLAYS.len();
-        if !(*well && complete) {
+        let complete = text.lines().filter_map(ended_with).count() == TESTS.len() + wanted.len();
+        let whole = *well && complete;
+        if !whole {
             counts.failed += 1;
         }
         if counts.failed > 0 {
@@ -167,6 +205,9 @@ impl End {
             println!("----- {} -----", log.display());
             text.lines().skip(skip).for_each(|line| println!("{line}"));
             println!("-----");
+        }
+        if !whole {
+            println!("{machine:<14} {}", unfinished(&text, *seconds, extent.limit()));
         }
         let word = if counts.failed == 0 { "ok" } else { "FAILED" };
         println!("vm {machine:<14} {word:<6} {seconds:>6.1} s  {counts}");
@@ -180,13 +221,28 @@ pub(crate) fn was_well(machine: Machine, output: &str) -> bool {
     output.lines().any(|line| line.split_whitespace().take(3).eq(["vm", &name, "ok"]))
 }
 
+/// Why a machine did not come to its end, as far as its console shows.
+fn unfinished(console: &str, seconds: f32, limit: u32) -> String {
+    let started = console.lines().filter_map(|line| line.strip_prefix("$ ")).next_back();
+    let place = match started {
+        None => "before its first command".to_owned(),
+        Some(command) if console.lines().filter_map(ended_with).any(|(_, ended)| ended == command) => {
+            format!("after `{command}`")
+        }
+        Some(command) => format!("in `{command}`"),
+    };
+    // The emulator had not this long: what was packed before counts as well.
+    let why = if seconds >= limit as f32 { format!("it was ended after {limit} s") } else { "it ended".to_owned() };
+    format!("not all commands were run: {why}, {place}")
+}
+
 /// A command of scripts/vm-init.sh that came to its end: exit status and command.
 fn ended_with(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("ended with ")?.split_once(": ")
 }
 
 /// Everything that the machine has: the kernel's modules, tests, and the story's programs with their libraries.
-fn pack(system: &Path, machine: Machine, object: &Path, builds: &Builds) -> Result<Initramfs> {
+fn pack(system: &Path, machine: Machine, extent: Extent, object: &Path, builds: &Builds) -> Result<Initramfs> {
     let Machine { arch, .. } = machine;
     let mut files = Initramfs::default();
     files.add("init", 0o755, &process::workspace_root().join("scripts/vm-init.sh"))?;
@@ -204,7 +260,7 @@ fn pack(system: &Path, machine: Machine, object: &Path, builds: &Builds) -> Resu
         fs::remove_file(&stripped).with_context(|| format!("remove {}", stripped.display()))?;
     }
     let tests = TESTS.iter().map(|(name, arguments)| format!("{name} {arguments}\n"));
-    let commands: String = tests.chain(PLAYS.iter().map(|play| format!("{play}\n"))).collect();
+    let commands: String = tests.chain(extent.plays(machine).iter().map(|play| format!("{play}\n"))).collect();
     files.add_bytes("commands", 0o644, commands.as_bytes());
     let modules = system.join("kernels").join(machine.to_string()).join("load");
     let entries = fs::read_dir(&modules).with_context(|| format!("list {}", modules.display()))?;
@@ -270,5 +326,21 @@ mod tests {
         assert!(was_well(TESTED[0], &format!("x\nvm {:<14} ok  200.1 s  9 passed, 0 failed\n", TESTED[0].to_string())));
         assert!(!was_well(TESTED[0], &format!("vm {} FAILED 1 s\nvm {} ok 1 s\n", TESTED[0], TESTED[1])));
         assert_eq!(ended_with("ended with 1: a-test --flag"), Some(("1", "a-test --flag")));
+    }
+
+    #[test]
+    fn the_level_plays_over_both_kinds_of_network() {
+        let plays: Vec<_> = TESTED.iter().flat_map(|machine| Extent::Level.plays(*machine)).collect();
+        assert_eq!(plays, PLAYS.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_told_with_its_command() {
+        let text = "kernel 6.1\n$ a-test\nended with 0: a-test\n$ a-play --flag\n";
+        assert_eq!(unfinished("boot", 3.0, 9), "not all commands were run: it ended, before its first command");
+        let hangs = "not all commands were run: it was ended after 9 s, in `a-play --flag`";
+        assert_eq!(unfinished(text, 9.5, 9), hangs);
+        let panicked = unfinished(text.rsplit_once('$').expect("two").0, 3.0, 9);
+        assert_eq!(panicked, "not all commands were run: it ended, after `a-test`");
     }
 }

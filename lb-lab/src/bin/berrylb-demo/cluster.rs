@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use lb_lab::{
     Agent, Folder, Host, Lab, LabConfig, Node, Pod, Process, apps,
     objects::{self, Endpoint, Port, Service},
+    patience,
 };
 
 use crate::{Options, stage::Stage};
@@ -128,7 +129,7 @@ impl Cluster {
 
     /// Waits until `dump` equals `plan` on every node; milliseconds.
     fn settle(&self) -> Result<u128> {
-        let start = Instant::now();
+        let (start, limit) = (Instant::now(), patience::limit(SETTLE_LIMIT));
         for agent in &self.agents {
             let plan = agent.plan_text()?;
             loop {
@@ -136,9 +137,9 @@ impl Cluster {
                 if dump == plan {
                     break;
                 }
-                if start.elapsed() > SETTLE_LIMIT {
+                if start.elapsed() > limit {
                     bail!(
-                        "the datapath did not follow the objects within {SETTLE_LIMIT:?}\nplan:\n{plan}\ndump:\n{dump}"
+                        "the datapath did not follow the objects within {limit:?}\nplan:\n{plan}\ndump:\n{dump}"
                     );
                 }
             }

@@ -15,7 +15,7 @@ use lb_lab::{
 use crate::{
     cluster::{CLUSTER_IP, Cluster},
     kinds,
-    stage::Stage,
+    stage::{Stage, curl},
     story::only_pods,
 };
 
@@ -82,9 +82,12 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     stage.scene("7. Discovery")?;
     let pod = &cluster.pods[1];
     stage.say("The kubelet gives a container the Services of its namespace as environment variables:")?;
-    let line = "env | grep ^SAMPLE_CLUSTERIP_ | sort; curl -s -m 5 $SAMPLE_CLUSTERIP_SERVICE_HOST:$SAMPLE_CLUSTERIP_SERVICE_PORT";
-    stage.typed(pod, line)?;
-    let container = pod.command("sh").args(["-c", line]);
+    let curl = curl();
+    let line = format!(
+        "env | grep ^SAMPLE_CLUSTERIP_ | sort; {curl} $SAMPLE_CLUSTERIP_SERVICE_HOST:$SAMPLE_CLUSTERIP_SERVICE_PORT"
+    );
+    stage.typed(pod, &line)?;
+    let container = pod.command("sh").args(["-c", &line]);
     let container = cluster.sample.environment().iter().fold(container, |c, (key, value)| c.env(key, value));
     let output = container.output()?;
     stage.answer(&output.to_string())?;
@@ -108,7 +111,7 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
 
     stage.say("\nAnd so a pod's own resolver finds everything by name:")?;
     stage.run(pod, "cat /etc/resolv.conf")?;
-    let by_name = stage.run(pod, &format!("curl -s -m 5 sample-clusterip:8080; curl -s -m 5 {FOREIGN}"))?.stdout;
+    let by_name = stage.run(pod, &format!("{curl} sample-clusterip:8080; {curl} {FOREIGN}"))?.stdout;
     let (first, second) = by_name.split_once('\n').unwrap_or_default();
     stage.expect(only_pods(cluster, first, 1) && second == "outside\n", "in the cluster and outside")
 }

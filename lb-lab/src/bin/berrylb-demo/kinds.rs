@@ -11,7 +11,7 @@ use lb_lab::{
 use crate::{
     cluster::{CLUSTER_IP, Cluster},
     discovery,
-    stage::Stage,
+    stage::{Stage, curl},
     story::only_pods,
 };
 
@@ -81,6 +81,7 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
 
     let node_ip = cluster.control_plane().addresses().v4.addr();
     let pods_node_ip = cluster.lab.node(cluster.pods[0].node_name()).addresses().v4.addr();
+    let curl = curl();
     let external = format!("{EXTERNAL_IP}:8080");
     let balanced = format!("{LOAD_BALANCER_IP}:8080");
     for (title, from_node, from_pod) in [
@@ -93,7 +94,7 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
         ("LoadBalancer: an address that a load balancer gave", balanced.clone(), balanced),
     ] {
         stage.say(&format!("\n{title}"))?;
-        let line = |to: &str| format!("for i in 1 2 3; do curl -s -m 5 {to}; done");
+        let line = |to: &str| format!("for i in 1 2 3; do {curl} {to}; done");
         let node = stage.run(cluster.control_plane(), &line(&from_node))?.stdout;
         let pod = stage.run(&cluster.pods[0], &line(&from_pod))?.stdout;
         let kept = only_pods(cluster, &node, 3) && only_pods(cluster, &pod, 3);
@@ -105,11 +106,11 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     let mut addresses: Vec<String> = cluster.pods.iter().map(|pod| pod.ip4().to_string()).collect();
     addresses.sort();
     stage.expect(names.stdout.lines().eq(addresses), "three addresses, and no virtual one")?;
-    let direct = stage.run(&cluster.pods[0], "curl -s -m 5 sample-headless")?.stdout;
+    let direct = stage.run(&cluster.pods[0], &format!("{curl} sample-headless"))?.stdout;
     stage.expect(only_pods(cluster, &direct, 1), "a pod answers")?;
 
     stage.say("\nExternalName: a name for another name")?;
-    let by_alias = stage.run(&cluster.pods[0], "curl -s -m 5 sample-alias:8080")?.stdout;
+    let by_alias = stage.run(&cluster.pods[0], &format!("{curl} sample-alias:8080"))?.stdout;
     stage.expect(only_pods(cluster, &by_alias, 1), "a pod answers")?;
 
     stage.say("\nA Service without selector: its slice names a machine outside the cluster")?;
@@ -117,7 +118,7 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     let outside = IpAddr::from(cluster.lab.outside().addresses().v4.addr());
     let endpoint = Endpoint { node: None, ..Endpoint::new(outside, "") };
     cluster.apply(stage, "nas", &[&nas, &nas.slice(&[endpoint])])?;
-    let answer = stage.run(&cluster.pods[1], &format!("curl -s -m 5 {NAS_IP}; curl -s -m 5 nas"))?.stdout;
+    let answer = stage.run(&cluster.pods[1], &format!("{curl} {NAS_IP}; {curl} nas"))?.stdout;
     stage.expect(answer == "outside\noutside\n", "it answers, by address and by name")?;
 
     ingress_scene(stage, cluster)
@@ -131,9 +132,10 @@ fn ingress_scene(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     cluster.apply(stage, "ingress-nginx", &[&service, &service.slice(&[Endpoint::v4(&pod)])])?;
     cluster.servers.push(proxy);
     cluster.more_pods.push(pod);
-    let site = stage.run(&cluster.pods[0], &format!("curl -s -m 5 -H 'Host: {SITE}' {INGRESS_IP}"))?.stdout;
+    let curl = curl();
+    let site = stage.run(&cluster.pods[0], &format!("{curl} -H 'Host: {SITE}' {INGRESS_IP}"))?.stdout;
     stage.expect(only_pods(cluster, &site, 1), "the site is served by a pod")?;
-    let other = format!("curl -s -m 5 -o /dev/null -w '%{{http_code}}\\n' -H 'Host: other.example.org' {INGRESS_IP}");
+    let other = format!("{curl} -o /dev/null -w '%{{http_code}}\\n' -H 'Host: other.example.org' {INGRESS_IP}");
     let other = stage.run(&cluster.pods[0], &other)?.stdout;
     stage.expect(other == "404\n", "another site is not")
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use lb_lab::{
     Host, NETNS_DIR,
     objects::{Endpoint, Port, Service},
+    patience,
     peer::{Hold, HttpLoad, Open},
 };
 
@@ -44,7 +45,7 @@ pub(crate) fn kill(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     let from_node = cluster.control_plane().begin(HttpLoad::new(to, long))?;
     let from_pod = cluster.pods[0].begin(HttpLoad::new(to, long))?;
     let virtual_address = (ECHO_IP.parse::<Ipv4Addr>()?, 7).into();
-    let hold = Hold { open: Open::tcp(virtual_address), interval_ms: 2, duration_ms: 60_000, timeout_ms: 1000 };
+    let hold = Hold { open: Open::tcp(virtual_address), interval_ms: 2, duration_ms: 60_000, timeout_ms: patience::limit_ms(1000) };
     let held = cluster.pods[0].begin(hold)?;
     thread::sleep(Duration::from_millis(700));
     for agent in &mut cluster.agents {

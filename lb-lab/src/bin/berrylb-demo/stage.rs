@@ -11,7 +11,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_lab::{Host, Output};
+use lb_lab::{Host, Output, patience};
+
+/// How long a server may take to answer, on a machine that is busy.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// curl as far as the address, for what is to be answered.
+pub(crate) fn curl() -> String {
+    format!("curl -s -m {}", patience::limit(ANSWER_LIMIT).as_secs())
+}
 
 /// The printed page. Colour only on a terminal.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use lb_lab::{Host, peer::HttpLoad};
 
 use crate::{
     cluster::{CLUSTER_IP, CLUSTER_IP6, Cluster},
-    stage::Stage,
+    stage::{Stage, curl},
 };
 
 /// Requests for the spread.
@@ -18,9 +18,9 @@ const LEAST_P: f64 = 1e-6;
 /// Point 2.
 pub(crate) fn direct(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
     stage.scene("2. Without any Service")?;
-    let pods = &cluster.pods;
+    let (pods, curl) = (&cluster.pods, curl());
     let same = |stage: &mut Stage, host: &lb_lab::Pod, to: &str, name: &str, promise: &str| {
-        let answer = stage.run(host, &format!("curl -s -m 5 {to}"))?.stdout;
+        let answer = stage.run(host, &format!("{curl} {to}"))?.stdout;
         stage.expect(answer.trim() == name, promise)
     };
     same(stage, &pods[0], "localhost:80", pods[0].name(), "a container reaches its own pod")?;
@@ -32,7 +32,8 @@ pub(crate) fn direct(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
 /// The control plane to each pod.
 pub(crate) fn all_from_control_plane(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
     let addresses: Vec<String> = cluster.pods.iter().map(|pod| pod.ip4().to_string()).collect();
-    let answer = stage.run(cluster.control_plane(), &format!("curl -s -m 5 {}", addresses.join(" ")))?.stdout;
+    let curl = curl();
+    let answer = stage.run(cluster.control_plane(), &format!("{curl} {}", addresses.join(" ")))?.stdout;
     let names: Vec<&str> = cluster.pods.iter().map(Host::name).collect();
     stage.expect(answer.lines().eq(names), "the control plane reaches each pod")
 }
@@ -50,12 +51,13 @@ pub(crate) fn service(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
 /// Point 4.
 pub(crate) fn mix(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
     stage.scene("4. The three names in a reasonably random mix")?;
-    let six = format!("for i in 1 2 3 4 5 6; do curl -s -m 5 {CLUSTER_IP}:8080; done");
+    let curl = curl();
+    let six = format!("for i in 1 2 3 4 5 6; do {curl} {CLUSTER_IP}:8080; done");
     let from_node = stage.run(cluster.control_plane(), &six)?.stdout;
     stage.expect(only_pods(cluster, &from_node, 6), "six answers on a node")?;
     let from_pod = stage.run(&cluster.pods[0], &six)?.stdout;
     stage.expect(only_pods(cluster, &from_pod, 6), "six answers in a pod")?;
-    let v6 = stage.run(&cluster.pods[1], &format!("curl -s -m 5 'http://[{CLUSTER_IP6}]:8080'"))?.stdout;
+    let v6 = stage.run(&cluster.pods[1], &format!("{curl} 'http://[{CLUSTER_IP6}]:8080'"))?.stdout;
     stage.expect(only_pods(cluster, &v6, 1), "and over IPv6")?;
 
     stage.say(&format!("\n{SPREAD} requests, a new connection for each:"))?;
