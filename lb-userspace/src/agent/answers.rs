@@ -11,6 +11,7 @@ use super::{
 };
 impl Agent {
     pub(super) fn answer(&mut self, question: Question) {
+        self.is_taken_away();
         // Whoever asked may have gone; nobody misses the answer then.
         match question {
             Question::Names(sender) => {

@@ -56,6 +56,7 @@ impl Agent {
             ready: self.ready,
             node_eligible: !self.own_node.leaving,
             stuck: self.is_stuck(),
+            taken_away: self.taken_away,
             failed_services: self.failed.len(),
             unreadable_sources: self.unreadable.len() + self.unreadable_files.len() + failing,
             snapshot: self.snapshot_status(),
@@ -66,12 +67,12 @@ impl Agent {
 impl Status {
     /// For `/healthz`: load balancers may send traffic to this node.
     pub(super) fn is_healthy(&self) -> bool {
-        self.ready && self.node_eligible && !self.stuck
+        self.ready && self.node_eligible && self.is_alive()
     }
 
     /// For `/livez`: the agent does its work, whatever becomes of the node.
     pub(super) fn is_alive(&self) -> bool {
-        !self.stuck
+        !self.stuck && !self.taken_away
     }
 }
 
@@ -87,6 +88,7 @@ mod tests {
             (Status { ready: false, ..good.clone() }, false, true),
             (Status { node_eligible: false, ..good.clone() }, false, true),
             (Status { stuck: true, ..good.clone() }, false, false),
+            (Status { taken_away: true, ..good.clone() }, false, false),
             (Status { failed_services: 1, unreadable_sources: 1, ..good }, true, true),
         ] {
             assert_eq!((status.is_healthy(), status.is_alive()), (healthy, alive), "{status:?}");

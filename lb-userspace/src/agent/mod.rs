@@ -25,6 +25,7 @@ mod memory;
 mod metrics;
 mod own_node;
 mod recall;
+mod removal;
 mod retry;
 mod run;
 mod serve;

@@ -13,6 +13,7 @@ use super::{
     cluster,
     config::Settings,
     metrics::TableReader,
+    removal::Lookout,
     serve::Listeners,
     snapshot::{Identity, Snapshots, StateDir},
     stale::StaleSockets,
@@ -68,7 +69,14 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let mut collector = Collector::default();
     let mut local_path_at = Instant::now() + LOCAL_PATH_EVERY;
+    let mut lookout = Lookout::new();
     loop {
+        if agent.taken_away {
+            // Nothing of what is to be followed is any more.
+            drop((watches, watch, follower));
+            agent.linger(&mut questions, [&mut terminate, &mut interrupt]).await;
+            break;
+        }
         let retry_at = agent.retry_at(watch.is_incomplete());
         if collector.at.is_none() && !collector.is_waiting() && agent.tables.needs_collect() {
             collector.at = Some(Instant::now() + COLLECT_AFTER);
@@ -85,6 +93,10 @@ pub async fn run(settings: Settings) -> Result<()> {
             _ = interrupt.recv() => break,
             event = follower.next() => {
                 let event = event?;
+                // What is attached to a new link would stay.
+                if agent.is_taken_away() {
+                    continue;
+                }
                 agent.follow(&follower, event.resynced);
             }
             Some((seen, event)) = changed_files.recv() => {
@@ -111,6 +123,10 @@ pub async fn run(settings: Settings) -> Result<()> {
             }
             Some(question) = questions.recv() => {
                 agent.answer(question);
+                continue;
+            }
+            () = lookout.next() => {
+                agent.is_taken_away();
                 continue;
             }
             () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
@@ -166,7 +182,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         agent.settle();
     }
     agent.end_snapshot().await;
-    tracing::info!("ending; the datapath stays in place");
+    tracing::info!("ending; the datapath {}", if agent.taken_away { "was taken away" } else { "stays in place" });
     Ok(())
 }
 

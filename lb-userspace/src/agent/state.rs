@@ -87,6 +87,8 @@ pub(super) struct Agent {
     pub(super) prune: Prune,
     pub(super) audit: Audit,
     pub(super) events: Events,
+    /// Somebody took the datapath away.
+    pub(super) taken_away: bool,
 }
 
 /// The error; that of a table with the flag that sets its size in front.
@@ -200,6 +202,7 @@ impl Agent {
             prune: Prune::Done,
             audit: Audit::new(audit_interval),
             events,
+            taken_away: false,
         };
         if !fresh {
             // The first run's grace goes on across restarts.

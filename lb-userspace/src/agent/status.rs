@@ -19,6 +19,8 @@ pub(super) struct Status {
     pub(super) node_eligible: bool,
     /// Changes that the kernel refuses for a minute.
     pub(super) stuck: bool,
+    /// Somebody took the datapath away, so that only a new start can serve again.
+    pub(super) taken_away: bool,
     /// Services that are not, or only partly, in the datapath.
     pub(super) failed_services: usize,
     /// Sources that cannot be read.

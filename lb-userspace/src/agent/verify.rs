@@ -11,6 +11,7 @@ use super::{
     api::ApiVerdict,
     cluster::Cluster,
     memory,
+    removal::TAKEN_AWAY,
     state::{Agent, Prune},
 };
 use crate::{
@@ -62,6 +63,9 @@ impl Agent {
             snapshot: self.snapshot_status(),
             ..ApiVerdict::default()
         };
+        if self.is_taken_away() {
+            anyhow::bail!(TAKEN_AWAY);
+        }
         if !self.ready {
             return Ok(verdict);
         }

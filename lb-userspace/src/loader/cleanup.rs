@@ -8,9 +8,8 @@ use lb_common::abi::map;
 
 use super::{
     clsact::Clsact,
-    datapath::interface_indexes,
     error::{Error, Result},
-    host,
+    host::{self, interface_indexes},
     layout::{Layout, LinkPin, UNCONFIRMED},
     pins,
 };

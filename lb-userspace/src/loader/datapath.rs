@@ -18,7 +18,7 @@ use lb_common::abi::{global, map, program, socket_lb};
 use super::{
     cookie,
     error::{Error, Result, chain},
-    host::{self, Cgroup},
+    host::{self, Cgroup, interface_indexes},
     layout::{Layout, LinkPin},
     lock::FolderLock,
     logs, pins,
@@ -29,6 +29,7 @@ use super::{
     sys, tables,
     tables::KeptSize,
     tc,
+    undo::Undo,
 };
 
 /// How tc programs are attached.
@@ -93,7 +94,7 @@ impl DatapathOptions {
 pub struct Datapath {
     ebpf: Ebpf,
     layout: Layout,
-    _lock: FolderLock,
+    lock: FolderLock,
     cgroup: Option<Cgroup>,
     probe: Probe,
     socket_lb: u8,
@@ -135,6 +136,7 @@ impl Datapath {
             None => TcHook::Clsact,
         };
 
+        let undo = Undo::new(&layout)?;
         host::make_dir(&layout.links())?;
         let sizes = tables::settle(object, &layout, &options.table_sizes)?;
         for kept in &sizes.kept {
@@ -170,7 +172,7 @@ impl Datapath {
         let mut datapath = Self {
             ebpf,
             layout,
-            _lock: lock,
+            lock,
             cgroup,
             probe,
             socket_lb: options.socket_lb,
@@ -180,9 +182,12 @@ impl Datapath {
             clsact_devices: BTreeSet::new(),
             tables,
         };
+        // Dropped before the lock, which is the datapath's by now.
+        let undo = undo;
         for name in program::TC.into_iter().chain(sockets::needed(options.socket_lb)) {
             datapath.load_program(name)?;
         }
+        undo.disarm();
         Ok(datapath)
     }
 
@@ -358,6 +363,10 @@ impl Datapath {
         }
     }
 
+    pub(super) const fn lock(&self) -> &FolderLock {
+        &self.lock
+    }
+
     pub(super) fn ebpf(&self) -> &Ebpf {
         &self.ebpf
     }
@@ -433,12 +442,4 @@ fn skip_levels(cgroup: Option<&Cgroup>, depths: u32) -> Result<u32> {
             "use patterns of fewer levels: a cgroup is skipped with everything beneath it",
         )
     })
-}
-
-/// Indexes of all devices in this thread's network namespace.
-pub(super) fn interface_indexes() -> Result<Vec<u32>> {
-    let devices = nix::net::if_::if_nameindex().map_err(|e| Error::kernel("list network devices")(e.into()))?;
-    let mut indexes: Vec<u32> = devices.iter().map(|device| device.index()).collect();
-    indexes.sort_unstable();
-    Ok(indexes)
 }

@@ -288,6 +288,14 @@ pub fn security_notes() -> Vec<String> {
     notes
 }
 
+/// Indexes of all devices in this thread's network namespace.
+pub(super) fn interface_indexes() -> Result<Vec<u32>> {
+    let devices = nix::net::if_::if_nameindex().map_err(|e| Error::kernel("list network devices")(e.into()))?;
+    let mut indexes: Vec<u32> = devices.iter().map(|device| device.index()).collect();
+    indexes.sort_unstable();
+    Ok(indexes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

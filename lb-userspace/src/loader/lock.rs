@@ -2,7 +2,7 @@
 //! ends. It never waits and leaves no file behind.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -17,7 +17,7 @@ use super::error::{Error, Result};
 /// Holds the folder until it is dropped.
 #[derive(Debug)]
 pub struct FolderLock {
-    _folder: Flock<fs::File>,
+    folder: Flock<fs::File>,
 }
 
 impl FolderLock {
@@ -29,9 +29,23 @@ impl FolderLock {
         let what = format!("lock {}", folder.display());
         let dir = fs::File::open(folder).map_err(Error::kernel(what.clone()))?;
         match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Self { _folder: held }),
+            Ok(held) => Ok(Self { folder: held }),
             Err((dir, Errno::EWOULDBLOCK)) => Err(Error::InUse { folder: PathBuf::from(folder), pid: holder(&dir) }),
             Err((_, errno)) => Err(Error::kernel(what)(errno.into())),
+        }
+    }
+
+    /// Whether the folder that is held is the one at `folder` now, and not one that is gone.
+    ///
+    /// # Errors
+    /// When they cannot be looked at.
+    pub fn is_at(&self, folder: &Path) -> Result<bool> {
+        let what = || format!("look at {}", folder.display());
+        let held = self.folder.metadata().map_err(Error::kernel(what()))?;
+        match fs::metadata(folder) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::kernel(what())(error)),
         }
     }
 
@@ -77,7 +91,10 @@ mod tests {
             other => panic!("expected InUse, got {other:?}"),
         }
         drop(first);
-        FolderLock::take(dir.path()).expect("free again");
+        let again = FolderLock::take(dir.path()).expect("free again");
+        let (here, elsewhere) = (dir.path(), tempfile::tempdir().expect("another folder"));
+        assert_eq!([here, elsewhere.path(), &here.join("gone")].map(|at| again.is_at(at).expect("seen")), [true, false, false]);
+        drop(again);
         assert_eq!(FolderLock::holder(dir.path()), None);
     }
 

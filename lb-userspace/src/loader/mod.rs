@@ -18,12 +18,14 @@ mod logs;
 pub mod object;
 mod pins;
 mod probe;
+mod removal;
 mod rtnl;
 mod sockets;
 mod stats;
 mod sys;
 mod tables;
 mod tc;
+mod undo;
 mod verify;
 mod xdp;
 

@@ -7,8 +7,9 @@ use aya::maps::MapData;
 
 use super::{
     clsact::Clsact,
-    datapath::{Datapath, TcHook, interface_indexes},
+    datapath::{Datapath, TcHook},
     error::{Error, Result, chain},
+    host::interface_indexes,
     layout::LinkPin,
     pins, sockets,
     stats::{MapStats, pinned_map},
@@ -129,7 +130,7 @@ impl Datapath {
     }
 }
 
-fn exists(path: &Path) -> Result<bool> {
+pub(super) fn exists(path: &Path) -> Result<bool> {
     path.try_exists().map_err(Error::kernel(format!("look at {}", path.display())))
 }
 

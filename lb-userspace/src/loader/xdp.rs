@@ -7,8 +7,9 @@ use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type
 use lb_common::abi::program::UPLINK_XDP;
 
 use super::{
-    datapath::{Datapath, interface_indexes},
+    datapath::Datapath,
     error::{Error, Result},
+    host::interface_indexes,
     layout::LinkPin,
     pins,
     rtnl::{OnDevice, Rtnl},

@@ -91,6 +91,33 @@ fn tables_keep_their_size_and_contents() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_the_folder_as_it_was() {
+    on_ground(|ground| {
+        // More than the kernel makes, of a table that is not the first.
+        let mut too_large = ground.options();
+        too_large.table_sizes = vec![(map::BACKENDS, 2048), (map::FLOWS, u32::MAX)];
+        let error = try_load(&too_large).expect_err("such a table").to_string();
+        assert!(error.contains(map::FLOWS), "{error}");
+        assert!(names(&ground.bpffs).is_empty(), "{:?}", names(&ground.bpffs));
+
+        // So the next one is the first, with the sizes that it asks for.
+        let mut options = ground.options();
+        options.table_sizes = vec![(map::BACKENDS, 512)];
+        let datapath = load(&options);
+        assert!(datapath.kept_sizes().is_empty());
+        let (before, flows) = (names(datapath.layout().version()), datapath.layout().map(map::FLOWS));
+        drop(datapath);
+
+        // What an earlier run left stays, whatever it lacks.
+        fs::remove_file(&flows).expect("unpin");
+        too_large.table_sizes.remove(0);
+        try_load(&too_large).expect_err("such a table");
+        let left = names(flows.parent().expect("a folder"));
+        assert_eq!(left, before.into_iter().filter(|name| name != map::FLOWS).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_pinned_table_of_another_shape_is_refused() {
     on_ground(|ground| {
         let datapath = load(&ground.options());

@@ -22,6 +22,7 @@ mod masked;
 mod metrics;
 mod node_addresses;
 mod process;
+mod removal;
 mod restart;
 mod rules;
 mod scaling;

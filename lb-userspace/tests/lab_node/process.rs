@@ -291,7 +291,8 @@ fn settings_come_from_flag_environment_and_file() {
     assert_eq!(wrong.status.code(), Some(2), "{wrong}");
     assert!(wrong.stderr.contains("no-such-key") && wrong.stderr.contains("config.yaml"), "{wrong}");
     fs::write(&config, &file).unwrap();
-    for (flag, value) in [("--log-level", "warning"), ("--max-flows", "0")] {
+    let wrong_values = [("--log-level", "warning"), ("--max-flows", "0"), ("--pod-links", ""), ("--uplinks", " ,")];
+    for (flag, value) in wrong_values {
         let wrong = agent(node).arg("--config").arg(&config).args([flag, value]).output().unwrap();
         assert_eq!(wrong.status.code(), Some(2), "{wrong}");
         assert!(wrong.stderr.contains(flag), "{wrong}");
