@@ -63,7 +63,8 @@ pub(super) fn run(args: &CleanupArgs) -> Result<()> {
         let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
         writeln!(
             io::stderr(),
-            "berrylb cleanup: an agent{process} still runs on {bpffs}: it serves nothing until it is started again; stop it"
+            "berrylb cleanup: an agent{process} still runs on {bpffs}: it serves nothing until it is started again, and its \
+             /healthz says so; stop it"
         )?;
     }
     drop(lock);

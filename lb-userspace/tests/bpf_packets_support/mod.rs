@@ -63,15 +63,31 @@ impl Kernel {
 
     /// As [`Self::load`], with other sizes for these maps.
     pub(crate) fn with_sizes(sizes: &[(&'static str, u32)]) -> Self {
+        let mut kernel = Self::without_programs(sizes);
+        program::TC.into_iter().for_each(|name| kernel.load_program(name));
+        kernel
+    }
+
+    /// The maps alone: loading all programs takes an emulated machine its time, so who needs few loads those.
+    pub(crate) fn without_programs(sizes: &[(&'static str, u32)]) -> Self {
         let mut bpf = maps(sizes);
-        for name in program::TC {
-            let program = bpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
-            let program: &mut SchedClassifier =
-                program.try_into().unwrap_or_else(|error| panic!("program {name}: {error}"));
-            program.load().unwrap_or_else(|error| panic!("load program {name}: {error:?}"));
-        }
         let tables = KernelTables::take(&mut bpf);
         Self { tables, bpf }
+    }
+
+    /// Loads the program of a hook, unless it is loaded.
+    pub(crate) fn load_for(&mut self, hook: Hook) {
+        let loaded = self.bpf.program(name(hook)).is_some_and(|program| program.fd().is_ok());
+        if !loaded {
+            self.load_program(name(hook));
+        }
+    }
+
+    fn load_program(&mut self, name: &str) {
+        let program = self.bpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
+        let program: &mut SchedClassifier =
+            program.try_into().unwrap_or_else(|error| panic!("program {name}: {error}"));
+        program.load().unwrap_or_else(|error| panic!("load program {name}: {error:?}"));
     }
 
     /// Loads the XDP program and attaches it to a device's driver, without which the kernel runs it for no device.
