@@ -39,13 +39,14 @@ impl FromStr for Globs {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let globs: Vec<Glob> = names
-            .map(|name| name.parse::<Glob>().map_err(|error| error.to_string()))
-            .collect::<Result<_, _>>()?;
+        let globs: Vec<Glob> =
+            names.map(|name| name.parse::<Glob>().map_err(|error| error.to_string())).collect::<Result<_, _>>()?;
         if globs.is_empty() {
-            return Err("it names no link: leave it out to have links detected, or give a name that no link has, such as \
+            return Err(
+                "it names no link: leave it out to have links detected, or give a name that no link has, such as \
                         none, to have none of this kind"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(Self(globs))
     }

@@ -93,7 +93,10 @@ mod tests {
         drop(first);
         let again = FolderLock::take(dir.path()).expect("free again");
         let (here, elsewhere) = (dir.path(), tempfile::tempdir().expect("another folder"));
-        assert_eq!([here, elsewhere.path(), &here.join("gone")].map(|at| again.is_at(at).expect("seen")), [true, false, false]);
+        assert_eq!(
+            [here, elsewhere.path(), &here.join("gone")].map(|at| again.is_at(at).expect("seen")),
+            [true, false, false]
+        );
         drop(again);
         assert_eq!(FolderLock::holder(dir.path()), None);
     }

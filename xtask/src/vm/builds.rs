@@ -52,7 +52,18 @@ impl Builds {
 /// tests, as cargo builds a package's programs for them.
 fn in_one_go(arch: Arch) -> Result<Builds> {
     let mut cargo = dist::test_cargo(arch)?;
-    cargo.args(["build", "--locked", "--package", "lb-lab", "--package", "lb-userspace", "--bin", DEMO, "--bin", BERRYLB]);
+    cargo.args([
+        "build",
+        "--locked",
+        "--package",
+        "lb-lab",
+        "--package",
+        "lb-userspace",
+        "--bin",
+        DEMO,
+        "--bin",
+        BERRYLB,
+    ]);
     TESTS.iter().for_each(|(name, _)| {
         cargo.args(["--test", name]);
     });

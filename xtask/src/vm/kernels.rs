@@ -31,10 +31,8 @@ pub(crate) struct Machine {
 }
 
 /// What the test level `vm` boots: the versions that Raspberry Pi OS has had since Debian 12.
-pub(crate) const TESTED: [Machine; 2] = [
-    Machine { arch: Arch::Arm64, kernel: Kernel::Linux6_1 },
-    Machine { arch: Arch::Arm64, kernel: Kernel::Linux6_12 },
-];
+pub(crate) const TESTED: [Machine; 2] =
+    [Machine { arch: Arch::Arm64, kernel: Kernel::Linux6_1 }, Machine { arch: Arch::Arm64, kernel: Kernel::Linux6_12 }];
 
 /// The folder of libraries for an architecture, and the start of its tools' names.
 pub(super) const fn triplet(arch: Arch) -> &'static str {

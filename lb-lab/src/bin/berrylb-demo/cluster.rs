@@ -138,9 +138,7 @@ impl Cluster {
                     break;
                 }
                 if start.elapsed() > limit {
-                    bail!(
-                        "the datapath did not follow the objects within {limit:?}\nplan:\n{plan}\ndump:\n{dump}"
-                    );
+                    bail!("the datapath did not follow the objects within {limit:?}\nplan:\n{plan}\ndump:\n{dump}");
                 }
             }
         }

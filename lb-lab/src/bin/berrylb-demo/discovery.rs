@@ -3,13 +3,14 @@
 //! dnsmasq stands in for CoreDNS with the records that the Kubernetes DNS specification asks for; the router's own
 //! dnsmasq is the world outside.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::Result;
 use lb_lab::{
     Host, apps,
     apps::Records,
     objects::{Endpoint, Port, Service},
+    patience,
 };
 
 use crate::{
@@ -24,6 +25,9 @@ pub(crate) const DOMAIN: &str = "cluster.local";
 const DNS_IP: &str = "10.96.0.10";
 /// A name that only the world outside knows; it belongs to the machine outside.
 const FOREIGN: &str = "www.example.org";
+
+/// How long a server may take to answer; kdig asks three times.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Two DNS pods behind a Service, which every pod uses from then on. Once.
 pub(crate) fn start_dns(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
@@ -80,6 +84,7 @@ fn name(service: &Service) -> String {
 /// Plays point 7.
 pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
     stage.scene("7. Discovery")?;
+    let seconds = patience::limit(ANSWER_LIMIT).as_secs();
     let pod = &cluster.pods[1];
     stage.say("The kubelet gives a container the Services of its namespace as environment variables:")?;
     let curl = curl();
@@ -103,10 +108,10 @@ pub(crate) fn play(stage: &mut Stage, cluster: &mut Cluster) -> Result<()> {
         (format!("-x {CLUSTER_IP}"), format!("{sample}.\n"), "reverse look-up"),
         (FOREIGN.into(), "192.168.178.200\n".into(), "a foreign name is asked for outside"),
     ] {
-        let output = stage.run(pod, &format!("kdig +short +timeout=3 @{DNS_IP} {question}"))?;
+        let output = stage.run(pod, &format!("kdig +short +timeout={seconds} @{DNS_IP} {question}"))?;
         stage.expect(output.stdout == answer, promise)?;
     }
-    let node = stage.run(cluster.control_plane(), &format!("kdig +short +timeout=3 @{DNS_IP} {sample}"))?;
+    let node = stage.run(cluster.control_plane(), &format!("kdig +short +timeout={seconds} @{DNS_IP} {sample}"))?;
     stage.expect(node.stdout.trim() == CLUSTER_IP, "a node can ask as well")?;
 
     stage.say("\nAnd so a pod's own resolver finds everything by name:")?;
