@@ -32,9 +32,11 @@ use crate::{
 const TESTS: [(&str, &str); 3] =
     [("bpf_programs", "--nocapture"), ("bpf_loader", "--nocapture this_kernel"), ("bpf_packets", "--nocapture")];
 
-/// The story over each kind of pod network: routes, and VXLAN.
-const PLAYS: [&str; 2] =
-    ["berrylb-demo demo --berrylb /bin/berrylb", "berrylb-demo demo --network vxlan --berrylb /bin/berrylb"];
+/// The story over each kind of pod network: routes, and VXLAN. Emulated requests take their time.
+const PLAYS: [&str; 2] = [
+    "berrylb-demo demo --spread 300 --berrylb /bin/berrylb",
+    "berrylb-demo demo --spread 300 --network vxlan --berrylb /bin/berrylb",
+];
 
 /// How much is done on each machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -36,6 +36,9 @@ enum What {
         /// Keep the lab up at the end, until Ctrl-C
         #[arg(long)]
         keep: bool,
+        /// Requests from a node and as many from a pod, whose spread is looked at
+        #[arg(long, value_name = "COUNT", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(100..))]
+        spread: u64,
     },
     /// Set the story's cluster up and keep it up until Ctrl-C
     Lab(Options),
@@ -93,10 +96,10 @@ fn run() -> Result<bool> {
     }
     let mut stage = Stage::new();
     match cli.what {
-        What::Demo { options, keep } => {
+        What::Demo { options, keep, spread } => {
             // Without --keep, Ctrl-C ends the play at once; the lab's reaper takes everything away.
             let until = if keep { Some(block_signals()?) } else { None };
-            play(&mut stage, &options, until.as_ref())
+            play(&mut stage, &options, spread, until.as_ref())
         }
         What::Lab(options) => {
             let until = block_signals()?;
@@ -110,13 +113,13 @@ fn run() -> Result<bool> {
     }
 }
 
-fn play(stage: &mut Stage, options: &Options, until: Option<&SigSet>) -> Result<bool> {
+fn play(stage: &mut Stage, options: &Options, spread: u64, until: Option<&SigSet>) -> Result<bool> {
     let mut cluster = Cluster::new(stage, options)?;
     story::direct(stage, &cluster)?;
     cluster.start_agents(stage)?;
     cluster.apply_story(stage)?;
     story::service(stage, &cluster)?;
-    story::mix(stage, &cluster)?;
+    story::mix(stage, &cluster, spread)?;
     story::outside(stage, &cluster)?;
     kinds::play(stage, &mut cluster)?;
     discovery::play(stage, &mut cluster)?;

@@ -10,8 +10,6 @@ use crate::{
     stage::{Stage, curl},
 };
 
-/// Requests for the spread.
-const SPREAD: u64 = 3000;
 /// The spread is refused if a fair choice would be worse less often than this.
 const LEAST_P: f64 = 1e-6;
 
@@ -48,8 +46,8 @@ pub(crate) fn service(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
     stage.expect(backends.status.success() && all, "its endpoints are the three pods")
 }
 
-/// Point 4.
-pub(crate) fn mix(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
+/// Point 4, with so many requests for the spread.
+pub(crate) fn mix(stage: &mut Stage, cluster: &Cluster, spread: u64) -> Result<()> {
     stage.scene("4. The three names in a reasonably random mix")?;
     let curl = curl();
     let six = format!("for i in 1 2 3 4 5 6; do {curl} {CLUSTER_IP}:8080; done");
@@ -60,19 +58,19 @@ pub(crate) fn mix(stage: &mut Stage, cluster: &Cluster) -> Result<()> {
     let v6 = stage.run(&cluster.pods[1], &format!("{curl} 'http://[{CLUSTER_IP6}]:8080'"))?.stdout;
     stage.expect(only_pods(cluster, &v6, 1), "and over IPv6")?;
 
-    stage.say(&format!("\n{SPREAD} requests, a new connection for each:"))?;
+    stage.say(&format!("\n{spread} requests, a new connection for each:"))?;
     let to = (CLUSTER_IP.parse::<std::net::Ipv4Addr>()?, 8080).into();
-    let node = cluster.control_plane().ask(HttpLoad::count(to, SPREAD))?;
-    let pod = cluster.pods[0].ask(HttpLoad::count(to, SPREAD))?;
+    let node = cluster.control_plane().ask(HttpLoad::count(to, spread))?;
+    let pod = cluster.pods[0].ask(HttpLoad::count(to, spread))?;
     for (from, load) in [("raspi001", node), (cluster.pods[0].name(), pod)] {
         for server in &cluster.pods {
             let count = load.names.get(server.name()).copied().unwrap_or_default();
-            let bar = "▇".repeat(usize::try_from(count / 40).unwrap_or_default());
+            let bar = "▇".repeat(usize::try_from(count * 75 / spread).unwrap_or_default());
             stage.say(&format!("  {:36}{count:5} {bar}", server.name()))?;
         }
         let p = fairness(&load.names, cluster.pods.len());
         let promise = format!("from {from}: {} failed; chi-squared p = {p:.3}", load.failed);
-        let answered = load.failed == 0 && load.answered() == SPREAD;
+        let answered = load.failed == 0 && load.answered() == spread;
         stage.expect(answered && p > LEAST_P && load.names.len() == cluster.pods.len(), &promise)?;
     }
     Ok(())
