@@ -88,13 +88,17 @@ fn cross(cargo: &mut Command, arch: Arch) -> Result<()> {
     Ok(())
 }
 
-/// A cargo that builds tests for `arch`, static and a little optimized, as an emulator takes its time.
+/// A cargo that builds tests for `arch`, static. What packets run through and what loads programs is a little optimized, as
+/// an emulator takes its time; the two largest crates are not, as theirs is the kernel's and the compiler's.
 ///
 /// # Errors
 /// As [`build`].
 pub(crate) fn test_cargo(arch: Arch) -> Result<Command> {
     let mut cargo = process::cargo();
     cross(&mut cargo, arch)?;
+    for package in ["lb-lab", "lb-userspace"] {
+        cargo.args(["--config", &format!("profile.dev.package.{package}.opt-level=0")]);
+    }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1").env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_INCREMENTAL", "0");
     Ok(cargo)
