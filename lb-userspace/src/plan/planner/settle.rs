@@ -13,6 +13,9 @@ use crate::plan::{
     topology::Here,
 };
 
+/// So many Services change together every now and then.
+const MANY: usize = 64;
+
 impl Planner {
     /// Brings `planned` up to date.
     pub(super) fn settle(&mut self) {
@@ -57,6 +60,10 @@ impl Planner {
             if old.map(|old| old.sum) != planned.map(|new| new.sum) {
                 self.changed.insert(name, new);
             }
+        }
+        if self.waiting.is_empty() {
+            // A whole cluster waited here once, and never will again.
+            self.waiting.shrink_to(MANY);
         }
         self.notices.set_of_node(self.no_node_address());
     }
