@@ -62,7 +62,7 @@ impl Extent {
     const fn limit(self) -> u32 {
         match self {
             Self::Full => 3600,
-            Self::Level => 2000,
+            Self::Level => 2400,
         }
     }
 }
