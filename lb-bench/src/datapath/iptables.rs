@@ -8,9 +8,6 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use super::services::{Family, Service, ServicePort, TARGET, Transport};
 
-/// Packets with this mark get the node's address.
-const MARK: &str = "0x4000/0x4000";
-
 /// Rules of one family for all Services. `pods` is the network of the cluster's pods.
 pub(super) fn rules(services: &[Service], family: Family, pods: &str) -> String {
     let mut nat = Nat::default();
@@ -74,7 +71,7 @@ impl Nat {
         let own = id(&service.name, port, None);
         let to = format!("-d {ip}/{bits} -p {transport} -m {transport} --dport {number}");
         let Self { chains, services, node_ports, rules } = self;
-        let mut line = |out: &mut String, text: std::fmt::Arguments<'_>| {
+        let line = |out: &mut String, text: std::fmt::Arguments<'_>| {
             let _infallible = out.write_fmt(format_args!("{text}\n"));
         };
         line(chains, format_args!(":KUBE-SVC-{own} - [0:0]"));
@@ -139,7 +136,6 @@ mod tests {
         let listed: Vec<&str> = text.lines().filter(|line| line.starts_with("-A KUBE-SERVICES -d")).collect();
         assert_eq!(listed.len(), 104);
         assert!(listed[50].contains("measured"), "{}", listed[50]);
-        assert!(text.contains(&format!("--mark {MARK}")));
     }
 
     #[test]

@@ -5,13 +5,17 @@
 //! some milliseconds in random order, so that what else the machine does falls on all alike. An operation is a closed
 //! loop within one thread, so its time is the processor time of everything that it took, see [`work`].
 
+mod compare;
 mod crew;
 mod figures;
 mod histogram;
+mod html;
 mod iptables;
 mod modes;
 mod nftables;
 mod options;
+mod packets;
+mod plot;
 mod report;
 mod scenarios;
 mod services;
@@ -21,6 +25,7 @@ mod worker;
 
 use std::{
     collections::BTreeSet,
+    io::{self, Write as _},
     time::{Duration, Instant},
 };
 
@@ -46,13 +51,28 @@ use self::{
 /// Not root, a bad option, something of the lab does not do what it is to do.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let (scenarios, absent) = wanted(options)?;
+    if options.list {
+        let names: String = scenarios.iter().map(|scenario| scenario.name() + "\n").collect();
+        return io::stdout().write_all(names.as_bytes()).context("name the scenarios");
+    }
+    options.processor()?;
+    if let Some(path) = &options.compare {
+        // A wrong file is told before the half hour, not behind it.
+        report::read(path)?;
+    }
     let keys: BTreeSet<Key> = scenarios.iter().flat_map(|scenario| scenario.modes.iter().copied()).collect();
     let keys: Vec<Key> = keys.into_iter().collect();
     let mut report = Report::new(options, absent)?;
+    if let Some(path) = &options.packets {
+        report.packets = Some(packets::read(path)?);
+    }
+    if options.only.is_empty() {
+        report.programs = packets::programs()?;
+    }
 
     let start = Instant::now();
     eprintln!("{} stations …", keys.len());
-    let stations = Stations::new(&keys, options.berrylb())?;
+    let stations = Stations::new(&keys, options.berrylb(), options.cluster)?;
     eprintln!("  set up in {:.0} s", start.elapsed().as_secs_f64());
     let mut passes: Vec<Vec<Vec<Pass>>> = vec![Vec::new(); scenarios.len()];
     let mut order = Order::new();

@@ -3,9 +3,29 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use super::scenarios::Extent;
+
+/// What the nodes do with traffic apart from Services.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Cluster {
+    /// Nothing: no netfilter, except on nodes that rules serve
+    Plain,
+    /// flannel's masquerading and bridge-nf-call-iptables=1 on all nodes: netfilter and conntrack see direct access as well
+    Flannel,
+}
+
+impl Cluster {
+    pub(super) const fn about(self) -> &'static str {
+        match self {
+            Self::Plain => "nodes without netfilter, but for those that rules serve",
+            Self::Flannel => "nodes with flannel's masquerading and bridge-nf-call-iptables=1",
+        }
+    }
+}
 
 /// What is measured, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +43,9 @@ pub(crate) struct Options {
     /// Name the scenarios, and measure nothing
     #[arg(long)]
     pub(super) list: bool,
+    /// What else the nodes do with traffic
+    #[arg(long, value_enum, default_value = "plain")]
+    pub(super) cluster: Cluster,
     /// Numbers of Services for the scale, up to 50,000; rules are made for up to 10,000. Default: 1,1000,10000,50000, with
     /// --quick 1,1000
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=50_000))]

@@ -2,16 +2,21 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     io::{self, Write as _},
+    path::Path,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    compare::{self, Comparison},
     figures::{ModeFigures, ScenarioFigures},
+    html,
     modes::Mode,
-    options::Options,
+    options::{Cluster, Options},
+    packets::{Packet, Packets, Program},
 };
 use crate::machine::Machine;
 
@@ -30,7 +35,13 @@ pub(super) struct Report {
     pub(super) tools: Vec<String>,
     /// Modes that cannot be measured here, and why.
     pub(super) absent: Vec<(Mode, String)>,
+    pub(super) cluster: Cluster,
     pub(super) scenarios: Vec<ScenarioFigures>,
+    /// What single packets cost, if that was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) packets: Option<Packets>,
+    #[serde(default)]
+    pub(super) programs: Vec<Program>,
 }
 
 impl Report {
@@ -48,8 +59,30 @@ impl Report {
             seconds: 0,
             tools: ["iptables", "nft"].into_iter().filter_map(tool).collect(),
             absent,
+            cluster: options.cluster,
             scenarios: Vec::new(),
+            packets: None,
+            programs: Vec::new(),
         })
+    }
+
+    /// Without a figure.
+    #[cfg(test)]
+    pub(super) const fn empty(machine: Machine) -> Self {
+        Self {
+            machine,
+            quick: false,
+            rounds: 0,
+            passes: 0,
+            slice_millis: 0,
+            seconds: 0,
+            tools: Vec::new(),
+            absent: Vec::new(),
+            cluster: Cluster::Plain,
+            scenarios: Vec::new(),
+            packets: None,
+            programs: Vec::new(),
+        }
     }
 
     /// Prints the figures and writes the files that were asked for.
@@ -60,9 +93,56 @@ impl Report {
         io::stdout().write_all(self.text().as_bytes()).context("print the figures")?;
         if let Some(path) = &options.json {
             let text = serde_json::to_string_pretty(self).context("write the figures as JSON")?;
-            std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+            write(path, &(text + "\n"))?;
         }
-        Ok(())
+        if let Some(path) = &options.html {
+            write(path, &html::page(self))?;
+        }
+        if let Some(folder) = &options.plots {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+            html::plots(self).iter().try_for_each(|(name, svg)| write(&folder.join(name), svg))?;
+        }
+        options.compare.as_deref().map_or(Ok(()), |path| self.compare(path))
+    }
+
+    /// Single packets, and programs.
+    fn singles(&self, out: &mut String) {
+        if let Some(Packets { services, empty_tc, empty_xdp, packets }) = &self.packets {
+            let _infallible = writeln!(
+                out,
+                "\nnanoseconds of a packet above an empty program (tc {empty_tc:.1}, XDP {empty_xdp:.1}), {services} \
+                 Services: median (eight of ten within)"
+            );
+            for Packet { name, nanos } in packets {
+                let _infallible =
+                    writeln!(out, "  {name:<60}{:>7.1} ({:.1} – {:.1})", nanos.median, nanos.p10, nanos.p90);
+            }
+        }
+        if !self.programs.is_empty() {
+            out.push_str("\nprograms: verified instructions, bytes of machine code\n");
+        }
+        for Program { name, verified_instructions, jited_bytes } in &self.programs {
+            let verified = verified_instructions.map_or_else(|| "not told".to_owned(), |count| count.to_string());
+            let _infallible = writeln!(out, "  {name:<24}{verified:>10}{jited_bytes:>10}");
+        }
+    }
+
+    /// # Errors
+    /// Something is worse than in the file beyond the noise, or nothing of it was measured.
+    fn compare(&self, path: &Path) -> Result<()> {
+        let before = read(path)?;
+        let Comparison { compared, worse, better } = compare::compare(&before, self);
+        let mut out = io::stdout();
+        let mut say = |text: String| writeln!(out, "{text}").context("print the comparison");
+        say(format!("\ncompared with {}: {} ({})", path.display(), before.machine.date, before.machine.processor))?;
+        better.iter().try_for_each(|text| say(format!("better: {text}")))?;
+        worse.iter().try_for_each(|text| say(format!("WORSE:  {text}")))?;
+        say(format!("{compared} ratios compared, {} better, {} worse", better.len(), worse.len()))?;
+        match (compared, worse.len()) {
+            (0, _) => bail!("{} holds none of the ratios that were measured", path.display()),
+            (_, 0) => Ok(()),
+            (_, count) => bail!("{count} of {compared} ratios are worse than in {}", path.display()),
+        }
     }
 
     fn text(&self) -> String {
@@ -70,9 +150,9 @@ impl Report {
         let Machine { processor, processors, kernel, date } = &self.machine;
         let _infallible = writeln!(
             out,
-            "{processor}, {processors} processors, Linux {kernel}, {date}\n{} passes of {} rounds of {} ms, in {} s\n\
+            "{processor}, {processors} processors, Linux {kernel}, {date}\n{} passes of {} rounds of {} ms, in {} s; {}\n\
              processor time of one operation, and its ratio to the first line: median (eight of ten within) ±noise",
-            self.passes, self.rounds, self.slice_millis, self.seconds
+            self.passes, self.rounds, self.slice_millis, self.seconds, self.cluster.about()
         );
         for (mode, why) in &self.absent {
             let _infallible = writeln!(out, "NOT MEASURED: {}: {why}", mode.name());
@@ -81,8 +161,20 @@ impl Report {
             let _infallible = writeln!(out, "\n{}", scenario.name);
             scenario.modes.iter().for_each(|mode| line(scenario, mode, &mut out));
         }
+        self.singles(&mut out);
         out
     }
+}
+
+/// # Errors
+/// It is not there, or holds something else.
+pub(super) fn read(path: &Path) -> Result<Report> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} holds no figures of `datapath`", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
 fn line(scenario: &ScenarioFigures, figures: &ModeFigures, out: &mut String) {

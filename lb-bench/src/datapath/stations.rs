@@ -18,6 +18,7 @@ use super::{
     crew::Worker,
     iptables, nftables,
     modes::Mode,
+    options::Cluster,
     scenarios::{Client, Frontend, Scenario},
     services::{self, Backend, Family, Place, TARGET, Transport},
     worker::Job,
@@ -25,6 +26,10 @@ use super::{
 
 /// A mode with a number of Services.
 pub(super) type Key = (Mode, u32);
+
+/// So that clients take ports of connections that ended more than a second ago again: there are more connections here in
+/// a minute than ports.
+const REUSE: [(&str, &str); 1] = [("ipv4/tcp_tw_reuse", "1")];
 
 /// All stations, in one lab.
 pub(super) struct Stations {
@@ -46,14 +51,13 @@ impl Stations {
     ///
     /// # Errors
     /// Not root, a tool is missing, or an agent does not start.
-    pub(super) fn new(keys: &[Key], berrylb: &Path) -> Result<Self> {
+    pub(super) fn new(keys: &[Key], berrylb: &Path, cluster: Cluster) -> Result<Self> {
         let nodes = keys.iter().flat_map(|key| names(*key)).collect();
-        // Nothing of netfilter where nobody needs it: where rules do, their nodes have it.
         let config = LabConfig {
             nodes,
             service_gateway: 0,
-            masquerade: false,
-            bridge_netfilter: false,
+            masquerade: cluster == Cluster::Flannel,
+            bridge_netfilter: cluster == Cluster::Flannel,
             ..LabConfig::default()
         };
         let lab = Lab::new(config)?;
@@ -63,6 +67,7 @@ impl Stations {
             let what = || format!("set up {} with {services} Services", mode.name());
             stations.insert(*key, Station::new(&lab, *key, berrylb).with_context(what)?);
         }
+        lab.outside().netns().set(&REUSE)?;
         let stations = Self { stations, lab };
         stations.route_pods()?;
         Ok(stations)
@@ -151,6 +156,8 @@ impl Station {
         let client = here.add_pod(&format!("{}-c", here.name()))?;
         let local = here.add_pod(&format!("{}-s", here.name()))?;
         let remote = there.add_pod(&format!("{}-s", there.name()))?;
+        here.netns().set(&REUSE)?;
+        client.netns().set(&REUSE)?;
         let place = |pod: &Pod| -> Place { (pair(pod), pod.node_name().to_owned()) };
         let services = services::all(count, &place(&local), &place(&remote));
         let mut agents = Vec::new();

@@ -22,7 +22,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Work {
-    /// A TCP connection, one question, one answer, end. The server ends it first.
+    /// A TCP connection, one question, one answer, end. The client ends it first, so what is left of it (`TIME_WAIT`) is at
+    /// the client, who knows which ports are free again. A server would refuse ports that translation gives to others.
     Crr,
     /// A question and an answer on a TCP connection that is kept.
     Rr,
@@ -125,9 +126,9 @@ impl Ends {
                 let mut client = TcpStream::connect(*to)?;
                 let (mut server, _) = server.accept()?;
                 turn(&mut client, &mut server, &question)?;
-                drop(server);
-                if client.read(&mut [0; 1])? != 0 {
-                    return Err(io::Error::other("more than the answer came"));
+                drop(client);
+                if server.read(&mut [0; 1])? != 0 {
+                    return Err(io::Error::other("more than the question came"));
                 }
                 Ok(())
             }

@@ -126,10 +126,12 @@ fn begin(job: &Job) -> Result<Ends> {
     let mut processors = CpuSet::new();
     processors.set(job.processor).context("name a processor")?;
     sched_setaffinity(Pid::from_raw(0), &processors).context("stay on one processor")?;
-    // Above other programs of this processor, but below nothing that the kernel needs.
-    // SAFETY: a call with plain integers.
-    if unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) } != 0 {
-        bail!("raise the priority: {}", std::io::Error::last_os_error());
+    // Above all ordinary programs of this processor, whatever their groups: they wait for a turn's end. The kernel's own
+    // threads run while this one waits for them.
+    let first = nix::libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameter is read and not kept.
+    if unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_FIFO, &raw const first) } != 0 {
+        bail!("become a real-time process: {}", std::io::Error::last_os_error());
     }
     let server = Server::open(job.work, job.server).with_context(|| format!("serve at {}", job.server))?;
     let netns = File::open(&job.netns).with_context(|| format!("open {}", job.netns.display()))?;
