@@ -50,7 +50,7 @@ use self::{
 /// # Errors
 /// Not root, a bad option, something of the lab does not do what it is to do.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let (scenarios, absent) = wanted(options)?;
+    let (mut scenarios, absent) = wanted(options)?;
     if options.list {
         let names: String = scenarios.iter().map(|scenario| scenario.name() + "\n").collect();
         return io::stdout().write_all(names.as_bytes()).context("name the scenarios");
@@ -73,6 +73,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     eprintln!("{} stations …", keys.len());
     let stations = Stations::new(&keys, options.berrylb(), options.cluster)?;
+    without(&mut scenarios, &stations.absent);
+    report.absent.extend(stations.absent.iter().cloned());
     eprintln!("  set up in {:.0} s", start.elapsed().as_secs_f64());
     let mut passes: Vec<Vec<Vec<Pass>>> = vec![Vec::new(); scenarios.len()];
     let mut order = Order::new();
@@ -104,13 +106,17 @@ fn wanted(options: &Options) -> Result<(Vec<Scenario>, Vec<(Mode, String)>)> {
     }
     let mut scenarios = scenarios::all(&options.extent());
     scenarios.retain(|scenario| options.wants(&scenario.name()));
-    for scenario in &mut scenarios {
-        scenario.modes.retain(|(mode, _)| !absent.iter().any(|(other, _)| mode == other));
-    }
+    without(&mut scenarios, &absent);
     if scenarios.is_empty() {
         bail!("no scenario has `{}` in its name; --list names them", options.only.join("`, `"));
     }
     Ok((scenarios, absent))
+}
+
+fn without(scenarios: &mut [Scenario], absent: &[(Mode, String)]) {
+    for scenario in scenarios {
+        scenario.modes.retain(|(mode, _)| !absent.iter().any(|(other, _)| mode == other));
+    }
 }
 
 fn one_pass(stations: &Stations, scenario: &Scenario, options: &Options, order: &mut Order) -> Result<Vec<Pass>> {

@@ -14,6 +14,8 @@ use lb_lab::{
     objects,
 };
 
+use serde_json::Value;
+
 use super::{
     crew::Worker,
     iptables, nftables,
@@ -34,6 +36,8 @@ const REUSE: [(&str, &str); 1] = [("ipv4/tcp_tw_reuse", "1")];
 /// All stations, in one lab.
 pub(super) struct Stations {
     stations: BTreeMap<Key, Station>,
+    /// Modes that do not do here what they are to do, and why.
+    pub(super) absent: Vec<(Mode, String)>,
     lab: Lab,
 }
 
@@ -43,7 +47,7 @@ struct Station {
     client: Pod,
     local: Pod,
     remote: Pod,
-    _agents: Vec<Agent>,
+    agents: Vec<Agent>,
 }
 
 impl Stations {
@@ -68,7 +72,9 @@ impl Stations {
             stations.insert(*key, Station::new(&lab, *key, berrylb).with_context(what)?);
         }
         lab.outside().netns().set(&REUSE)?;
-        let stations = Self { stations, lab };
+        let no_xdp = stations.get(&(Mode::Xdp, 1)).map(Station::no_xdp).transpose()?.flatten();
+        let absent = no_xdp.map(|why| (Mode::Xdp, why)).into_iter().collect();
+        let stations = Self { stations, absent, lab };
         stations.route_pods()?;
         Ok(stations)
     }
@@ -174,7 +180,18 @@ impl Station {
         for node in serving.iter().filter(|_| mode.is_rules()) {
             rules(node, mode, &services)?;
         }
-        Ok(Self { node: here.name().to_owned(), client, local, remote, _agents: agents })
+        Ok(Self { node: here.name().to_owned(), client, local, remote, agents })
+    }
+
+    /// Why XDP does not run on the uplink, if it does not: tc would serve it then.
+    fn no_xdp(&self) -> Result<Option<String>> {
+        let agent = self.agents.first().context("no agent")?;
+        let text = agent.command(&["link", "list", "-o", "json"]).ok()?;
+        let links: Vec<Value> = serde_json::from_str(&text).context("read `berrylb link list`")?;
+        let uplink = links.iter().find(|link| link["name"] == "eth0").context("no eth0 in `berrylb link list`")?;
+        let xdp = &uplink["xdp"];
+        let runs = xdp["mode"] == "generic";
+        Ok((!runs).then(|| format!("mode {}: {}", xdp["mode"], xdp["reason"])))
     }
 }
 
