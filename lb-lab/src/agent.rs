@@ -55,6 +55,17 @@ impl Agent {
         Self::start_by(node, binary, from, None, extra)
     }
 
+    /// As [`Self::start`], with more time than usual, for folders of very many objects.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_within(node: &Node, binary: &Path, from: &Path, limit: Duration, extra: &[&str]) -> Result<Self> {
+        let mut agent = Self::unstarted(node, binary, from, None, extra);
+        agent.start_unready()?;
+        agent.wait_ready_within(limit)?;
+        Ok(agent)
+    }
+
     /// As [`Self::start`], but with the objects of the API server at `url`. [`Self::plan`] goes on reading `from`.
     ///
     /// # Errors
@@ -64,6 +75,12 @@ impl Agent {
     }
 
     fn start_by(node: &Node, binary: &Path, from: &Path, api_server: Option<String>, extra: &[&str]) -> Result<Self> {
+        let mut agent = Self::unstarted(node, binary, from, api_server, extra);
+        agent.start_again()?;
+        Ok(agent)
+    }
+
+    fn unstarted(node: &Node, binary: &Path, from: &Path, api_server: Option<String>, extra: &[&str]) -> Self {
         let args = Args {
             from: from.into(),
             api_server,
@@ -75,9 +92,7 @@ impl Agent {
             overlays: node.overlays(),
         };
         let extra = extra.iter().map(ToString::to_string).collect();
-        let mut agent = Self { place: node.place().clone(), binary: binary.into(), args, extra, process: None };
-        agent.start_again()?;
-        Ok(agent)
+        Self { place: node.place().clone(), binary: binary.into(), args, extra, process: None }
     }
 
     /// Starts it after it ended, and waits until it is ready.
@@ -116,6 +131,10 @@ impl Agent {
             }
             Err(_) => READY_LIMIT,
         };
+        self.wait_ready_within(limit)
+    }
+
+    fn wait_ready_within(&mut self, limit: Duration) -> Result<()> {
         self.running()?.wait_line(|line| line == "ready", limit).map(drop)
     }
 

@@ -64,7 +64,7 @@ struct Nat {
 
 impl Nat {
     fn add(&mut self, service: &Service, port: &ServicePort, family: Family, pods: &str) {
-        let ip = family.of(service.ips);
+        let Some(ip) = service.ip(family) else { return };
         let bits = prefix(ip);
         let (transport, number) = (port.transport.name(), port.port);
         let about = format!("default/{}:{}", service.name, port.name);
@@ -140,8 +140,9 @@ mod tests {
 
     #[test]
     fn chances_of_two_endpoints_are_a_half_and_the_rest() {
-        let text = rules(&sample(2), Family::V6, "fd00:10:244::/48");
+        let text = rules(&sample(2), Family::V4, "10.244.0.0/16");
         assert_eq!(text.matches("--probability 0.50000000000").count(), 1, "{text}");
+        let text = rules(&sample(2), Family::V6, "fd00:10:244::/48");
         assert!(text.contains("--to-destination [fd00:10:244::2]:8080"), "{text}");
         assert!(text.lines().all(|line| !line.starts_with(':') || line.split(' ').next().is_some_and(|c| c.len() <= 29)));
     }

@@ -20,8 +20,9 @@ pub(super) fn rules(services: &[Service], family: Family, pods: &str, node: IpAd
     };
     let mut parts = Parts::default();
     for service in services {
-        let _infallible = write!(parts.cluster_ips, "{},", family.of(service.ips));
-        service.ports.iter().for_each(|port| parts.add(service, port, family, table, pods));
+        let Some(ip) = service.ip(family) else { continue };
+        let _infallible = write!(parts.cluster_ips, "{ip},");
+        service.ports.iter().for_each(|port| parts.add((&service.name, ip), port, family, table, pods));
     }
     let Parts { cluster_ips, ips, node_ports, chains } = parts;
     let (destination, source) = (format!("{table} daddr . meta l4proto . th dport"), "meta l4proto . th dport");
@@ -84,9 +85,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn add(&mut self, service: &Service, port: &ServicePort, family: Family, table: &str, pods: &str) {
-        let (ip, transport, number) = (family.of(service.ips), port.transport.name(), port.port);
-        let name = |endpoint| format!("{}-{}", id(&service.name, port, endpoint), service.name);
+    fn add(&mut self, (service, ip): (&str, IpAddr), port: &ServicePort, family: Family, table: &str, pods: &str) {
+        let (transport, number) = (port.transport.name(), port.port);
+        let name = |endpoint| format!("{}-{service}", id(service, port, endpoint));
         let own = name(None);
         let Self { cluster_ips: _, ips, node_ports, chains } = self;
         let mut draws = String::new();

@@ -14,7 +14,7 @@ pub(super) const TARGET: u16 = 8080;
 const MEASURED: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 111, 197, 69)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0xff, 1))];
 /// First addresses of the others, and of their endpoints, which nobody has. There is room for 60,000.
-const OTHERS: [u32; 2] = [0x0a60_0100, 0x0100];
+const OTHERS: u32 = 0x0a60_0100;
 const OTHER_PODS: u32 = 0x6440_0000;
 /// Endpoints of each of the others.
 const OTHER_ENDPOINTS: u32 = 2;
@@ -81,11 +81,14 @@ pub(super) struct ServicePort {
     node: String,
 }
 
-/// A Service of both families.
+/// A Service.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) name: String,
-    pub(super) ips: [IpAddr; 2],
+    /// Cluster IPs, IPv4 and IPv6.
+    ips: [IpAddr; 2],
+    /// Which of them it has.
+    families: &'static [Family],
     pub(super) ports: Vec<ServicePort>,
 }
 
@@ -127,19 +130,20 @@ fn measured(local: &Place, remote: &Place) -> Service {
         };
         ServicePort { name, transport, port, node_port: Some(node_port), endpoints: vec![*ips], node: node.clone() }
     });
-    Service { name: "measured".into(), ips: MEASURED, ports: ports.collect() }
+    Service { name: "measured".into(), ips: MEASURED, families: &Family::BOTH, ports: ports.collect() }
 }
 
+/// IPv4 only, as that is what is measured with others beside.
 fn other(n: u32) -> Service {
-    let v6 = |last: u32| Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, last as u16);
-    let pod = |i: u32| {
-        let address = OTHER_PODS + n * OTHER_ENDPOINTS + i;
-        let [high, low] = [(address >> 16) as u16, address as u16];
-        [IpAddr::V4(address.into()), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, high, low))]
+    let both = |address: u32| {
+        let v4 = Ipv4Addr::from(address);
+        [IpAddr::V4(v4), IpAddr::V6(v4.to_ipv6_mapped())]
     };
+    let pod = |i: u32| both(OTHER_PODS + n * OTHER_ENDPOINTS + i);
     Service {
         name: format!("service-{n:05}"),
-        ips: [IpAddr::V4((OTHERS[0] + n).into()), IpAddr::V6(v6(OTHERS[1] + n))],
+        ips: both(OTHERS + n),
+        families: &[Family::V4],
         ports: vec![ServicePort {
             name: "http",
             transport: Transport::Tcp,
@@ -152,6 +156,11 @@ fn other(n: u32) -> Service {
 }
 
 impl Service {
+    /// Its cluster IP, if it has one of this family.
+    pub(super) fn ip(&self, family: Family) -> Option<IpAddr> {
+        self.families.contains(&family).then(|| family.of(self.ips))
+    }
+
     /// The Service and a slice for each family and port, as Kubernetes makes them for ports that have other endpoints.
     pub(super) fn yaml(&self) -> String {
         let port = |port: &ServicePort| objects::Port {
@@ -165,13 +174,13 @@ impl Service {
             node_port: port.node_port,
         };
         let ports: Vec<_> = self.ports.iter().map(port).collect();
-        let mut service = objects::Service::new(&self.name, &self.ips, &ports);
+        let mut service = objects::Service::new(&self.name, &self.ips[..self.families.len()], &ports);
         if self.ports.iter().any(|port| port.node_port.is_some()) {
             service.kind = "NodePort";
         }
         let mut text = service.to_string();
         for (own, port) in self.ports.iter().zip(&ports) {
-            for family in Family::BOTH {
+            for family in self.families {
                 let ends = own.endpoints.iter().map(|ips| Endpoint::new(family.of(*ips), &own.node));
                 let mut slice = service.slice(&ends.collect::<Vec<_>>());
                 slice.name = format!("{}-{}-{}", self.name, own.name, family.name().to_lowercase());
@@ -185,8 +194,7 @@ impl Service {
 
 /// The agent's flags for so many Services, with room.
 pub(super) fn flags(count: u32) -> Vec<String> {
-    // Two families, with two endpoints each.
-    let sets = 2 * count + 64;
+    let sets = count + 64;
     [("services", 2 * sets), ("backend-sets", sets), ("slots", 4 * sets), ("backends", 2 * sets)]
         .into_iter()
         .filter(|_| count > 500)
@@ -213,10 +221,9 @@ pub(super) mod tests {
         let services = sample(50_000);
         assert_eq!(services.len(), 50_000);
         assert_eq!(services[24_999].name, "measured");
-        for family in Family::BOTH {
-            let ips: std::collections::HashSet<IpAddr> = services.iter().map(|s| family.of(s.ips)).collect();
-            assert_eq!(ips.len(), services.len());
-        }
+        let ips: std::collections::HashSet<IpAddr> = services.iter().filter_map(|s| s.ip(Family::V4)).collect();
+        assert_eq!(ips.len(), services.len());
+        assert_eq!(services.iter().filter(|service| service.ip(Family::V6).is_some()).count(), 1);
         assert_eq!(sample(1).len(), 1);
     }
 

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -32,6 +33,9 @@ pub(super) type Key = (Mode, u32);
 /// So that clients take ports of connections that ended more than a second ago again: there are more connections here in
 /// a minute than ports.
 const REUSE: [(&str, &str); 1] = [("ipv4/tcp_tw_reuse", "1")];
+
+/// What an agent may take to serve, and a tool to load rules, with tens of thousands of Services on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// All stations, in one lab.
 pub(super) struct Stations {
@@ -174,7 +178,7 @@ impl Station {
             for node in serving {
                 let sizes = services::flags(count);
                 let flags: Vec<&str> = flags.iter().copied().chain(sizes.iter().map(String::as_str)).collect();
-                agents.push(Agent::start(node, berrylb, &folder, &flags)?);
+                agents.push(Agent::start_within(node, berrylb, &folder, PATIENCE, &flags)?);
             }
         }
         for node in serving.iter().filter(|_| mode.is_rules()) {
@@ -216,7 +220,7 @@ fn rules(node: &Node, mode: Mode, services: &[services::Service]) -> Result<()> 
             let text = nftables::rules(services, family, &pods, node_ip(node, family));
             (node.command("nft").args(["-f", "-"]), text)
         };
-        command.input(text).timeout(std::time::Duration::from_secs(300)).ok()?;
+        command.input(text).timeout(PATIENCE).ok()?;
     }
     Ok(())
 }
