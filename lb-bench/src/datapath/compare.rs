@@ -75,8 +75,7 @@ mod tests {
             busy: 1.0,
             operations: 1,
         };
-        let machine =
-            Machine { processor: String::new(), processors: 2, kernel: String::new(), date: String::new() };
+        let machine = Machine { processor: String::new(), processors: 2, kernel: String::new(), date: String::new() };
         let scenarios = vec![ScenarioFigures { name: "rr".into(), bytes: None, modes: vec![figures] }];
         Report { scenarios, ..Report::empty(machine) }
     }

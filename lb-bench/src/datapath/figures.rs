@@ -3,12 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    crew::Pass,
-    histogram::Quantiles,
-    modes::Mode,
-    worker::Slice,
-};
+use super::{crew::Pass, histogram::Quantiles, modes::Mode, worker::Slice};
 use crate::stats::{median, percentile};
 
 /// The middle one of many values, and between what eight of ten are.
@@ -79,9 +74,8 @@ pub(super) fn figures(keys: &[(Mode, u32)], passes: &[Vec<Pass>]) -> Option<Vec<
         let ratios: Vec<Vec<f64>> = passes.iter().map(|pass| ratios(&pass[at].slices, &pass[0].slices)).collect();
         let middle = Middle::of(&ratios.concat())?;
         let far = ratios.iter().filter_map(|pass| Some((median(pass)? - middle.median).abs()));
-        let times = |part: fn(&Quantiles) -> f64| {
-            median(&passes.iter().map(|pass| part(&pass[at].times)).collect::<Vec<_>>())
-        };
+        let times =
+            |part: fn(&Quantiles) -> f64| median(&passes.iter().map(|pass| part(&pass[at].times)).collect::<Vec<_>>());
         Some(ModeFigures {
             mode,
             services,

@@ -9,13 +9,15 @@ pub(super) fn plots(report: &Report) -> Vec<(String, String)> {
     let is_scale = |name: &str| name.contains("/scale");
     let mut plots = Vec::new();
     for family in ["ipv4", "ipv6"] {
-        for (tax, file, title) in
-            [(false, "ratios", "Cost of Services by direct access's"), (true, "others", "Cost of traffic that is no Service's")]
-        {
+        for (tax, file, title) in [
+            (false, "ratios", "Cost of Services by direct access's"),
+            (true, "others", "Cost of traffic that is no Service's"),
+        ] {
             let wanted = |name: &str| name.contains(family) && name.contains("no-service") == tax && !is_scale(name);
             let scenarios: Vec<_> = report.scenarios.iter().filter(|scenario| wanted(&scenario.name)).collect();
             if !scenarios.is_empty() {
-                let title = format!("{title}, {family} (lower is better; a dot is the median, a line eight of ten rounds)");
+                let title =
+                    format!("{title}, {family} (lower is better; a dot is the median, a line eight of ten rounds)");
                 plots.push((format!("{file}-{family}.svg"), plot::ratios(&title, &scenarios)));
             }
         }
@@ -113,9 +115,12 @@ fn singles(report: &Report, out: &mut String) {
         out.push_str("</table>\n");
     }
     if !report.programs.is_empty() {
-        out.push_str("<h2>Programs</h2><table><tr><th>program<th>verified instructions<th>bytes of machine code</tr>\n");
+        out.push_str(
+            "<h2>Programs</h2><table><tr><th>program<th>verified instructions<th>bytes of machine code</tr>\n",
+        );
         for program in &report.programs {
-            let verified = program.verified_instructions.map_or_else(|| "not told".to_owned(), |count| count.to_string());
+            let verified =
+                program.verified_instructions.map_or_else(|| "not told".to_owned(), |count| count.to_string());
             let _infallible =
                 writeln!(out, "<tr><td>{}<td>{verified}<td>{}</tr>", escape(&program.name), program.jited_bytes);
         }

@@ -75,15 +75,26 @@ impl Nat {
             let _infallible = out.write_fmt(format_args!("{text}\n"));
         };
         line(chains, format_args!(":KUBE-SVC-{own} - [0:0]"));
-        line(services, format_args!("-A KUBE-SERVICES {to} -m comment --comment \"{about} cluster IP\" -j KUBE-SVC-{own}"));
-        line(rules, format_args!("-A KUBE-SVC-{own} ! -s {pods} {to} -m comment --comment \"{about}\" -j KUBE-MARK-MASQ"));
+        line(
+            services,
+            format_args!("-A KUBE-SERVICES {to} -m comment --comment \"{about} cluster IP\" -j KUBE-SVC-{own}"),
+        );
+        line(
+            rules,
+            format_args!("-A KUBE-SVC-{own} ! -s {pods} {to} -m comment --comment \"{about}\" -j KUBE-MARK-MASQ"),
+        );
         if let Some(node_port) = port.node_port {
             line(chains, format_args!(":KUBE-EXT-{own} - [0:0]"));
             line(
                 node_ports,
-                format_args!("-A KUBE-NODEPORTS -p {transport} -m {transport} --dport {node_port} -m comment --comment \"{about}\" -j KUBE-EXT-{own}"),
+                format_args!(
+                    "-A KUBE-NODEPORTS -p {transport} -m {transport} --dport {node_port} -m comment --comment \"{about}\" -j KUBE-EXT-{own}"
+                ),
             );
-            line(rules, format_args!("-A KUBE-EXT-{own} -m comment --comment \"{about} from outside\" -j KUBE-MARK-MASQ"));
+            line(
+                rules,
+                format_args!("-A KUBE-EXT-{own} -m comment --comment \"{about} from outside\" -j KUBE-MARK-MASQ"),
+            );
             line(rules, format_args!("-A KUBE-EXT-{own} -j KUBE-SVC-{own}"));
         }
         for (i, ips) in port.endpoints.iter().enumerate() {
@@ -96,11 +107,19 @@ impl Nat {
                 _ => format!(" -m statistic --mode random --probability {:.11}", 1.0 / left as f64),
             };
             line(chains, format_args!(":KUBE-SEP-{end} - [0:0]"));
-            line(rules, format_args!("-A KUBE-SVC-{own} -m comment --comment \"{about} -> {at}\"{chance} -j KUBE-SEP-{end}"));
-            line(rules, format_args!("-A KUBE-SEP-{end} -s {pod}/{bits} -m comment --comment \"{about}\" -j KUBE-MARK-MASQ"));
             line(
                 rules,
-                format_args!("-A KUBE-SEP-{end} -p {transport} -m comment --comment \"{about}\" -m {transport} -j DNAT --to-destination {at}"),
+                format_args!("-A KUBE-SVC-{own} -m comment --comment \"{about} -> {at}\"{chance} -j KUBE-SEP-{end}"),
+            );
+            line(
+                rules,
+                format_args!("-A KUBE-SEP-{end} -s {pod}/{bits} -m comment --comment \"{about}\" -j KUBE-MARK-MASQ"),
+            );
+            line(
+                rules,
+                format_args!(
+                    "-A KUBE-SEP-{end} -p {transport} -m comment --comment \"{about}\" -m {transport} -j DNAT --to-destination {at}"
+                ),
             );
         }
     }
@@ -144,6 +163,8 @@ mod tests {
         assert_eq!(text.matches("--probability 0.50000000000").count(), 1, "{text}");
         let text = rules(&sample(2), Family::V6, "fd00:10:244::/48");
         assert!(text.contains("--to-destination [fd00:10:244::2]:8080"), "{text}");
-        assert!(text.lines().all(|line| !line.starts_with(':') || line.split(' ').next().is_some_and(|c| c.len() <= 29)));
+        assert!(
+            text.lines().all(|line| !line.starts_with(':') || line.split(' ').next().is_some_and(|c| c.len() <= 29))
+        );
     }
 }

@@ -31,10 +31,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub(crate) use self::{
-    options::Options,
-    worker::{WorkerArgs, worker},
-};
 use self::{
     crew::{Order, Pass, Turns, Worker},
     figures::{ScenarioFigures, figures},
@@ -43,6 +39,10 @@ use self::{
     scenarios::Scenario,
     stations::{Key, Stations},
     work::{BULK, Work},
+};
+pub(crate) use self::{
+    options::Options,
+    worker::{WorkerArgs, worker},
 };
 
 /// Measures everything, prints it, and writes it down.

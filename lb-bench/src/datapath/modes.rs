@@ -25,16 +25,8 @@ pub(super) enum Mode {
 }
 
 impl Mode {
-    pub(super) const ALL: [Self; 8] = [
-        Self::Direct,
-        Self::Socket,
-        Self::Packet,
-        Self::Both,
-        Self::Xdp,
-        Self::Dsr,
-        Self::Iptables,
-        Self::Nftables,
-    ];
+    pub(super) const ALL: [Self; 8] =
+        [Self::Direct, Self::Socket, Self::Packet, Self::Both, Self::Xdp, Self::Dsr, Self::Iptables, Self::Nftables];
 
     /// As tables and plots show it, and as names of nodes begin.
     pub(super) const fn name(self) -> &'static str {

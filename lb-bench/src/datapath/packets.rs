@@ -54,7 +54,8 @@ pub(super) fn read(path: &Path) -> Result<Packets> {
 /// # Errors
 /// Not root, or the kernel takes one of them not.
 pub(super) fn programs() -> Result<Vec<Program>> {
-    let config = LabConfig { nodes: vec!["programs".into()], service_gateway: 0, masquerade: false, ..LabConfig::default() };
+    let config =
+        LabConfig { nodes: vec!["programs".into()], service_gateway: 0, masquerade: false, ..LabConfig::default() };
     let lab = Lab::new(LabConfig { bridge_netfilter: false, ..config })?;
     let node = lab.node("programs");
     let load = || {

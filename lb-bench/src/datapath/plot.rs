@@ -162,8 +162,7 @@ pub(super) fn scale(title: &str, scenario: &ScenarioFigures) -> String {
         );
         for (n, time) in points {
             let (x, y) = (x(n), y(time));
-            let _infallible =
-                writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{}\"/>", colour(mode));
+            let _infallible = writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{}\"/>", colour(mode));
         }
     }
     out + "</svg>\n"

@@ -152,7 +152,11 @@ impl Report {
             out,
             "{processor}, {processors} processors, Linux {kernel}, {date}\n{} passes of {} rounds of {} ms, in {} s; {}\n\
              processor time of one operation, and its ratio to the first line: median (eight of ten within) ±noise",
-            self.passes, self.rounds, self.slice_millis, self.seconds, self.cluster.about()
+            self.passes,
+            self.rounds,
+            self.slice_millis,
+            self.seconds,
+            self.cluster.about()
         );
         for (mode, why) in &self.absent {
             let _infallible = writeln!(out, "NOT MEASURED: {}: {why}", mode.name());

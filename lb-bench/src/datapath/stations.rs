@@ -19,8 +19,9 @@ use serde_json::Value;
 
 use super::{
     crew::Worker,
-    iptables, nftables,
+    iptables,
     modes::Mode,
+    nftables,
     options::Cluster,
     scenarios::{Client, Frontend, Scenario},
     services::{self, Backend, Family, Place, TARGET, Transport},
