@@ -99,6 +99,19 @@ impl Way {
         }));
     }
 
+    /// Waits until a watch of each resource is open, so that no request is under way.
+    async fn all_watched(&self) {
+        let wait = async {
+            while [Resource::Services, Resource::EndpointSlices, Resource::Nodes]
+                .iter()
+                .any(|it| self.server.watches(*it) == 0)
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, wait).await.expect("a watch of each resource");
+    }
+
     /// It works: the first Service comes.
     fn check(&self, cluster: Value, user: &Value) {
         self.follow(self.kubeconfig(cluster, user), async |watches| has_put(watches, "first").await);
@@ -203,6 +216,8 @@ fn a_token_file_is_read_for_each_request() {
     let cluster = json!({"certificate-authority-data": STANDARD.encode(way.ca())});
     way.follow(way.kubeconfig(cluster, &user), async |watches| {
         has_put(watches, "first").await;
+        // A request that is on its way still carries the old token, so each resource's watch has to be open.
+        way.all_watched().await;
         way.server.set_token(Some("two"));
         way.write("token", "two\n");
         drop(way.server.take_seen());

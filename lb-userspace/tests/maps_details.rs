@@ -6,7 +6,7 @@ use std::{
 };
 
 use berrylb::{
-    maps::{Adopted, Capacities, MapStore as _, MemStore, RangeEntry, Tables, dump},
+    maps::{Adopted, BackendCounts, Capacities, MapStore as _, MemStore, RangeEntry, Tables, dump},
     plan::state::{
         Action, Algorithm, Backend, BackendState, Frontend, FrontendType, Protocol, Scope, ServiceChange, ServiceName,
         State,
@@ -162,7 +162,9 @@ fn a_reused_id_has_another_generation() {
 fn a_backend_is_told_only_what_was_counted_for_it() {
     let mut tables = Tables::new(MemStore::new(Capacities { backends: 1, ..Capacities::DEFAULT }));
     let counted = |tables: &Tables<MemStore>| -> Vec<(IpAddr, u64, u64)> {
-        let all = tables.backend_counts().expect("no faults").into_iter();
+        let mut all = tables.backend_counts(tables.store().backend_counters().expect("no faults"));
+        BackendCounts::sort(&mut all);
+        let all = all.into_iter();
         all.map(|counts| (counts.backend.ip(), counts.counter.connections, counts.counter.to.bytes)).collect()
     };
     tables.apply(&web(&[1])).expect("there is room");

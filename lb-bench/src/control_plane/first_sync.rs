@@ -2,11 +2,14 @@
 //!
 //! Each round is a process of its own, so that it meets a fresh heap, as an agent does.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use berrylb::{
-    maps::{BpfStore, Tables, create_pinned},
+    maps::{BATCH, BpfStore, Tables, create_pinned},
     plan::{PlanConfig, Planner},
 };
 use clap::Args;
@@ -57,19 +60,29 @@ pub(crate) fn first_sync(args: &FirstSyncArgs) -> Result<()> {
     let start = Instant::now();
     objects.into_iter().for_each(|object| planner.upsert(object));
     let indexed = Instant::now();
-    let changes = planner.take_changes();
-    let planned = Instant::now();
-    let (outcome, errors) = tables.apply_all(&changes);
-    let done = Instant::now();
-    if let Some(error) = errors.first() {
-        bail!("{} Services are not in the maps: {error}", errors.len());
+    let (mut plan, mut maps, mut backends) = (Duration::ZERO, Duration::ZERO, 0);
+    let mut last = indexed;
+    loop {
+        let changes = planner.take_some_changes(BATCH);
+        let planned = Instant::now();
+        plan += planned - last;
+        if changes.is_empty() {
+            break;
+        }
+        let (outcome, errors) = tables.apply_all(&changes);
+        if let Some(error) = errors.first() {
+            bail!("{} Services are not in the maps: {error}", errors.len());
+        }
+        backends += outcome.backends_added;
+        drop(changes);
+        last = Instant::now();
+        maps += last - planned;
     }
-    if outcome.backends_added != (args.services * args.endpoints) as usize {
-        bail!("{} backends are in the maps", outcome.backends_added);
+    if backends != (args.services * args.endpoints) as usize {
+        bail!("{backends} backends are in the maps");
     }
-    let millis = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
-    let times =
-        FirstSync { index: millis(start, indexed), plan: millis(indexed, planned), maps: millis(planned, done) };
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let times = FirstSync { index: millis(indexed - start), plan: millis(plan), maps: millis(maps) };
     serde_json::to_writer(std::io::stdout(), &times).context("tell the times")
 }
 

@@ -20,8 +20,8 @@ impl Agent {
                 let verdict = self.verify(repair == Repair::Yes, Scope::All).map_err(|error| format!("{error:#}"));
                 let _gone = sender.send(verdict);
             }
-            Question::Metrics(sender) => {
-                let _gone = sender.send(self.metrics());
+            Question::Metrics(reading, sender) => {
+                let _gone = sender.send(self.metrics(reading));
             }
             Question::HealthCheck(port, sender) => {
                 let check = self.planner.health_check_at(port);

@@ -1,7 +1,7 @@
 //! What /metrics says, in Prometheus' text format, version 0.0.4. Reads only.
 //!
-//! The loop writes what it knows; tables that programs fill are read afterwards, beside it: reading them takes as long
-//! as they are full, and no change of a Service waits for that.
+//! Tables that programs fill are read beside the agent's loop: that takes as long as they are full, and no change of a
+//! Service waits for it. The loop adds what only it knows; the text is written beside it again.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,32 +12,77 @@ use lb_common::abi::{BackendCounter, Counter, Traffic};
 
 use super::state::Agent;
 use crate::{
-    maps::{BackendCounts, BpfStore, MapStore as _, Usage, count_usage},
+    maps::{BackendCounts, BpfStore, Counted, MapStore as _, StoreError, Usage, count_usage},
     plan::state::ServiceName,
 };
 
-/// What the loop has said, and what is written with the tables' sizes.
+/// What the programs counted, and how full their tables are. What could not be read is in the log, and missing.
+#[derive(Debug)]
+pub(super) struct Reading {
+    counters: Option<Vec<u64>>,
+    backends: Option<Vec<(u32, BackendCounter)>>,
+    sizes: Option<Counted>,
+}
+
+impl Reading {
+    fn of(tables: &BpfStore) -> Self {
+        Self {
+            counters: read("the datapath's counters", tables.counters()),
+            backends: read("what was counted for backends", tables.backend_counters()),
+            sizes: read("the sizes of the programs' tables", count_usage(tables)),
+        }
+    }
+}
+
+fn read<T>(what: &str, result: Result<T, StoreError>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!("metrics lack {what}: {error}")).ok()
+}
+
+/// A reading with what the loop has said to it.
 #[derive(Debug)]
 pub(super) struct Metrics {
+    counters: Option<Vec<u64>>,
+    backends: Option<Vec<BackendCounts>>,
+    sizes: Option<Counted>,
+    /// Of the loop's own.
     text: String,
     /// Of the tables that the agent fills.
     usage: [Usage; 6],
 }
 
 impl Metrics {
-    /// The whole text. Reads the programs' tables.
-    pub(super) fn finish(self, tables: &BpfStore) -> String {
-        let Self { mut text, usage } = self;
+    /// The whole text.
+    fn finish(self) -> String {
+        let Self { counters, backends, sizes, text: own, usage } = self;
+        let mut text = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
+            write_family(&mut text, name, kind, help, samples);
+        };
+        for (counter, value) in Counter::ALL.iter().zip(counters.unwrap_or_default()) {
+            let name = format!("{}_total", counter.name());
+            family(&name, "counter", counter.help().trim(), &[(String::new(), value)]);
+        }
+        if let Some(mut counts) = backends {
+            BackendCounts::sort(&mut counts);
+            let connected = counts.iter().filter(|c| c.counter.connections > 0);
+            let connections: Vec<_> = connected.map(|c| (backend_labels(c, ""), c.counter.connections)).collect();
+            let help = "Connections sent to a backend since it became one, without those that have had none.";
+            family("backend_connections_total", "counter", help, &connections);
+            let packets = traffic_samples(&counts, |traffic| traffic.packets);
+            let help = "Packets to and from a backend that the packet path translated. The socket path sees none.";
+            family("backend_packets_total", "counter", help, &packets);
+            let bytes = traffic_samples(&counts, |traffic| traffic.bytes);
+            let help = "Bytes of berrylb_backend_packets_total, from the IP header on. The socket path sees none.";
+            family("backend_bytes_total", "counter", help, &bytes);
+        }
+        text.push_str(&own);
         let mut usage = usage.to_vec();
-        match count_usage(tables) {
-            Ok(counted) => {
-                usage.extend(counted.usage);
-                let label = |state: &str| format!("{{state=\"{state}\"}}");
-                let flows: Vec<_> = counted.flows.into_iter().map(|(state, count)| (label(state), count)).collect();
-                let help = "Translated connections of the packet path.";
-                write_family(&mut text, "flows", "gauge", help, &flows);
-            }
-            Err(error) => tracing::warn!("metrics lack the sizes of the programs' tables: {error}"),
+        if let Some(counted) = sizes {
+            usage.extend(counted.usage);
+            let label = |state: &str| format!("{{state=\"{state}\"}}");
+            let flows: Vec<_> = counted.flows.into_iter().map(|(state, count)| (label(state), count)).collect();
+            let help = "Translated connections of the packet path.";
+            write_family(&mut text, "flows", "gauge", help, &flows);
         }
         let label = |map: &str| format!("{{map=\"{map}\"}}");
         let used: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.used))).collect();
@@ -46,6 +91,11 @@ impl Metrics {
         let sizes: Vec<_> = usage.iter().map(|u| (label(u.map), u64::from(u.capacity))).collect();
         write_family(&mut text, "map_capacity", "gauge", "Size of the map in entries.", &sizes);
         text
+    }
+
+    /// As [`Self::finish`], on a thread that may take its time. `None`: it panicked.
+    pub(super) async fn write(self) -> Option<String> {
+        tokio::task::spawn_blocking(move || self.finish()).await.ok()
     }
 }
 
@@ -58,48 +108,23 @@ impl TableReader {
         Self(Arc::new(Mutex::new(tables)))
     }
 
-    /// As [`Metrics::finish`], on a thread that may wait. `None`: it panicked.
-    pub(super) async fn finish(&self, metrics: Metrics) -> Option<String> {
+    /// Reads them, on a thread that may wait. `None`: it panicked.
+    pub(super) async fn read(&self) -> Option<Reading> {
         let tables = Arc::clone(&self.0);
-        let finished = tokio::task::spawn_blocking(move || {
-            // Nobody writes by it, so a panic has left nothing half done.
-            metrics.finish(&tables.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        finished.await.ok()
+        // Nobody writes by it, so a panic has left nothing half done.
+        let read = move || Reading::of(&tables.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::task::spawn_blocking(read).await.ok()
     }
 }
 
 impl Agent {
-    /// All metrics but those that [`Metrics::finish`] adds.
-    pub(super) fn metrics(&self) -> Metrics {
+    /// Adds to a reading what only the loop knows.
+    pub(super) fn metrics(&self, reading: Reading) -> Metrics {
+        let Reading { counters, backends, sizes } = reading;
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
             write_family(&mut text, name, kind, help, samples);
         };
-        match self.tables.store().counters() {
-            Ok(counters) => {
-                for (counter, value) in Counter::ALL.iter().zip(counters) {
-                    let name = format!("{}_total", counter.name());
-                    family(&name, "counter", counter.help().trim(), &[(String::new(), value)]);
-                }
-            }
-            Err(error) => tracing::warn!("metrics lack the datapath's counters: {error}"),
-        }
-        match self.tables.backend_counts() {
-            Ok(counts) => {
-                let connected = counts.iter().filter(|c| c.counter.connections > 0);
-                let connections: Vec<_> = connected.map(|c| (backend_labels(c, ""), c.counter.connections)).collect();
-                let help = "Connections sent to a backend since it became one, without those that have had none.";
-                family("backend_connections_total", "counter", help, &connections);
-                let packets = traffic_samples(&counts, |traffic| traffic.packets);
-                let help = "Packets to and from a backend that the packet path translated. The socket path sees none.";
-                family("backend_packets_total", "counter", help, &packets);
-                let bytes = traffic_samples(&counts, |traffic| traffic.bytes);
-                let help = "Bytes of berrylb_backend_packets_total, from the IP header on. The socket path sees none.";
-                family("backend_bytes_total", "counter", help, &bytes);
-            }
-            Err(error) => tracing::warn!("metrics lack what was counted for backends: {error}"),
-        }
         family("ready", "gauge", "The first full state is in the datapath.", &[(String::new(), self.ready.into())]);
         let failed = u64::try_from(self.failed.len()).unwrap_or(u64::MAX);
         family("failed_services", "gauge", "Services that are not wholly in the datapath.", &[(String::new(), failed)]);
@@ -119,7 +144,8 @@ impl Agent {
         if let Some(snapshots) = &self.snapshots {
             snapshots.write_metrics(SystemTime::now(), &mut text);
         }
-        Metrics { text, usage: self.tables.usage() }
+        let backends = backends.map(|counted| self.tables.backend_counts(counted));
+        Metrics { counters, backends, sizes, text, usage: self.tables.usage() }
     }
 }
 

@@ -145,6 +145,11 @@ async fn health(listener: TcpListener, asker: Asker) {
     .await;
 }
 
+fn failed() -> Answer {
+    let text = "reading the tables failed; the log says how\n".to_owned();
+    Answer::text(StatusCode::INTERNAL_SERVER_ERROR, text)
+}
+
 /// Serves /metrics.
 async fn metrics(listener: TcpListener, asker: Asker, tables: TableReader) {
     http::serve(listener, move |path| {
@@ -153,17 +158,12 @@ async fn metrics(listener: TcpListener, asker: Asker, tables: TableReader) {
             if path != "/metrics" {
                 return not_found(&path);
             }
-            let Some(metrics) = ask(&asker, Question::Metrics).await else { return stuck() };
-            match tables.finish(metrics).await {
-                Some(body) => Answer {
-                    content_type: "text/plain; version=0.0.4; charset=utf-8",
-                    ..Answer::text(StatusCode::OK, body)
-                },
-                None => Answer::text(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "reading the tables failed; the log says how\n".to_owned(),
-                ),
-            }
+            let Some(reading) = tables.read().await else { return failed() };
+            let asked = ask(&asker, |sender| Question::Metrics(reading, sender)).await;
+            let Some(metrics) = asked else { return stuck() };
+            let Some(body) = metrics.write().await else { return failed() };
+            let content_type = "text/plain; version=0.0.4; charset=utf-8";
+            Answer { content_type, ..Answer::text(StatusCode::OK, body) }
         }
     })
     .await;

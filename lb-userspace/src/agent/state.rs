@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     loader::{self, Datapath, DatapathOptions, Layout, object},
-    maps::{ApplyError, BpfStore, Capacities, Freed, MapStore as _, Tables},
+    maps::{ApplyError, BATCH, BpfStore, Capacities, Freed, MapStore as _, Tables},
     net::{ClassifyOptions, Follower, Table, Topology},
     plan::{
         News, PlanConfig, Planner,
@@ -218,8 +218,13 @@ impl Agent {
         }
         let start = Instant::now();
         self.settle_addresses();
-        let changes = self.planner.take_changes();
-        if !changes.is_empty() {
+        let mut many = 0;
+        loop {
+            let changes = self.planner.take_some_changes(BATCH);
+            if changes.is_empty() {
+                break;
+            }
+            many += changes.len();
             self.apply(&changes);
         }
         if self.planner.take_listeners_changed() {
@@ -231,10 +236,8 @@ impl Agent {
         self.tell();
         self.report_events();
         let failed = |service: &ServiceName| self.failed.contains_key(service);
-        let (changed, any_failed) = (!changes.is_empty(), !self.failed.is_empty());
+        let (changed, any_failed) = (many > 0, !self.failed.is_empty());
         self.syncs.synced(start.elapsed(), changed, failed, any_failed, SystemTime::now());
-        let many = changes.len();
-        drop(changes);
         if !self.is_confirmed() {
             let done = self.serve_sockets().map_err(|error| format!("{error:#}"));
             self.note("the snapshot does not serve all sockets", done);

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::{
     api::{ApiAnswer, ApiSnapshot, ApiVerdict},
     health_checks::HealthAnswer,
-    metrics::Metrics,
+    metrics::{Metrics, Reading},
 };
 
 /// The loop's state, as health sees it.
@@ -42,8 +42,8 @@ pub(super) enum Question {
     Names(oneshot::Sender<ApiAnswer>),
     /// For the API socket: how the datapath differs from what it should be, mended or not; an error for people.
     Verify(Repair, oneshot::Sender<Result<ApiVerdict, String>>),
-    /// For /metrics.
-    Metrics(oneshot::Sender<Metrics>),
+    /// For /metrics: what the loop has to say to a reading of the tables.
+    Metrics(Reading, oneshot::Sender<Metrics>),
     /// For a `healthCheckNodePort`; `None` if no Service has it.
     HealthCheck(u16, oneshot::Sender<Option<HealthAnswer>>),
     /// For /livez and /healthz.

@@ -20,7 +20,7 @@ use crate::plan::state::ServiceChange;
 use foldhash::HashSet;
 
 /// Services whose writes are batched together: enough for batches to pay, few enough to stay small in memory.
-const CHUNK: usize = 256;
+pub const BATCH: usize = 256;
 
 impl<S: MapStore> Tables<S> {
     /// Brings one Service to its wanted state. Equal states cost no write; an endpoint change costs the new backends'
@@ -68,5 +68,5 @@ impl<S: MapStore> Tables<S> {
 /// How many changes from the start go together: no Service twice, as each is read against the records once.
 fn chunk_len(changes: &[ServiceChange]) -> usize {
     let mut seen = HashSet::default();
-    changes.iter().take(CHUNK).take_while(|change| seen.insert(&change.service)).count()
+    changes.iter().take(BATCH).take_while(|change| seen.insert(&change.service)).count()
 }

@@ -98,6 +98,8 @@ impl Backends {
         if self.zones.len() > 2 * self.live.len() + 8 {
             self.forget_zones();
         }
+        // Most ports have endpoints in one zone.
+        self.zones.reserve_exact(if self.zones.is_empty() { 1 } else { 0 });
         self.zones.push(Arc::clone(zone));
         number(self.zones.len() - 1)
     }

@@ -179,7 +179,8 @@ impl<S: MapStore> Tables<S> {
                 self.nameless -= 1;
             }
         }
-        self.services.entry(name.service.clone()).or_default().push(identity);
+        let ports = self.services.entry(name.service.clone()).or_insert_with(|| Vec::with_capacity(1));
+        ports.push(identity);
         identity
     }
 }

@@ -44,6 +44,7 @@ mod wanted;
 mod weights;
 
 pub use adopt::Adopted;
+pub use apply::BATCH;
 pub use bpf::{BpfStore, OpenError, create_pinned};
 pub use capacity::Capacities;
 pub use content::{IDLE_END, RunContent};

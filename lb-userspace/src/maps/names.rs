@@ -5,10 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use lb_common::abi::BackendCounter;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    store::{MapStore, StoreError},
-    table::Tables,
-};
+use super::{store::MapStore, table::Tables};
 use crate::plan::state::{Protocol, ServiceName};
 
 /// Whose backend set an index is.
@@ -92,16 +89,24 @@ pub struct BackendCounts {
     pub counter: BackendCounter,
 }
 
+impl BackendCounts {
+    /// Puts counts in order of service port and backend.
+    pub fn sort(counts: &mut [Self]) {
+        let order = |it: &Self| (it.service.clone(), Arc::clone(&it.port_name), it.protocol, it.backend);
+        counts.sort_by_cached_key(order);
+    }
+}
+
 impl<S: MapStore> Tables<S> {
-    /// What was counted by service port and backend, in that order; without those that were never counted for, and those of
-    /// an earlier agent that no apply has claimed.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn backend_counts(&self) -> Result<Vec<BackendCounts>, StoreError> {
-        let counters: HashMap<u32, BackendCounter> = self.store.backend_counters()?.into_iter().collect();
+    /// Whose counters these are ([`MapStore::backend_counters`]), in no order; without those that were counted for backends
+    /// which are gone, or of an earlier agent that no apply has claimed.
+    pub fn backend_counts(&self, counted: Vec<(u32, BackendCounter)>) -> Vec<BackendCounts> {
+        if counted.is_empty() {
+            return Vec::new();
+        }
+        let counters: foldhash::HashMap<u32, BackendCounter> = counted.into_iter().collect();
         let ports = self.ports.iter().filter_map(|(port, record)| Some((port, record.owner.as_ref()?, record)));
-        let mut all: Vec<BackendCounts> = ports
+        ports
             .flat_map(|(port, owner, record)| record.backends.iter(*port).map(move |live| (owner, live)))
             .filter_map(|(owner, (id, value, _))| {
                 let counter = *counters.get(&id)?;
@@ -113,10 +118,7 @@ impl<S: MapStore> Tables<S> {
                     counter,
                 })
             })
-            .collect();
-        let order = |a: &BackendCounts| (a.service.clone(), Arc::clone(&a.port_name), a.protocol, a.backend);
-        all.sort_by_cached_key(order);
-        Ok(all)
+            .collect()
     }
 }
 

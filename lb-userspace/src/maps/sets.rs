@@ -297,7 +297,10 @@ impl<S: MapStore> Tables<S> {
         let record = SetRecord { identity, port: Some(port), run, slots: sum, unseen: true, ..SetRecord::default() };
         self.sets.insert(index, record);
         self.set_by_identity.insert(identity, index);
-        self.ports.entry(port).or_default().sets.push(index);
+        let sets = &mut self.ports.entry(port).or_default().sets;
+        // Most ports have one.
+        sets.reserve_exact(if sets.is_empty() { 1 } else { 0 });
+        sets.push(index);
         Ok(SetJob { index, fresh: true, pending: None, stale_ranges: Vec::new(), open: false })
     }
 

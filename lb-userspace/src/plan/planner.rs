@@ -2,9 +2,10 @@
 //!
 //! Work is put off until somebody asks: a burst of objects plans each touched Service once.
 
+mod settle;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    hash::BuildHasher as _,
     net::IpAddr,
 };
 
@@ -14,11 +15,9 @@ use super::{
     api_server::{self, LastEndpoints},
     claims::Claims,
     diagnostic::Diagnostic,
-    frontends::{self, Input},
     node_port_addresses::NodePortAddresses,
-    notices::{News, Notice, Notices},
+    notices::{News, Notices},
     state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
-    topology::Here,
 };
 use crate::model::{Change, EndpointGroup, Index, Object, ObjectRef, Shared, Uid};
 
@@ -68,6 +67,8 @@ pub struct Planner {
     zone: Option<String>,
     /// Services whose own objects changed.
     dirty: HashSet<ServiceName, RandomState>,
+    /// Services whose claims are decided and that are to be planned, the next one last.
+    waiting: Vec<ServiceName>,
     /// Whether this node's addresses or zone may have changed.
     node_dirty: bool,
     /// Services whose frontends differ from what [`Self::take_changes`] last told, with these.
@@ -228,7 +229,19 @@ impl Planner {
 
     /// The Services whose frontends changed since the last call, in order of name, each with its whole new state.
     pub fn take_changes(&mut self) -> Vec<ServiceChange> {
-        self.settle();
+        self.take_some_changes(usize::MAX)
+    }
+
+    /// As [`Self::take_changes`], but plans only this many Services at a time until there is a change. Calls in a row, up to
+    /// one that gives none, give what that gives at once, and never hold the plans of a whole cluster in memory.
+    pub fn take_some_changes(&mut self, services: usize) -> Vec<ServiceChange> {
+        self.settle_claims();
+        loop {
+            self.plan_waiting(services.max(1));
+            if !self.changed.is_empty() || self.waiting.is_empty() {
+                break;
+            }
+        }
         self.reads += self.changed.len() as u64;
         let changed = std::mem::take(&mut self.changed).into_iter();
         changed.map(|(service, frontends)| ServiceChange { service, frontends }).collect()
@@ -236,11 +249,13 @@ impl Planner {
 
     /// Every Service with its whole state, in order of name: what brings maps of any content to the plan.
     pub fn all(&mut self) -> Vec<ServiceChange> {
+        self.settle();
         self.again(|_| true)
     }
 
-    /// As [`Self::all`], but only those with source ranges.
+    /// As [`Self::all`], but only those with source ranges, and of these not those that no change has told of so far.
     pub fn restricted(&mut self) -> Vec<ServiceChange> {
+        self.settle_claims();
         self.again(|planned| planned.has_source_ranges)
     }
 
@@ -252,7 +267,6 @@ impl Planner {
 
     /// Plans Services once more, which gives the same as the last time.
     fn again(&mut self, which: impl Fn(&Planned) -> bool) -> Vec<ServiceChange> {
-        self.settle();
         let names = self.planned.iter().filter(|(_, planned)| which(planned)).map(|(name, _)| name.clone());
         let mut names: Vec<ServiceName> = names.collect();
         names.sort_unstable();
@@ -263,7 +277,7 @@ impl Planner {
     /// Whether this Service is to be planned anew: an object of it changed, and nobody has asked since.
     #[must_use]
     pub fn is_changing(&self, service: &ServiceName) -> bool {
-        self.dirty.contains(service)
+        self.dirty.contains(service) || self.waiting.binary_search_by(|waiting| service.cmp(waiting)).is_ok()
     }
 
     /// The whole state.
@@ -348,98 +362,6 @@ impl Planner {
     fn zone_now(&self) -> Option<String> {
         let label = || self.index.node(&self.config.node_name).and_then(|n| n.zone.as_deref().map(str::to_owned));
         self.config.zone.clone().or_else(label).filter(|z| !z.is_empty())
-    }
-
-    /// Brings `planned` up to date: first all claims, which decides who owns what, then the Services that this
-    /// touched. The second step never changes claims, so one round is enough.
-    fn settle(&mut self) {
-        self.settle_node();
-        let mut touched = std::mem::take(&mut self.dirty);
-        let dirty: Vec<ServiceName> = touched.iter().cloned().collect();
-        for name in &dirty {
-            let claims = self.index.service(name).map(|s| frontends::claims(s, &self.node_addresses));
-            touched.extend(self.claims.replace(name, claims.unwrap_or_default()));
-        }
-        for name in touched {
-            self.plans += 1;
-            let (new, notice) = self.plan(&name);
-            self.notices.set(&name, notice);
-            let planned = (!new.is_empty()).then(|| Planned {
-                sum: self.sums.hash_one(&new),
-                has_source_ranges: new.iter().any(|frontend| frontend.has_source_ranges),
-            });
-            let old = match planned {
-                Some(planned) => self.planned.insert(name.clone(), planned),
-                None => self.planned.remove(&name),
-            };
-            if old.map(|old| old.sum) != planned.map(|new| new.sum) {
-                self.changed.insert(name, new);
-            }
-        }
-        self.notices.set_of_node(self.no_node_address());
-    }
-
-    /// The remark on node ports that nothing can listen for.
-    fn no_node_address(&self) -> Option<Diagnostic> {
-        let (service, others) = self.notices.with_node_ports().filter(|_| self.node_addresses.is_empty())?;
-        Some(Diagnostic::NoNodeAddress {
-            service: service.clone(),
-            others,
-            node: self.config.node_name.clone(),
-            chosen: self.config.node_port_addresses.is_some() && !self.own_addresses().is_empty(),
-        })
-    }
-
-    /// Finds the Services that a change of this node's addresses or zone has an effect on.
-    fn settle_node(&mut self) {
-        if !std::mem::take(&mut self.node_dirty) {
-            return;
-        }
-        let (addresses, zone) = (self.node_addresses(), self.zone_now());
-        let zone_changed = zone != self.zone;
-        let addresses_changed = addresses != self.node_addresses;
-        if !zone_changed && !addresses_changed {
-            return;
-        }
-        for service in self.index.services() {
-            if zone_changed || (addresses_changed && frontends::has_node_ports(service)) {
-                self.dirty.insert(service.name.clone());
-            }
-        }
-        self.listen_addresses_changed |= addresses_changed;
-        self.zone = zone;
-        self.node_addresses = addresses;
-    }
-
-    fn plan(&mut self, name: &ServiceName) -> (Vec<Frontend>, Notice) {
-        let Some(service) = self.index.service(name) else { return Default::default() };
-        let groups = self.index.groups(service);
-        let (groups, kept) =
-            if api_server::is_named_so(name) { self.api_server.or_kept(groups) } else { (groups, false) };
-        let input = Input {
-            service,
-            groups: &groups,
-            here: Here { name: &self.config.node_name, zone: self.zone.as_deref() },
-            node_port_source_ranges: self.config.node_port_source_ranges,
-            external_cluster_ips: self.config.external_cluster_ips,
-            algorithm: self.config.algorithm,
-        };
-        let mut remarks = frontends::remarks(service);
-        if kept {
-            remarks.push(Diagnostic::KeptBackends { service: name.clone() });
-        }
-        let mut won = Vec::new();
-        for claim in self.claims.of(name) {
-            match self.claims.owner(&claim.target) {
-                Some(owner) if *owner != claim.claimant => remarks.push(frontends::taken(claim, owner)),
-                Some(_) | None => won.push(claim),
-            }
-        }
-        let has_node_ports = frontends::has_node_ports(service);
-        let planned = input.frontends(won.into_iter());
-        remarks.extend(frontends::dropped(service, &planned));
-        let notice = Notice { remarks, health_check: input.health_check(), has_node_ports };
-        (planned, notice)
     }
 }
 

@@ -73,6 +73,30 @@ fn mk_planner() -> Planner {
     planner
 }
 
+#[test]
+fn changes_in_parts_are_the_same_ones() {
+    let (mut at_once, mut in_parts) = (mk_planner(), mk_planner());
+    for planner in [&mut at_once, &mut in_parts] {
+        // Of every second one the plan changes, of the others only the object does.
+        for n in 0..SERVICES {
+            planner.upsert(Object::EndpointSlice(EndpointSlice { mirrored: true, ..mk_slice(n, 3 + n % 2) }));
+        }
+    }
+    let mut parts = Vec::new();
+    loop {
+        let before = in_parts.plans();
+        let part = in_parts.take_some_changes(10);
+        assert!(in_parts.plans() - before <= 10, "there is a change among any ten");
+        if part.is_empty() {
+            break;
+        }
+        parts.extend(part);
+        assert_eq!(in_parts.is_changing(&mk_name(SERVICES - 1)), parts.len() < usize::from(SERVICES / 2));
+    }
+    assert_eq!(parts.len(), usize::from(SERVICES / 2));
+    assert_eq!(parts, at_once.take_changes());
+}
+
 /// Asserts how many Services a change plans anew, and which are told.
 #[track_caller]
 fn check(change: impl FnOnce(&mut Planner), plans: u64, told: &[u8]) {
