@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{figures::ModeFigures, report::Report};
 
 /// What a ratio may differ by beyond the noise of both runs: the kernel places code and tables anew at each boot.
-const TOLERANCE: f64 = 0.02;
+const TOLERANCE: f64 = 0.03;
 
 /// The comparison.
 #[derive(Debug, Default, PartialEq)]
@@ -84,11 +84,11 @@ mod tests {
     fn only_what_is_beyond_the_noise_of_both_runs_counts() {
         let before = report(Mode::Packet, 1.00, 0.01);
         let found = |mode, ratio| compare(&before, &report(mode, ratio, 0.01));
-        assert_eq!(found(Mode::Packet, 1.03), Comparison { compared: 1, ..Comparison::default() });
-        let worse = found(Mode::Packet, 1.05);
+        assert_eq!(found(Mode::Packet, 1.04), Comparison { compared: 1, ..Comparison::default() });
+        let worse = found(Mode::Packet, 1.06);
         assert_eq!((worse.worse.len(), worse.better.len()), (1, 0), "{worse:?}");
-        assert!(worse.worse[0].contains("rr, packet: 1.000 of direct before, 1.050 now"), "{worse:?}");
-        assert_eq!(found(Mode::Packet, 0.95).better.len(), 1);
+        assert!(worse.worse[0].contains("rr, packet: 1.000 of direct before, 1.060 now"), "{worse:?}");
+        assert_eq!(found(Mode::Packet, 0.94).better.len(), 1);
         assert_eq!(found(Mode::Both, 1.05).compared, 0, "another mode");
     }
 

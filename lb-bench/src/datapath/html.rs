@@ -93,10 +93,10 @@ pub(super) fn page(report: &Report) -> String {
 /// Single packets, and programs.
 fn singles(report: &Report, out: &mut String) {
     if let Some(packets) = &report.packets {
-        let _infallible = write!(
+        let _infallible = writeln!(
             out,
             "<h2>Single packets</h2><p>Nanoseconds of a packet in a test run, above an empty program (tc {:.1}, XDP {:.1}), \
-             with {} Services.</p><table><tr><th>packet<th>does<th>ns<th>8 of 10 within</tr>\n",
+             with {} Services.</p><table><tr><th>packet<th>does<th>ns<th>8 of 10 within</tr>",
             packets.empty_tc, packets.empty_xdp, packets.services
         );
         for packet in &packets.packets {

@@ -34,7 +34,7 @@ use anyhow::{Context as _, Result, bail};
 use self::{
     crew::{Order, Pass, Turns, Worker},
     figures::{ScenarioFigures, figures},
-    modes::Mode,
+    modes::{Absent, Mode},
     report::Report,
     scenarios::Scenario,
     stations::{Key, Stations},
@@ -97,7 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// The scenarios that were asked for and can be run here, and the modes that cannot, with the reason.
-fn wanted(options: &Options) -> Result<(Vec<Scenario>, Vec<(Mode, String)>)> {
+fn wanted(options: &Options) -> Result<(Vec<Scenario>, Absent)> {
     let mut absent = Vec::new();
     for (mode, program) in [(Mode::Iptables, "iptables-restore"), (Mode::Nftables, "nft")] {
         if std::process::Command::new(program).arg("--version").output().is_err() {

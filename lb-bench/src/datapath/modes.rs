@@ -24,6 +24,9 @@ pub(super) enum Mode {
     Nftables,
 }
 
+/// Modes that cannot be measured here, and why.
+pub(super) type Absent = Vec<(Mode, String)>;
+
 impl Mode {
     pub(super) const ALL: [Self; 8] =
         [Self::Direct, Self::Socket, Self::Packet, Self::Both, Self::Xdp, Self::Dsr, Self::Iptables, Self::Nftables];

@@ -14,7 +14,7 @@ use super::{
     compare::{self, Comparison},
     figures::{ModeFigures, ScenarioFigures},
     html,
-    modes::Mode,
+    modes::{Absent, Mode},
     options::{Cluster, Options},
     packets::{Packet, Packets, Program},
 };
@@ -34,7 +34,7 @@ pub(super) struct Report {
     /// Programs that made the rules, by their own words.
     pub(super) tools: Vec<String>,
     /// Modes that cannot be measured here, and why.
-    pub(super) absent: Vec<(Mode, String)>,
+    pub(super) absent: Absent,
     pub(super) cluster: Cluster,
     pub(super) scenarios: Vec<ScenarioFigures>,
     /// What single packets cost, if that was given.
@@ -45,7 +45,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(options: &Options, absent: Vec<(Mode, String)>) -> Result<Self> {
+    pub(super) fn new(options: &Options, absent: Absent) -> Result<Self> {
         let tool = |name: &str| {
             let output = std::process::Command::new(name).arg("--version").output().ok()?;
             Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())

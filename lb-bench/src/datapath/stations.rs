@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::{
     crew::Worker,
     iptables,
-    modes::Mode,
+    modes::{Absent, Mode},
     nftables,
     options::Cluster,
     scenarios::{Client, Frontend, Scenario},
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) struct Stations {
     stations: BTreeMap<Key, Station>,
     /// Modes that do not do here what they are to do, and why.
-    pub(super) absent: Vec<(Mode, String)>,
+    pub(super) absent: Absent,
     lab: Lab,
 }
 
