@@ -14,7 +14,7 @@ use super::{
     compare::{self, Comparison},
     figures::{ModeFigures, ScenarioFigures},
     html,
-    modes::{Absent, Mode},
+    modes::Absent,
     options::{Cluster, Options},
     packets::{Packet, Packets, Program},
 };
