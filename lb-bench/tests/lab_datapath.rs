@@ -101,7 +101,8 @@ fn what_is_asked_for_wrongly_is_told_before_anything_is_measured() {
     }
 }
 
-/// Control-C in the middle: agents, workers, namespaces and pinned programs go.
+/// A signal in the middle, as by control-C, which a shell may have its background jobs ignore: agents, workers, namespaces and
+/// pinned programs go.
 #[test]
 fn nothing_is_left_when_it_is_interrupted() {
     let args = ["--quick", "--rounds", "100000", "--services", "1", "--only", "rr/node/cluster-ip/local/ipv4"];
@@ -111,7 +112,7 @@ fn nothing_is_left_when_it_is_interrupted() {
     thread::sleep(Duration::from_millis(300));
     let pid = child.id();
     assert!(!labs_of(pid).is_empty());
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGINT).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGTERM).unwrap();
     child.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !labs_of(pid).is_empty() {
