@@ -27,8 +27,9 @@ image: ## Make static binaries and container images for arm64 and amd64, in targ
 	@$(XTASK) setup --for dist
 	@$(XTASK) image
 
-bench: ## Measure the agent on this machine; `make bench ARGS=--quick` within two minutes
+bench: ## Measure agent and data path on this machine; `make bench ARGS=--quick` within five minutes
 	@$(XTASK) bench control-plane $(ARGS)
+	@$(XTASK) bench datapath $(ARGS)
 
 miri: ## Run the datapath core's tests under Miri (needs a rustup nightly with miri)
 	@$(XTASK) miri

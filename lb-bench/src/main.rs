@@ -4,6 +4,7 @@
 //! it ends, however it ends.
 
 mod control_plane;
+mod datapath;
 mod machine;
 mod stats;
 
@@ -25,6 +26,11 @@ struct Cli {
 enum What {
     /// What the agent costs and how fast it is, by number of Services
     ControlPlane(control_plane::Options),
+    /// What connections and packets cost by each way of serving Services, beside direct access and kube-proxy's rules
+    Datapath(datapath::Options),
+    /// Both ends of one work, for datapath
+    #[command(hide = true)]
+    Worker(datapath::WorkerArgs),
     /// One first sync in this process, as JSON: what control-plane starts anew for each round
     #[command(hide = true)]
     FirstSync(control_plane::FirstSyncArgs),
@@ -46,11 +52,21 @@ fn run() -> Result<()> {
     }
     match Cli::parse().what {
         What::FirstSync(args) => control_plane::first_sync(&args),
+        What::Worker(args) => datapath::worker(&args),
         What::ControlPlane(options) => {
-            for lab in sweep_dead()? {
-                eprintln!("removed lab {lab}, whose owner was killed");
-            }
+            sweep()?;
             control_plane::run(&options)
         }
+        What::Datapath(options) => {
+            sweep()?;
+            datapath::run(&options)
+        }
     }
+}
+
+fn sweep() -> Result<()> {
+    for lab in sweep_dead()? {
+        eprintln!("removed lab {lab}, whose owner was killed");
+    }
+    Ok(())
 }

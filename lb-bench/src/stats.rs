@@ -47,6 +47,16 @@ impl Times {
     }
 }
 
+/// The least value that so many percent of all are not above (nearest rank); none of no values.
+pub(crate) fn percentile(values: &[f64], percent: usize) -> Option<f64> {
+    rank(&sorted(values), percent)
+}
+
+/// The middle value; of an even number the lower one of the two.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
+    percentile(values, 50)
+}
+
 fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -53,6 +53,17 @@ impl Agent {
         Self::start_by(node, binary, from, None, extra)
     }
 
+    /// As [`Self::start`], with more time than usual, for folders of very many objects.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_within(node: &Node, binary: &Path, from: &Path, limit: Duration, extra: &[&str]) -> Result<Self> {
+        let mut agent = Self::unstarted(node, binary, from, None, extra);
+        agent.start_unready()?;
+        agent.wait_ready_within(limit)?;
+        Ok(agent)
+    }
+
     /// As [`Self::start`], but with the objects of the API server at `url`. [`Self::plan`] goes on reading `from`.
     ///
     /// # Errors
@@ -62,6 +73,12 @@ impl Agent {
     }
 
     fn start_by(node: &Node, binary: &Path, from: &Path, api_server: Option<String>, extra: &[&str]) -> Result<Self> {
+        let mut agent = Self::unstarted(node, binary, from, api_server, extra);
+        agent.start_again()?;
+        Ok(agent)
+    }
+
+    fn unstarted(node: &Node, binary: &Path, from: &Path, api_server: Option<String>, extra: &[&str]) -> Self {
         let args = Args {
             from: from.into(),
             api_server,
@@ -73,9 +90,7 @@ impl Agent {
             overlays: node.overlays(),
         };
         let extra = extra.iter().map(ToString::to_string).collect();
-        let mut agent = Self { place: node.place().clone(), binary: binary.into(), args, extra, process: None };
-        agent.start_again()?;
-        Ok(agent)
+        Self { place: node.place().clone(), binary: binary.into(), args, extra, process: None }
     }
 
     /// Starts it after it ended, and waits until it is ready.
@@ -106,7 +121,11 @@ impl Agent {
     /// # Errors
     /// It ends, or is not ready in time; the message holds its log.
     pub fn wait_ready(&mut self) -> Result<()> {
-        self.running()?.wait_line(|line| line == "ready", READY_LIMIT).map(drop)
+        self.wait_ready_within(READY_LIMIT)
+    }
+
+    fn wait_ready_within(&mut self, limit: Duration) -> Result<()> {
+        self.running()?.wait_line(|line| line == "ready", limit).map(drop)
     }
 
     /// `SIGKILL`.

@@ -5,7 +5,8 @@
 //! Every kind says what the program must do with its packet, and is held to it: the first run alone, by the counters as
 //! well, and the last run of every turn. A number of something else would be worse than none.
 //!
-//! BERRYLB_PERF_KIND leaves only the kinds whose names hold its text, and BERRYLB_PERF_RUNS sets the runs in a turn.
+//! BERRYLB_PERF_KIND leaves only the kinds whose names hold its text, BERRYLB_PERF_RUNS sets the runs in a turn, and
+//! BERRYLB_PERF_JSON names a file to write the figures to, for `cargo xtask bench datapath`.
 //! It fails only where a number is far out of reach of noise: the budgets are read, not enforced, here.
 
 mod bpf_packets_support;
@@ -26,6 +27,7 @@ use lb_common::{
     abi::{Counter, map},
     testing::{DEV_UPLINK, Hook, MAC},
 };
+use serde_json::json;
 
 /// Turns that every kind takes, and runs in each: so short that most turns are not interrupted, and no more than a
 /// packet has hops.
@@ -41,12 +43,18 @@ fn nanoseconds_per_packet() {
     let [tc, xdp] = empty;
     eprintln!("\nnanoseconds per packet above an empty program (tc {tc:.1} ns, XDP {xdp:.1} ns), {SERVICES} services");
     eprintln!("{:<58} {:>8} {:>8} {:>8}", "percentile", "50", "10", "90");
+    let mut figures = Vec::new();
     for (kind, mut nanos) in kinds {
         nanos.sort_by(f64::total_cmp);
         let [low, median, high] = [ROUNDS / 10, ROUNDS / 2, ROUNDS - ROUNDS / 10].map(|at| nanos[at]);
+        figures.push(json!({"name": kind.name, "nanos": {"p10": low, "median": median, "p90": high}}));
         eprintln!("{:<58} {median:>8.1} {low:>8.1} {high:>8.1}", kind.name);
         assert!(median < FAR_OUT, "{} takes {median} ns", kind.name);
         assert!(median > 0.0, "{} takes no time, so it was not measured", kind.name);
+    }
+    if let Some(path) = std::env::var_os("BERRYLB_PERF_JSON") {
+        let all = json!({"services": SERVICES, "emptyTc": tc, "emptyXdp": xdp, "packets": figures});
+        std::fs::write(&path, format!("{all:#}\n")).expect("BERRYLB_PERF_JSON names a file that can be written");
     }
 }
 

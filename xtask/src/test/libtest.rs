@@ -129,11 +129,20 @@ pub(super) fn privileged_with(kind: Kind, variables: &[(&str, &Path)], log: &mut
     if let (false, _) = log.run(probe.args(["--net", "--mount", "true"]))? {
         return Ok(Outcome::CannotRun("this machine lets not even root make a network namespace".to_owned()));
     }
-    if !sudo.is_empty() {
-        let triple = host_triple()?.to_uppercase().replace('-', "_");
-        command.env(format!("CARGO_TARGET_{triple}_RUNNER"), sudo.join(" "));
-    }
+    as_root(&mut command)?;
     run(&mut command, log)
+}
+
+/// Lets a command of cargo run its tests as root.
+///
+/// # Errors
+/// rustc does not say what it builds for.
+pub(crate) fn as_root(cargo: &mut Command) -> Result<()> {
+    if !process::is_root()? {
+        let triple = host_triple()?.to_uppercase().replace('-', "_");
+        cargo.env(format!("CARGO_TARGET_{triple}_RUNNER"), "sudo -E");
+    }
+    Ok(())
 }
 
 fn none() -> Outcome {

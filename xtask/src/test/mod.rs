@@ -11,7 +11,7 @@ use std::{env, fs, time::Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-pub(crate) use self::libtest::Counts;
+pub(crate) use self::libtest::{Counts, as_root};
 use self::{libtest::Kind, log::Log};
 use crate::{
     build_ebpf, dist, process,

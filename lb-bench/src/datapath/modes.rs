@@ -1,0 +1,78 @@
+//! What serves the Services of a station. Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// A way to serve Services, or none.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    /// Nobody: the client asks the pod by its own address, and the nodes have neither programs nor rules.
+    Direct,
+    /// berrylb without its packet path.
+    Socket,
+    /// berrylb without its socket path.
+    Packet,
+    /// berrylb as it is by default.
+    Both,
+    /// berrylb with generic XDP on the uplink.
+    Xdp,
+    /// berrylb with direct server return.
+    Dsr,
+    /// Rules as kube-proxy's iptables mode writes them.
+    Iptables,
+    /// Rules as kube-proxy's nftables mode writes them.
+    Nftables,
+}
+
+/// Modes that cannot be measured here, and why.
+pub(super) type Absent = Vec<(Mode, String)>;
+
+impl Mode {
+    pub(super) const ALL: [Self; 8] =
+        [Self::Direct, Self::Socket, Self::Packet, Self::Both, Self::Xdp, Self::Dsr, Self::Iptables, Self::Nftables];
+
+    /// As tables and plots show it, and as names of nodes begin.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Socket => "socket",
+            Self::Packet => "packet",
+            Self::Both => "both",
+            Self::Xdp => "xdp",
+            Self::Dsr => "dsr",
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+
+    /// For the legend.
+    pub(super) const fn about(self) -> &'static str {
+        match self {
+            Self::Direct => "pod asked by its own address, nodes without programs and rules",
+            Self::Socket => "berrylb --packet-path off",
+            Self::Packet => "berrylb --socket-lb off",
+            Self::Both => "berrylb as by default",
+            Self::Xdp => "berrylb --xdp generic (a veth has no other that fits), its wires without checksum offload",
+            Self::Dsr => "berrylb --forwarding dsr",
+            Self::Iptables => "rules as kube-proxy's iptables mode writes them, bridge-nf-call-iptables=1",
+            Self::Nftables => "rules as kube-proxy's nftables mode writes them, bridge-nf-call-iptables=1",
+        }
+    }
+
+    /// Flags of the agent, if it is one of berrylb's modes.
+    pub(super) const fn flags(self) -> Option<&'static [&'static str]> {
+        Some(match self {
+            Self::Direct | Self::Iptables | Self::Nftables => return None,
+            Self::Socket => &["--packet-path", "off"],
+            Self::Packet => &["--socket-lb", "off"],
+            Self::Both => &[],
+            Self::Xdp => &["--xdp", "generic"],
+            Self::Dsr => &["--forwarding", "dsr"],
+        })
+    }
+
+    /// Whether rules do it, which need netfilter.
+    pub(super) const fn is_rules(self) -> bool {
+        matches!(self, Self::Iptables | Self::Nftables)
+    }
+}
