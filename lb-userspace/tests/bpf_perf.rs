@@ -125,19 +125,17 @@ impl Bench {
         self.kernel.tables.set_marks(kind.marks);
         let run = match kind.program {
             Program::Tc(hook) => test_run(self.kernel.program(hook), frame, hook.ifindex(), runs),
-            Program::Xdp => self.run_xdp(kind, frame, runs),
+            Program::Xdp => self.run_xdp(frame, runs),
         };
         run.unwrap_or_else(|error| panic!("{}: test run: {error}", kind.name))
     }
 
     /// XDP leaves a flow's first packet of each tick to tc: so that one is tc's here as well, and a turn that goes on into
     /// the next tick is none.
-    fn run_xdp(&self, kind: &Kind, frame: &[u8], runs: u32) -> io::Result<Raw> {
+    fn run_xdp(&self, frame: &[u8], runs: u32) -> io::Result<Raw> {
         loop {
             let tick = now();
-            if let Does::Route(_) = kind.does {
-                test_run(self.kernel.program(Hook::Uplink), frame, DEV_UPLINK, 1)?;
-            }
+            test_run(self.kernel.program(Hook::Uplink), frame, DEV_UPLINK, 1)?;
             let run = test_run_xdp(self.kernel.xdp(), frame, DEV_UPLINK, runs);
             if now() == tick {
                 return run;
