@@ -25,3 +25,7 @@ pub(crate) static SKIP_NETNS: Global<u8> = Global::new(0);
 /// 1 where `bpf_ktime_get_coarse_ns` exists.
 #[unsafe(no_mangle)]
 pub(crate) static HAS_COARSE_CLOCK: Global<u8> = Global::new(1);
+
+/// 1 if `devs` may hold links that packets are delivered through.
+#[unsafe(no_mangle)]
+pub(crate) static DELIVERS: Global<u8> = Global::new(1);

@@ -7,6 +7,7 @@ mod fib;
 mod frame;
 mod globals;
 mod maps;
+mod pods;
 mod skb;
 mod sock;
 mod tc;

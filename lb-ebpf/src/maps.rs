@@ -106,7 +106,7 @@ impl Kernel {
 /// # Safety
 /// `from` is valid for reads, and `T` is plain data whose size is a multiple of its alignment of at least four bytes.
 #[inline(always)]
-unsafe fn copy_once<T>(from: *const T, into: &mut T) {
+pub(crate) unsafe fn copy_once<T>(from: *const T, into: &mut T) {
     const { assert!(align_of::<T>() >= 4) };
     if const { align_of::<T>() >= 8 } {
         // SAFETY: `T` is as aligned as eight bytes, so its size is a multiple of them.

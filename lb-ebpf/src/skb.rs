@@ -8,9 +8,9 @@ use aya_ebpf::{
         bpf_fib_lookup, bpf_redir_neigh,
     },
     helpers::{
-        bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_sk_lookup_tcp,
-        bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -29,6 +29,8 @@ const OWN_NETNS: u64 = u64::MAX;
 const REDIRECTED: u32 = 0xbe77;
 /// To another machine's link-layer address (include/uapi/linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
+/// To this machine's.
+const PACKET_HOST: u32 = 0;
 
 /// An skb on a tc hook.
 pub(crate) struct Skb(pub(crate) TcContext);
@@ -86,6 +88,28 @@ impl Skb {
         }
         // SAFETY: no parameters are handed over, so the helper takes the route from the packet.
         Ok(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 })
+    }
+
+    /// Whether the host reaches `addr` by the device `via` at this link-layer address. `params` is working memory.
+    #[inline(always)]
+    pub(crate) fn is_neighbour(&self, params: &mut bpf_fib_lookup, addr: &Addr, via: u32, mac: &[u8; 6]) -> bool {
+        let found = self.look_up(params, addr, addr, via, 1) == fib::SUCCESS;
+        found && params.ifindex == via && params.dmac == *mac
+    }
+
+    /// Puts the packet into the network namespace behind the link `ifindex`, at whose end this link-layer address is (in
+    /// memory order, two bytes of zero behind it). It bears the address that it came to as its sender's.
+    #[inline(always)]
+    pub(crate) fn put_into(&mut self, ifindex: u32, mac: [u32; 2]) -> Result<i32, Fault> {
+        let [g, h, i, j, k, l] = self.read::<[u8; 6]>(0)?;
+        let [a, b, c, d] = mac[0].to_ne_bytes();
+        let [e, f, ..] = mac[1].to_ne_bytes();
+        self.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l])?;
+        // SAFETY: helpers without pointers but the context. The frame was to another address up to now.
+        Ok(unsafe {
+            bpf_skb_change_type(self.0.skb.skb, PACKET_HOST);
+            bpf_redirect_peer(ifindex, 0) as i32
+        })
     }
 
     /// Sends the packet out of a device, to the next hop of another destination than its own.

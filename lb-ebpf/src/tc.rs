@@ -12,7 +12,9 @@ use lb_common::{
 };
 
 use crate::{
+    globals::DELIVERS,
     maps::{Kernel, scratch},
+    pods,
     skb::Skb,
 };
 
@@ -82,7 +84,8 @@ fn finish(skb: &mut Skb, link: Link, scratch: &Scratch, verdict: Verdict) -> i32
         Verdict::Pass | Verdict::Stack => return TC_ACT_UNSPEC,
         Verdict::Redirect(ifindex) => {
             skb.mark_redirected();
-            skb.redirect_neigh(ifindex, link.l2_len())
+            let delivered = if DELIVERS.load() == 0 { None } else { pods::deliver(skb, link, ifindex, scratch) };
+            delivered.unwrap_or_else(|| skb.redirect_neigh(ifindex, link.l2_len()))
         }
         Verdict::HandOver(ifindex) => {
             skb.mark_redirected();

@@ -12,6 +12,8 @@ pub(super) enum Mode {
     Socket,
     /// berrylb without its socket path.
     Packet,
+    /// The packet path, and into pods' namespaces past their links.
+    Delivery,
     /// berrylb as it is by default.
     Both,
     /// berrylb with generic XDP on the uplink.
@@ -28,8 +30,17 @@ pub(super) enum Mode {
 pub(super) type Absent = Vec<(Mode, String)>;
 
 impl Mode {
-    pub(super) const ALL: [Self; 8] =
-        [Self::Direct, Self::Socket, Self::Packet, Self::Both, Self::Xdp, Self::Dsr, Self::Iptables, Self::Nftables];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::Socket,
+        Self::Packet,
+        Self::Delivery,
+        Self::Both,
+        Self::Xdp,
+        Self::Dsr,
+        Self::Iptables,
+        Self::Nftables,
+    ];
 
     /// As tables and plots show it, and as names of nodes begin.
     pub(super) const fn name(self) -> &'static str {
@@ -37,6 +48,7 @@ impl Mode {
             Self::Direct => "direct",
             Self::Socket => "socket",
             Self::Packet => "packet",
+            Self::Delivery => "delivery",
             Self::Both => "both",
             Self::Xdp => "xdp",
             Self::Dsr => "dsr",
@@ -51,6 +63,7 @@ impl Mode {
             Self::Direct => "pod asked by its own address, nodes without programs and rules",
             Self::Socket => "berrylb --packet-path off",
             Self::Packet => "berrylb --socket-lb off",
+            Self::Delivery => "berrylb --socket-lb off --local-path redirect --pod-delivery direct",
             Self::Both => "berrylb as by default",
             Self::Xdp => "berrylb --xdp generic (a veth has no other that fits), its wires without checksum offload",
             Self::Dsr => "berrylb --forwarding dsr",
@@ -65,6 +78,7 @@ impl Mode {
             Self::Direct | Self::Iptables | Self::Nftables => return None,
             Self::Socket => &["--packet-path", "off"],
             Self::Packet => &["--socket-lb", "off"],
+            Self::Delivery => &["--socket-lb", "off", "--local-path", "redirect", "--pod-delivery", "direct"],
             Self::Both => &[],
             Self::Xdp => &["--xdp", "generic"],
             Self::Dsr => &["--forwarding", "dsr"],

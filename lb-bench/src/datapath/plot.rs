@@ -21,6 +21,7 @@ const fn colour(mode: Mode) -> &'static str {
         Mode::Direct => "#777777",
         Mode::Socket => "#1b9e77",
         Mode::Packet => "#2166ac",
+        Mode::Delivery => "#92c5de",
         Mode::Both => "#7b3294",
         Mode::Xdp => "#00a0c8",
         Mode::Dsr => "#66a61e",

@@ -125,6 +125,8 @@ fn modes(work: Work, client: Client, backend: Backend) -> Vec<Mode> {
         Mode::Socket => client != Client::Outside && !(client == Client::Pod && work == Work::UdpNew),
         // The node's own traffic has no packet path.
         Mode::Packet => client == Client::Pod,
+        // Pods of other nodes are not delivered to.
+        Mode::Delivery => client != Client::Node && backend == Backend::Local,
     };
     Mode::ALL.into_iter().filter(serves).collect()
 }
@@ -163,5 +165,7 @@ mod tests {
         assert!(!modes(Work::UdpNew, Client::Pod, local).contains(&Mode::Socket));
         assert!(!modes(Work::Crr, Client::Outside, local).contains(&Mode::Socket));
         assert!(modes(Work::Crr, Client::Outside, Backend::Remote).contains(&Mode::Dsr));
+        let delivers = |backend| modes(Work::Crr, Client::Outside, backend).contains(&Mode::Delivery);
+        assert!(delivers(local) && !delivers(Backend::Remote));
     }
 }

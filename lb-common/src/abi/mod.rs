@@ -120,6 +120,8 @@ pub mod global {
     pub const SKIP_CGROUPS: &str = "SKIP_CGROUPS";
     /// u8: 1 if `skips` may hold network namespaces.
     pub const SKIP_NETNS: &str = "SKIP_NETNS";
+    /// u8: 1 if `devs` may hold links of [`super::delivery::DIRECT`].
+    pub const DELIVERS: &str = "DELIVERS";
     /// u8: aya-log's level; 0 switches datapath logging off and out of the program.
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 }

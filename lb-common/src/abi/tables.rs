@@ -92,6 +92,14 @@ pub mod dev_kind {
     pub const OVERLAY: u8 = 3;
 }
 
+/// Values of [`Dev::delivery`].
+pub mod delivery {
+    /// What is for the pod goes over its link, as from anybody.
+    pub const LINK: u8 = 0;
+    /// It may be put into the network namespace at the other end: the device is a veth.
+    pub const DIRECT: u8 = 1;
+}
+
 /// Value of `devs`: a device that our programs are attached to.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
@@ -100,7 +108,9 @@ pub struct Dev {
     pub kind: u8,
     /// Bytes of link-layer header: 14 or 0.
     pub l2_len: u8,
-    reserved: [u8; 2],
+    /// Of a pod link: one of [`delivery`].
+    pub delivery: u8,
+    reserved: u8,
     /// Largest packet without link-layer header, in bytes.
     pub mtu: u32,
     /// The bridge that this pod link is a port of; 0: none.
@@ -121,10 +131,10 @@ impl Dev {
         Addr::from_words(if v4 { a } else { b })
     }
 
-    /// A device from its parts.
+    /// A device from its parts, with [`delivery::LINK`].
     #[must_use]
     pub const fn new(kind: u8, l2_len: u8, mtu: u32, bridge: u32, source_v4: Addr, source_v6: Addr) -> Self {
-        Self { kind, l2_len, reserved: [0; 2], mtu, bridge, source_v4, source_v6 }
+        Self { kind, l2_len, delivery: delivery::LINK, reserved: 0, mtu, bridge, source_v4, source_v6 }
     }
 }
 

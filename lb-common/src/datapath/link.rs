@@ -43,6 +43,13 @@ impl Link {
         self.l2_len as usize
     }
 
+    /// The host side of a pod's link.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pod(self) -> bool {
+        !self.outside
+    }
+
     /// Packets leave by here.
     #[inline(always)]
     #[must_use]

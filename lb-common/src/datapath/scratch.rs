@@ -36,6 +36,13 @@ impl Scratch {
     pub const fn way(&self) -> (&Addr, &Addr) {
         (&self.found.flow.to.src, &self.found.flow.to.dst)
     }
+
+    /// Source of the packet as it came.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sender(&self) -> &Addr {
+        &self.parsed.tuple.src
+    }
 }
 
 /// Words of eight bytes that a [`Scratch`] takes; all bits zero are a valid one.

@@ -16,7 +16,7 @@ use super::{
     settings_error::SettingsError,
     skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules},
     values::{
-        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff,
+        Cidrs, DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff, PodDelivery,
         PortAddresses, SocketLb, TableSize, Tc, node_addresses,
     },
 };
@@ -128,6 +128,10 @@ pub struct AgentArgs {
     /// bridge-nf-call-iptables=1 where conntrack rules look), or auto (stack where that is 1). Default: auto.
     #[arg(long, env = "BERRYLB_LOCAL_PATH", value_name = "WAY")]
     pub local_path: Option<LocalPath>,
+    /// How packets of a Service get to a pod of this node: link (by its link, as all others) or direct (into its network
+    /// namespace, past queueing, tc programs and captures on its link). Default: link.
+    #[arg(long, env = "BERRYLB_POD_DELIVERY", value_name = "HOW")]
+    pub pod_delivery: Option<PodDelivery>,
     /// How packets from outside get to backends on other nodes: snat (with an address of this node as source; replies
     /// come back through it) or dsr (unchanged; the backend's node translates, and replies go straight out). Default: snat.
     #[arg(long, env = "BERRYLB_FORWARDING", value_name = "HOW")]
@@ -241,6 +245,7 @@ pub struct Settings {
     pub skip_rules: SkipRules,
     pub packet_path: bool,
     pub local_path: LocalPath,
+    pub pod_delivery: PodDelivery,
     pub forwarding: Forwarding,
     pub tc: Option<TcHook>,
     pub healthz: Option<SocketAddr>,
@@ -294,7 +299,7 @@ impl AgentArgs {
         let merged = or_file!(flags, file, {
             from, kubeconfig, api_server, node_kubeconfig, node_name, node_address, nodeport_addresses, allow_external_cluster_ip, zone, localhost_nodeports,
             source_ranges_nodeport, algorithm, maglev_table_size, bpffs, cgroup, pod_links, uplinks, overlays,
-            cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, forwarding, tc,
+            cluster_cidr, xdp, socket_lb, socket_lb_skip_cgroups, socket_lb_skip_netns, packet_path, local_path, pod_delivery, forwarding, tc,
             healthz, metrics, api_socket, events, log_level, log_format,
             datapath_log, grace_seconds, audit_interval, state_dir, state_interval, max_services, max_backend_sets, max_slots, max_backends, max_flows,
             max_embryos, max_fragments, max_sockets, max_affinity, max_source_ranges, max_addresses, max_pod_networks, max_devices,
@@ -388,6 +393,7 @@ impl AgentArgs {
             skip_rules,
             packet_path: self.packet_path != Some(OnOff::Off),
             local_path: self.local_path.unwrap_or(LocalPath::Auto),
+            pod_delivery: self.pod_delivery.unwrap_or(PodDelivery::Link),
             forwarding: self.forwarding.unwrap_or(Forwarding::Snat),
             tc: match self.tc.unwrap_or(Tc::Auto) {
                 Tc::Auto => None,

@@ -5,7 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use ipnet::IpNet;
 use lb_common::abi::{Config, Dev, local_path};
 
-use super::{api::ApiLink, config::Settings, values::LocalPath, xdp::XdpLinks};
+use super::{
+    api::ApiLink,
+    config::Settings,
+    values::{LocalPath, PodDelivery},
+    xdp::XdpLinks,
+};
 use crate::{
     loader::{Datapath, Error as LoadError, LinkPin},
     maps::{MapStore, PodNet, StoreError},
@@ -45,6 +50,7 @@ pub(super) fn classify_options(settings: &Settings) -> ClassifyOptions {
         node_addresses: settings.node_address.clone().unwrap_or_default(),
         cluster_cidrs: settings.cluster_cidr.clone(),
         xdp: settings.xdp,
+        direct: settings.pod_delivery == PodDelivery::Direct,
     }
 }
 

@@ -51,6 +51,6 @@ pub use settings_error::SettingsError;
 pub use skip_rules::{CgroupGlob, Listed, NetnsName, SkipRules};
 pub use snapshot::remove_snapshot;
 pub use values::{
-    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff, PortAddresses,
-    SocketLb, TableSize, Tc,
+    DatapathLog, Forwarding, Globs, Listen, LocalPath, LogFormat, LogLevel, NodeAddress, OnOff, PodDelivery,
+    PortAddresses, SocketLb, TableSize, Tc,
 };

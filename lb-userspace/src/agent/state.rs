@@ -28,6 +28,7 @@ use super::{
     skips::Skips,
     snapshot::{Snapshots, StateDir},
     syncs::Syncs,
+    values::PodDelivery,
 };
 use crate::{
     loader::{self, Datapath, DatapathOptions, Layout, object},
@@ -116,6 +117,7 @@ impl Agent {
             socket_lb: settings.socket_lb,
             skip_cgroups: settings.skip_rules.depths().map_err(anyhow::Error::msg)?,
             skip_netns: !settings.skip_rules.netns.is_empty(),
+            direct_delivery: settings.pod_delivery == PodDelivery::Direct,
             tc_hook: settings.tc,
             table_sizes: lb_common::abi::map::ALL
                 .into_iter()

@@ -266,6 +266,13 @@ choices! {
         /// Through the stack in both directions.
         Stack,
     }
+    /// How packets of a Service get to a pod of this node.
+    PodDelivery {
+        /// By its link.
+        Link,
+        /// Into its network namespace.
+        Direct,
+    }
     /// How packets from outside get to other nodes' backends.
     Forwarding {
         /// With an address of this node as source; replies come back through it.

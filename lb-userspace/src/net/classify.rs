@@ -102,13 +102,15 @@ pub struct Classified {
     pub reason: String,
     /// XDP beside the tc programs.
     pub xdp: XdpPlan,
+    /// Of a pod's link: packets may be put into the namespace at its other end.
+    pub direct: bool,
 }
 
 impl Classified {
     /// The role, if it has one.
     #[must_use]
     pub fn role(&self) -> Option<LinkRole> {
-        let Self { ifindex, name, kind, l2_len, reason, xdp } = self;
+        let Self { ifindex, name, kind, l2_len, reason, xdp, direct: _ } = self;
         Some(LinkRole {
             ifindex: *ifindex,
             name: name.clone(),
@@ -142,6 +144,8 @@ pub struct ClassifyOptions {
     pub cluster_cidrs: Vec<IpNet>,
     /// `--xdp`.
     pub xdp: XdpMode,
+    /// `--pod-delivery direct`.
+    pub direct: bool,
 }
 
 /// Decides about every link, in order of index.
@@ -154,7 +158,10 @@ pub fn classify(table: &Table, options: &ClassifyOptions) -> Vec<Classified> {
             let (kind, reason) = view.decide(link);
             let l2_len = if link.layer == Layer::None { 0 } else { 14 };
             let xdp = XdpPlan::new(link, kind, options.xdp);
-            Classified { ifindex: link.ifindex, name: link.name.clone(), kind, l2_len, reason, xdp }
+            // `bpf_redirect_peer` drops what is for any other device, and what would stay in its namespace.
+            let leads_elsewhere = link.kind.as_deref() == Some("veth") && link.peer_netns.is_some();
+            let direct = options.direct && kind == Some(LinkKind::Pod) && leads_elsewhere;
+            Classified { ifindex: link.ifindex, name: link.name.clone(), kind, l2_len, reason, xdp, direct }
         })
         .collect()
 }

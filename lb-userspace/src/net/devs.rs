@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{Addr, Dev, dev_kind};
+use lb_common::abi::{Addr, Dev, delivery, dev_kind};
 
 use super::{
     classify::{Classified, LinkKind},
@@ -44,7 +44,11 @@ pub fn devs(
                 LinkKind::Uplink => (dev_kind::UPLINK, 0, own),
                 LinkKind::Overlay => (dev_kind::OVERLAY, 0, gateway.or(own)),
             };
-            Some((link.ifindex, Dev::new(kind, link.l2_len, found.mtu, bridge, sources.v4, sources.v6)))
+            let mut dev = Dev::new(kind, link.l2_len, found.mtu, bridge, sources.v4, sources.v6);
+            if link.direct {
+                dev.delivery = delivery::DIRECT;
+            }
+            Some((link.ifindex, dev))
         })
         .collect()
 }
@@ -148,7 +152,7 @@ fn first_of_each(addresses: impl Iterator<Item = IpAddr>) -> Sources {
 mod tests {
     use super::{
         super::{
-            classify::{ClassifyOptions, classify},
+            classify::{ClassifyOptions, Patterns, classify},
             test_table::TestTable,
         },
         *,
@@ -234,6 +238,24 @@ mod tests {
         let devs = derived(&t, &with(&node));
         assert_eq!(devs[&5], Dev::new(dev_kind::POD, 14, 1500, 0, v4("192.168.1.2"), Addr::UNSPECIFIED));
         assert_eq!(devs[&6], Dev::new(dev_kind::POD, 14, 1500, 0, v4("10.244.1.1"), Addr::UNSPECIFIED));
+    }
+
+    #[test]
+    fn only_a_veth_to_another_namespace_is_delivered_through() {
+        let mut t = TestTable::default();
+        t.link(2, "eth0", None).address(2, "192.168.1.2", 24);
+        t.pod(5, "veth5", None);
+        t.link(6, "tap6", Some("tun"));
+        let patterns = Patterns {
+            pod_links: Some(vec!["tap*".parse().expect("glob"), "veth*".parse().expect("glob")]),
+            ..Patterns::default()
+        };
+        let options = ClassifyOptions { patterns, direct: true, ..with(&["192.168.1.2".parse().expect("ip")]) };
+        let by = |options: &ClassifyOptions| {
+            derived(&t, options).into_iter().map(|(n, dev)| (n, dev.delivery)).collect::<Vec<_>>()
+        };
+        assert_eq!(by(&options), [(2, delivery::LINK), (5, delivery::DIRECT), (6, delivery::LINK)]);
+        assert_eq!(by(&ClassifyOptions { direct: false, ..options }), [2, 5, 6].map(|n| (n, delivery::LINK)));
     }
 
     #[test]

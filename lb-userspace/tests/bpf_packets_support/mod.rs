@@ -153,7 +153,9 @@ fn maps(sizes: &[(&'static str, u32)]) -> Ebpf {
         .btf(None)
         .override_global(global::LOG_LEVEL, &0_u8, false)
         .override_global(global::HAS_SET_RETVAL, &set_retval, true)
-        .override_global(global::HAS_COARSE_CLOCK, &coarse_clock, true);
+        .override_global(global::HAS_COARSE_CLOCK, &coarse_clock, true)
+        // As by default, where time is measured as well; how packets get to a pod is not to be seen here.
+        .override_global(global::DELIVERS, &0_u8, true);
     for name in [map::SVC_STATE, map::SLOTS, map::BACKENDS, map::SVC_COUNTERS] {
         loader.map_max_entries(name, ARRAY_LEN);
     }

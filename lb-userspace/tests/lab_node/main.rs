@@ -8,6 +8,7 @@ mod affinity;
 mod api;
 mod changes;
 mod commands;
+mod delivery;
 mod dsr;
 mod events;
 mod exposition;
