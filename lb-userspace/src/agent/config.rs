@@ -193,7 +193,7 @@ pub struct AgentArgs {
     /// Entries of the table of flows that are not established; a flow takes two. Default: 4096.
     #[arg(long, env = "BERRYLB_MAX_EMBRYOS", value_name = "N")]
     pub max_embryos: Option<u32>,
-    /// Datagrams whose fragments are being translated. Default: 1024.
+    /// Datagrams whose fragments are being translated. Default: 768.
     #[arg(long, env = "BERRYLB_MAX_FRAGMENTS", value_name = "N")]
     pub max_fragments: Option<u32>,
     /// Translated sockets that are remembered. Default: 4096.
