@@ -13,6 +13,7 @@ pub mod command;
 pub mod config;
 mod enter;
 mod folder;
+pub mod kubernetes;
 mod lab;
 pub mod netlink;
 mod netns;

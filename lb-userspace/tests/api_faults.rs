@@ -39,7 +39,7 @@ const WATCHED: [Resource; 3] = [Resource::Services, Resource::EndpointSlices, Re
 /// `short`: it runs out within a life.
 fn patience(short: bool, outage: Duration) -> Patience {
     let ms = Duration::from_millis;
-    let common = Patience { useful: ms(100), empty: ms(20), outage, ..Patience::default() };
+    let common = Patience { useful: ms(100), empty: ms(20), rights: ms(200), outage, ..Patience::default() };
     if short {
         Patience {
             head: ms(600),

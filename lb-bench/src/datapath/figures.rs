@@ -66,12 +66,14 @@ impl ScenarioFigures {
     }
 }
 
-/// Figures of the modes, of what they brought in each pass. `None` without a pass.
-pub(super) fn figures(keys: &[(Mode, u32)], passes: &[Vec<Pass>]) -> Option<Vec<ModeFigures>> {
+/// Figures of the modes, of what they brought in each pass. `None` without a pass. With `paced` the worker sleeps between
+/// operations, which cost what it was busy with.
+pub(super) fn figures(keys: &[(Mode, u32)], paced: bool, passes: &[Vec<Pass>]) -> Option<Vec<ModeFigures>> {
+    let cost: fn(&Slice) -> f64 = if paced { busy } else { cost };
     let one = |at: usize| {
         let (mode, services) = keys[at];
         let slices: Vec<&Slice> = passes.iter().flat_map(|pass| &pass[at].slices).collect();
-        let ratios: Vec<Vec<f64>> = passes.iter().map(|pass| ratios(&pass[at].slices, &pass[0].slices)).collect();
+        let ratios: Vec<Vec<f64>> = passes.iter().map(|pass| ratios(&pass[at].slices, &pass[0].slices, cost)).collect();
         let middle = Middle::of(&ratios.concat())?;
         let far = ratios.iter().filter_map(|pass| Some((median(pass)? - middle.median).abs()));
         let times =
@@ -89,8 +91,12 @@ pub(super) fn figures(keys: &[(Mode, u32)], passes: &[Vec<Pass>]) -> Option<Vec<
     (0..keys.len()).map(one).collect()
 }
 
-fn ratios(own: &[Slice], first: &[Slice]) -> Vec<f64> {
+fn ratios(own: &[Slice], first: &[Slice], cost: fn(&Slice) -> f64) -> Vec<f64> {
     own.iter().zip(first).map(|(own, first)| cost(own) / cost(first)).collect()
+}
+
+fn busy(slice: &Slice) -> f64 {
+    slice.busy as f64 / slice.operations as f64
 }
 
 fn cost(slice: &Slice) -> f64 {
@@ -110,7 +116,10 @@ mod tests {
     fn ratios_are_taken_in_each_round_so_that_what_all_modes_share_falls_out() {
         // In the second round, and in the second pass, everything takes twice as long.
         let passes = [vec![pass(&[10, 20, 10]), pass(&[15, 30, 15])], vec![pass(&[20, 40]), pass(&[30, 60])]];
-        let figures = figures(&[(Mode::Direct, 1), (Mode::Both, 1)], &passes).unwrap();
+        let all = [(Mode::Direct, 1), (Mode::Both, 1)];
+        let paced = figures(&all, true, &passes).unwrap();
+        assert_eq!((paced[1].nanos.median, paced[1].ratio.middle.median), (15.0, 1.5));
+        let figures = figures(&all, false, &passes).unwrap();
         let Ratio { middle, noise } = figures[1].ratio;
         assert_eq!((middle, noise), (Middle { p10: 1.5, median: 1.5, p90: 1.5 }, 0.0));
         assert_eq!(figures[0].ratio.middle.median, 1.0);
@@ -120,9 +129,9 @@ mod tests {
     #[test]
     fn noise_is_the_pass_that_is_farthest_off() {
         let passes = [100, 104, 102].map(|cost| vec![pass(&[100]), pass(&[cost])]);
-        let figures = figures(&[(Mode::Direct, 1), (Mode::Packet, 1)], &passes).unwrap();
+        let figures = figures(&[(Mode::Direct, 1), (Mode::Packet, 1)], false, &passes).unwrap();
         assert!((figures[1].ratio.middle.median - 1.02).abs() < 1e-9);
         assert!((figures[1].ratio.noise - 0.02).abs() < 1e-9);
-        assert_eq!(super::figures(&[(Mode::Direct, 1)], &[]), None);
+        assert_eq!(super::figures(&[(Mode::Direct, 1)], false, &[]), None);
     }
 }

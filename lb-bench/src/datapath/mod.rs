@@ -11,6 +11,7 @@ mod figures;
 mod histogram;
 mod html;
 mod iptables;
+mod kube_proxy;
 mod modes;
 mod nftables;
 mod options;
@@ -72,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let start = Instant::now();
     eprintln!("{} stations …", keys.len());
-    let stations = Stations::new(&keys, options.berrylb(), options.cluster)?;
+    let stations = Stations::new(&keys, options)?;
     without(&mut scenarios, &stations.absent);
     report.absent.extend(stations.absent.iter().cloned());
     eprintln!("  set up in {:.0} s", start.elapsed().as_secs_f64());
@@ -88,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     drop(stations);
     for (scenario, passes) in scenarios.iter().zip(&passes) {
-        let modes = figures(&scenario.modes, passes).context("there was no pass")?;
+        let modes = figures(&scenario.modes, scenario.work.pace().is_some(), passes).context("there was no pass")?;
         let bytes = (scenario.work == Work::Bulk).then_some(BULK);
         report.scenarios.push(ScenarioFigures { name: scenario.name(), bytes, modes });
     }
@@ -103,6 +104,13 @@ fn wanted(options: &Options) -> Result<(Vec<Scenario>, Absent)> {
         if std::process::Command::new(program).arg("--version").output().is_err() {
             absent.push((mode, format!("there is no {program} here")));
         }
+    }
+    let kube_proxy = options.kube_proxy.as_deref().map(kube_proxy::version).transpose();
+    if let Some(version) = kube_proxy.map_err(anyhow::Error::msg)? {
+        eprintln!("kube-proxy is {version}");
+    } else {
+        let why = "no program was given (--kube-proxy)";
+        absent.extend([Mode::KubeProxyIpt, Mode::KubeProxyNft].map(|mode| (mode, why.to_owned())));
     }
     let mut scenarios = scenarios::all(&options.extent());
     scenarios.retain(|scenario| options.wants(&scenario.name()));

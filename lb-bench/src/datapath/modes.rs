@@ -24,13 +24,17 @@ pub(super) enum Mode {
     Iptables,
     /// Rules as kube-proxy's nftables mode writes them.
     Nftables,
+    /// kube-proxy itself in iptables mode.
+    KubeProxyIpt,
+    /// kube-proxy itself in nftables mode.
+    KubeProxyNft,
 }
 
 /// Modes that cannot be measured here, and why.
 pub(super) type Absent = Vec<(Mode, String)>;
 
 impl Mode {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Direct,
         Self::Socket,
         Self::Packet,
@@ -40,6 +44,8 @@ impl Mode {
         Self::Dsr,
         Self::Iptables,
         Self::Nftables,
+        Self::KubeProxyIpt,
+        Self::KubeProxyNft,
     ];
 
     /// As tables and plots show it, and as names of nodes begin.
@@ -54,6 +60,8 @@ impl Mode {
             Self::Dsr => "dsr",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+            Self::KubeProxyIpt => "kp-ipt",
+            Self::KubeProxyNft => "kp-nft",
         }
     }
 
@@ -69,13 +77,15 @@ impl Mode {
             Self::Dsr => "berrylb --forwarding dsr",
             Self::Iptables => "rules as kube-proxy's iptables mode writes them, bridge-nf-call-iptables=1",
             Self::Nftables => "rules as kube-proxy's nftables mode writes them, bridge-nf-call-iptables=1",
+            Self::KubeProxyIpt => "kube-proxy itself, --proxy-mode iptables, bridge-nf-call-iptables=1",
+            Self::KubeProxyNft => "kube-proxy itself, --proxy-mode nftables, bridge-nf-call-iptables=1",
         }
     }
 
     /// Flags of the agent, if it is one of berrylb's modes.
     pub(super) const fn flags(self) -> Option<&'static [&'static str]> {
         Some(match self {
-            Self::Direct | Self::Iptables | Self::Nftables => return None,
+            Self::Direct | Self::Iptables | Self::Nftables | Self::KubeProxyIpt | Self::KubeProxyNft => return None,
             Self::Socket => &["--packet-path", "off"],
             Self::Packet => &["--socket-lb", "off"],
             Self::Delivery => &["--socket-lb", "off", "--local-path", "redirect", "--pod-delivery", "direct"],
@@ -87,6 +97,11 @@ impl Mode {
 
     /// Whether rules do it, which need netfilter.
     pub(super) const fn is_rules(self) -> bool {
-        matches!(self, Self::Iptables | Self::Nftables)
+        matches!(self, Self::Iptables | Self::Nftables) || self.is_kube_proxy()
+    }
+
+    /// Whether kube-proxy writes them.
+    pub(super) const fn is_kube_proxy(self) -> bool {
+        matches!(self, Self::KubeProxyIpt | Self::KubeProxyNft)
     }
 }

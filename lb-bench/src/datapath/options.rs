@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// The berrylb program
     #[arg(long, value_name = "FILE")]
     berrylb: PathBuf,
+    /// A kube-proxy program, to be measured in its iptables and nftables modes as well
+    #[arg(long, value_name = "FILE")]
+    pub(super) kube_proxy: Option<PathBuf>,
     /// Fewer scenarios, rounds and Services: within three minutes
     #[arg(long)]
     quick: bool,

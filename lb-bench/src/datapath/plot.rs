@@ -27,6 +27,8 @@ const fn colour(mode: Mode) -> &'static str {
         Mode::Dsr => "#66a61e",
         Mode::Iptables => "#d6604d",
         Mode::Nftables => "#e6ab02",
+        Mode::KubeProxyIpt => "#8c2d19",
+        Mode::KubeProxyNft => "#a6761d",
     }
 }
 

@@ -87,6 +87,7 @@ pub(super) fn all(extent: &Extent) -> Vec<Scenario> {
         };
         let pods: &[Work] = &[Work::Crr, Work::Rr, Work::UdpNew, Work::Udp, Work::Bulk];
         let some: &[Work] = &[Work::Crr, Work::Rr, Work::UdpNew];
+        let paced: &[Work] = &[Work::CrrPaced, Work::RrPaced];
         add(pods, Client::Pod, Frontend::ClusterIp, Local);
         add(pods, Client::Pod, Frontend::ClusterIp, Remote);
         add(some, Client::Node, Frontend::ClusterIp, Local);
@@ -97,6 +98,8 @@ pub(super) fn all(extent: &Extent) -> Vec<Scenario> {
         let outside: &[Work] = if extent.quick { some } else { pods };
         add(outside, Client::Outside, Frontend::NodePort, Local);
         add(outside, Client::Outside, Frontend::NodePort, Remote);
+        add(paced, Client::Pod, Frontend::ClusterIp, Local);
+        add(paced, Client::Outside, Frontend::NodePort, Remote);
         add(&[Work::Socket, Work::Rr, Work::Crr], Client::Pod, Frontend::None, Local);
         add(&[Work::Rr, Work::Crr], Client::Pod, Frontend::None, Remote);
     }
@@ -118,7 +121,7 @@ pub(super) fn all(extent: &Extent) -> Vec<Scenario> {
 /// Those that serve such traffic at all.
 fn modes(work: Work, client: Client, backend: Backend) -> Vec<Mode> {
     let serves = |mode: &Mode| match mode {
-        Mode::Direct | Mode::Both | Mode::Iptables | Mode::Nftables => true,
+        Mode::Direct | Mode::Both | Mode::Iptables | Mode::Nftables | Mode::KubeProxyIpt | Mode::KubeProxyNft => true,
         Mode::Xdp => false,
         Mode::Dsr => client == Client::Outside && backend == Backend::Remote,
         // Nothing is translated in sockets of machines outside, nor, for pods, in connected UDP sockets.
@@ -133,7 +136,7 @@ fn modes(work: Work, client: Client, backend: Backend) -> Vec<Mode> {
 
 fn scale(extent: &Extent) -> Vec<(Mode, u32)> {
     let mut modes = vec![(Mode::Direct, 1)];
-    for mode in [Mode::Socket, Mode::Packet, Mode::Iptables, Mode::Nftables] {
+    for mode in [Mode::Socket, Mode::Packet, Mode::Iptables, Mode::Nftables, Mode::KubeProxyIpt, Mode::KubeProxyNft] {
         let most = if mode.is_rules() { extent.rules_max } else { u32::MAX };
         modes.extend(extent.services.iter().filter(|services| **services <= most).map(|services| (mode, *services)));
     }

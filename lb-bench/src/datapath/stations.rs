@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -20,9 +20,10 @@ use serde_json::Value;
 use super::{
     crew::Worker,
     iptables,
+    kube_proxy::KubeProxy,
     modes::{Absent, Mode},
     nftables,
-    options::Cluster,
+    options::{Cluster, Options},
     scenarios::{Client, Frontend, Scenario},
     services::{self, Backend, Family, Place, TARGET, Transport},
     worker::Job,
@@ -53,6 +54,7 @@ struct Station {
     local: Pod,
     remote: Pod,
     agents: Vec<Agent>,
+    _kube_proxies: Vec<KubeProxy>,
 }
 
 impl Stations {
@@ -60,7 +62,8 @@ impl Stations {
     ///
     /// # Errors
     /// Not root, a tool is missing, or an agent does not start.
-    pub(super) fn new(keys: &[Key], berrylb: &Path, cluster: Cluster) -> Result<Self> {
+    pub(super) fn new(keys: &[Key], options: &Options) -> Result<Self> {
+        let cluster = options.cluster;
         let nodes = keys.iter().flat_map(|key| names(*key)).collect();
         let config = LabConfig {
             nodes,
@@ -74,7 +77,7 @@ impl Stations {
         for key in keys {
             let (mode, services) = *key;
             let what = || format!("set up {} with {services} Services", mode.name());
-            stations.insert(*key, Station::new(&lab, *key, berrylb).with_context(what)?);
+            stations.insert(*key, Station::new(&lab, *key, options).with_context(what)?);
         }
         lab.outside().netns().set(&REUSE)?;
         let no_xdp = stations.get(&(Mode::Xdp, 1)).map(Station::no_xdp).transpose()?.flatten();
@@ -160,7 +163,7 @@ fn node_ip(node: &Node, family: Family) -> IpAddr {
 }
 
 impl Station {
-    fn new(lab: &Lab, key: Key, berrylb: &Path) -> Result<Self> {
+    fn new(lab: &Lab, key: Key, options: &Options) -> Result<Self> {
         let (mode, count) = key;
         let nodes = names(key).map(|name| lab.node(&name));
         let [here, there] = nodes;
@@ -179,13 +182,23 @@ impl Station {
             for node in serving {
                 let sizes = services::flags(count);
                 let flags: Vec<&str> = flags.iter().copied().chain(sizes.iter().map(String::as_str)).collect();
-                agents.push(Agent::start_within(node, berrylb, &folder, PATIENCE, &flags)?);
+                agents.push(Agent::start_within(node, options.berrylb(), &folder, PATIENCE, &flags)?);
             }
         }
+        let mut kube_proxies = Vec::new();
         for node in serving.iter().filter(|_| mode.is_rules()) {
-            rules(node, mode, &services)?;
+            // Without it, replies between pods of one bridge would not be translated back. It is what Kubernetes asks for.
+            node.netns().set(&[("bridge/bridge-nf-call-iptables", "1"), ("bridge/bridge-nf-call-ip6tables", "1")])?;
+            if mode.is_kube_proxy() {
+                let program = options.kube_proxy.as_deref().context("--kube-proxy names the program")?;
+                let objects = [objects::nodes(lab), yaml(&services)];
+                let objects = objects.each_ref().map(String::as_str);
+                kube_proxies.push(KubeProxy::start(node, program, mode, &objects, PATIENCE)?);
+            } else {
+                rules(node, mode, &services)?;
+            }
         }
-        Ok(Self { node: here.name().to_owned(), client, local, remote, agents })
+        Ok(Self { node: here.name().to_owned(), client, local, remote, agents, _kube_proxies: kube_proxies })
     }
 
     /// Why XDP does not run on the uplink, if it does not: tc would serve it then.
@@ -203,15 +216,16 @@ impl Station {
 fn objects_of(lab: &Lab, node: &Node, all: &[services::Service]) -> Result<PathBuf> {
     let folder = Folder::create(&node.dir().join("objects"))?;
     folder.put("nodes", &[&objects::nodes(lab)])?;
-    let texts: Vec<String> = all.iter().map(services::Service::yaml).collect();
-    folder.put("services", &[&texts.join("---\n")])?;
+    folder.put("services", &[&yaml(all)])?;
     Ok(folder.path().to_owned())
+}
+
+fn yaml(all: &[services::Service]) -> String {
+    all.iter().map(services::Service::yaml).collect::<Vec<_>>().join("---\n")
 }
 
 /// Gives a node its rules.
 fn rules(node: &Node, mode: Mode, services: &[services::Service]) -> Result<()> {
-    // Without it, replies between pods of one bridge would not be translated back. It is what Kubernetes asks for.
-    node.netns().set(&[("bridge/bridge-nf-call-iptables", "1"), ("bridge/bridge-nf-call-ip6tables", "1")])?;
     for family in Family::BOTH {
         let pods = family.of([&POD_NETWORK.to_string(), &POD_NETWORK6.to_string()].map(String::as_str)).to_owned();
         let (command, text) = if mode == Mode::Iptables {

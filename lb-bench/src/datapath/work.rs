@@ -33,6 +33,10 @@ pub(super) enum Work {
     Udp,
     /// [`BULK`] bytes on a TCP connection that is kept.
     Bulk,
+    /// As [`Self::Crr`], begun 1,000 times a second.
+    CrrPaced,
+    /// As [`Self::Rr`], begun 5,000 times a second.
+    RrPaced,
     /// A UDP socket that is connected and closed: system calls only.
     Socket,
 }
@@ -46,13 +50,24 @@ impl Work {
             Self::UdpNew => "udp-new",
             Self::Udp => "udp",
             Self::Bulk => "bulk",
+            Self::CrrPaced => "crr-1k",
+            Self::RrPaced => "rr-5k",
             Self::Socket => "socket",
         }
     }
 
     /// Whether it is TCP's.
     pub(super) const fn is_tcp(self) -> bool {
-        matches!(self, Self::Crr | Self::Rr | Self::Bulk)
+        matches!(self, Self::Crr | Self::Rr | Self::Bulk | Self::CrrPaced | Self::RrPaced)
+    }
+
+    /// Time from the begin of an operation to that of the next; `None`: as soon as the one before is done.
+    pub(super) const fn pace(self) -> Option<Duration> {
+        match self {
+            Self::CrrPaced => Some(Duration::from_millis(1)),
+            Self::RrPaced => Some(Duration::from_micros(200)),
+            Self::Crr | Self::Rr | Self::UdpNew | Self::Udp | Self::Bulk | Self::Socket => None,
+        }
     }
 }
 
@@ -87,18 +102,18 @@ impl Ends {
     /// To be called where the client is.
     pub(super) fn open(work: Work, server: Server, to: SocketAddr) -> io::Result<Self> {
         Ok(match (work, server) {
-            (Work::Crr, Server::Tcp(server)) => Self::Crr { server, to },
-            (Work::Rr | Work::Bulk, Server::Tcp(server)) => {
+            (Work::Crr | Work::CrrPaced, Server::Tcp(server)) => Self::Crr { server, to },
+            (Work::Rr | Work::RrPaced | Work::Bulk, Server::Tcp(server)) => {
                 let client = TcpStream::connect_timeout(&to, LIMIT)?;
                 let (server, _) = server.accept()?;
                 client.set_nodelay(true)?;
                 server.set_nodelay(true)?;
                 client.set_read_timeout(Some(LIMIT))?;
                 server.set_read_timeout(Some(LIMIT))?;
-                if work == Work::Rr {
-                    Self::Rr { client, server }
-                } else {
+                if work == Work::Bulk {
                     Self::Bulk { client, server, buffer: vec![0; BULK] }
+                } else {
+                    Self::Rr { client, server }
                 }
             }
             (Work::UdpNew, Server::Udp(server)) => Self::UdpNew { server, to },
@@ -108,7 +123,7 @@ impl Ends {
                 Self::Udp { server, client, to }
             }
             (Work::Socket, Server::Udp(_)) => Self::Socket { to },
-            (Work::Crr | Work::Rr | Work::Bulk, Server::Udp(_))
+            (Work::Crr | Work::CrrPaced | Work::Rr | Work::RrPaced | Work::Bulk, Server::Udp(_))
             | (Work::UdpNew | Work::Udp | Work::Socket, Server::Tcp(_)) => {
                 return Err(io::Error::other("the server is of another transport"));
             }
@@ -199,7 +214,9 @@ mod tests {
 
     #[test]
     fn every_work_works_on_loopback() {
-        for work in [Work::Crr, Work::Rr, Work::UdpNew, Work::Udp, Work::Bulk, Work::Socket] {
+        for work in
+            [Work::Crr, Work::Rr, Work::UdpNew, Work::Udp, Work::Bulk, Work::CrrPaced, Work::RrPaced, Work::Socket]
+        {
             let server = Server::open(work, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
             let to = match &server {
                 Server::Tcp(socket) => socket.local_addr().unwrap(),

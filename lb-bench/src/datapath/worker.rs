@@ -113,7 +113,7 @@ pub(crate) fn worker(args: &WorkerArgs) -> Result<()> {
                 times = Histogram::default();
             }
             nanos => {
-                let slice = slice(&mut ends, Duration::from_nanos(nanos), &mut number, &mut times);
+                let slice = slice(&mut ends, job.work.pace(), Duration::from_nanos(nanos), &mut number, &mut times);
                 let slice = slice.with_context(|| format!("{} to {}", job.work.name(), job.to))?;
                 output.write_all(&slice.bytes()).context("answer")?;
             }
@@ -142,7 +142,13 @@ fn begin(job: &Job) -> Result<Ends> {
     Ok(ends)
 }
 
-fn slice(ends: &mut Ends, time: Duration, number: &mut u64, times: &mut Histogram) -> Result<Slice> {
+fn slice(
+    ends: &mut Ends,
+    pace: Option<Duration>,
+    time: Duration,
+    number: &mut u64,
+    times: &mut Histogram,
+) -> Result<Slice> {
     for _ in 0..WARM {
         *number += 1;
         ends.operate(*number)?;
@@ -150,8 +156,13 @@ fn slice(ends: &mut Ends, time: Duration, number: &mut u64, times: &mut Histogra
     let busy = busy()?;
     let start = Instant::now();
     let mut before = start;
+    let mut due = start;
     let mut operations = 0;
     loop {
+        if let Some(pace) = pace {
+            before = wait(due);
+            due += pace;
+        }
         *number += 1;
         ends.operate(*number)?;
         operations += 1;
@@ -163,6 +174,17 @@ fn slice(ends: &mut Ends, time: Duration, number: &mut u64, times: &mut Histogra
             return Ok(Slice { operations, nanos, busy: self::busy()?.saturating_sub(busy) });
         }
     }
+}
+
+/// Sleeps until an operation is due, and gives the time from which on it counts: one that is late because of the one before
+/// it has waited since it was due.
+fn wait(due: Instant) -> Instant {
+    let left = due.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return due;
+    }
+    std::thread::sleep(left);
+    Instant::now()
 }
 
 /// Processor time of this thread in nanoseconds. Soft interrupts that run on its back are in it, as the kernel does not

@@ -5,7 +5,11 @@ use std::{env, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use super::{Counts, Outcome, libtest, log::Log};
+use super::{
+    Counts, Outcome,
+    libtest::{self, Kind},
+    log::Log,
+};
 use crate::{
     bpf_toolchain::{self, Compiler},
     manifests, pins, process, setup, vm,
@@ -71,6 +75,17 @@ pub(super) fn vm(log: &mut Log) -> Result<Outcome> {
     let mut counts = Counts::default();
     vm::TESTED.iter().for_each(|machine| counts += Counts::check(vm::was_well(*machine, &output)));
     Ok(Outcome::Ran(counts))
+}
+
+/// With the programs that somebody has brought: a release of Kubernetes is no Debian package.
+pub(super) fn kubernetes(log: &mut Log) -> Result<Outcome> {
+    const FOLDER: &str = "BERRYLB_KUBERNETES";
+    match env::var_os(FOLDER) {
+        Some(folder) => libtest::privileged_with(Kind::Kubernetes, &[(FOLDER, folder.as_ref())], log),
+        None => Ok(Outcome::CannotRun(format!(
+            "{FOLDER} names no folder with etcd, kube-apiserver, kube-controller-manager and kubectl (CONTRIBUTING.md)"
+        ))),
+    }
 }
 
 /// The files against kubectl's own work, then all of them against the schemas of an old and a new Kubernetes.

@@ -65,6 +65,7 @@ pub(super) enum Kind {
     Bpf,
     Lab,
     Image,
+    Kubernetes,
 }
 
 impl Kind {
@@ -76,6 +77,7 @@ impl Kind {
             Some(("bpf", _)) => Self::Bpf,
             Some(("lab", _)) => Self::Lab,
             Some(("image", _)) => Self::Image,
+            Some(("kubernetes", _)) => Self::Kubernetes,
             Some(_) | None => Self::Unit,
         }
     }
@@ -235,6 +237,7 @@ mod tests {
             ("lb-userspace", "bpf_packets", Kind::Bpf),
             ("lb-userspace", "lab_story", Kind::Lab),
             ("lb-userspace", "image_daemonset", Kind::Image),
+            ("lb-userspace", "kubernetes_cluster", Kind::Kubernetes),
             ("lb-common", "fuzz_parse", Kind::Fuzz),
             ("lb-lab", "network", Kind::Lab),
         ] {
@@ -245,7 +248,7 @@ mod tests {
     #[test]
     fn no_two_test_binaries_share_a_name() {
         let root = process::workspace_root();
-        let kinds = [Kind::Unit, Kind::Fuzz, Kind::Bpf, Kind::Lab, Kind::Image];
+        let kinds = [Kind::Unit, Kind::Fuzz, Kind::Bpf, Kind::Lab, Kind::Image, Kind::Kubernetes];
         let mut names: Vec<_> = kinds.into_iter().flat_map(|kind| test_binaries(&root, kind).expect("list")).collect();
         names.sort_unstable();
         let mut unique = names.clone();

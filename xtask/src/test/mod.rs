@@ -46,13 +46,16 @@ pub(crate) enum Level {
     /// The container image for this machine, built and run as the manifests say, as root: the test binaries `image_*`. It
     /// builds a second release binary and runs only when it is named.
     Image,
+    /// Agents beside a real Kubernetes API server and its controllers, as root: the test binaries `kubernetes_*`. Runs only when
+    /// it is named; `BERRYLB_KUBERNETES` names a folder with etcd, kube-apiserver, kube-controller-manager and kubectl.
+    Kubernetes,
     /// Programs, packet cases and the story on a Raspberry Pi's architecture, in an emulator (`cargo xtask vm --short`). It
     /// runs on Debian 12 on amd64 only, where `setup --for vm` would bring nothing more, and takes as long as all others.
     Vm,
 }
 
 /// Levels that run only when they are named.
-const NAMED: [Level; 2] = [Level::Manifests, Level::Image];
+const NAMED: [Level; 3] = [Level::Manifests, Level::Image, Level::Kubernetes];
 
 /// What became of a level that could be run to its end, or that could not run here at all.
 enum Outcome {
@@ -154,6 +157,7 @@ impl Level {
             Self::Bpf => "bpf",
             Self::Lab => "lab",
             Self::Image => "image",
+            Self::Kubernetes => "kubernetes",
             Self::Vm => "vm",
         }
     }
@@ -178,6 +182,7 @@ impl Level {
                 let archive = dist::image::for_this_machine()?;
                 libtest::privileged_with(Kind::Image, &[("BERRYLB_IMAGE", &archive)], log)
             }
+            Self::Kubernetes => checks::kubernetes(log),
             Self::Vm => checks::vm(log),
         }
     }

@@ -149,6 +149,11 @@ impl Fault {
         }
     }
 
+    /// Whether the server knows us and says that we may not.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Status(refusal) if refusal.status == StatusCode::FORBIDDEN)
+    }
+
     /// Whether it is us, or how much we ask, that the server does not like, and not its own state.
     pub(super) fn is_about_us(&self) -> bool {
         match self {

@@ -26,6 +26,8 @@ pub struct Patience {
     pub confirm: Duration,
     /// Before an empty list is asked for again.
     pub empty: Duration,
+    /// A server that forbids what it allowed before may just have started, and know no rights so far; then it is told.
+    pub rights: Duration,
     /// Before another attempt.
     pub retry: Backoff,
     /// A server that failed for so long is listed again rather than gone on from: its storage may have been restored
@@ -44,6 +46,7 @@ impl Default for Patience {
             useful: Duration::from_secs(1),
             confirm: Duration::from_secs(15),
             empty: Duration::from_millis(500),
+            rights: Duration::from_secs(5),
             // client-go's bounds are 0.8 s and 30 s (`tools/cache/reflector.go`).
             retry: Backoff { least: Duration::from_millis(500), most: Duration::from_secs(30) },
             outage: Duration::from_secs(10),

@@ -57,6 +57,12 @@ pub(super) struct Reflector {
     failures: u32,
     /// When the first of them was.
     failing_since: Option<Instant>,
+    /// The version was given up since something worked, for a list that was begun at once.
+    expired: bool,
+    /// A list or a watch has worked before.
+    has_worked: bool,
+    /// When the server that allowed us to read before began to say that it does not.
+    forbidden_since: Option<Instant>,
     /// The server that was asked last, and who names it.
     asked: Option<String>,
     /// The failures that were told. With several servers there is one of each.
@@ -81,6 +87,9 @@ impl Reflector {
             streams: true,
             failures: 0,
             failing_since: None,
+            expired: false,
+            has_worked: false,
+            forbidden_since: None,
             asked: None,
             told: BTreeSet::new(),
             confirm_at: None,
@@ -349,7 +358,8 @@ impl Reflector {
         }
         if matches!(fault, Fault::Expired) {
             self.version = None;
-            if self.failures == 1 {
+            // After an outage as well: a server that says so is back.
+            if !std::mem::replace(&mut self.expired, true) {
                 tracing::debug!("{plural}: {fault}; listing again");
                 return Ok(());
             }
@@ -357,7 +367,7 @@ impl Reflector {
         let failing_since = *self.failing_since.get_or_insert_with(Instant::now);
         let wait = self.patience.retry.delay(self.failures).max(fault.retry_after().unwrap_or_default());
         tracing::debug!("{plural}: {fault}; again in {} ms", wait.as_millis());
-        if self.failures > 1 || fault.is_lasting() {
+        if (self.failures > 1 || fault.is_lasting()) && !self.knows_no_rights_yet(&fault) {
             let server = self.asked.clone().unwrap_or_else(|| self.access.to_string());
             let reason = format!("cannot follow {plural} at {server}: {fault}");
             if self.told.insert(reason.clone()) {
@@ -371,9 +381,21 @@ impl Reflector {
         Ok(())
     }
 
+    /// Whether this may be a server that has just started: it answers before it has read who may do what (the caches of
+    /// kube-apiserver's RBAC authorizer), and forbids for a moment what it allowed before.
+    fn knows_no_rights_yet(&mut self, fault: &Fault) -> bool {
+        if !fault.is_forbidden() {
+            self.forbidden_since = None;
+            return false;
+        }
+        let since = *self.forbidden_since.get_or_insert_with(Instant::now);
+        self.has_worked && since.elapsed() < self.patience.rights
+    }
+
     /// A list or a watch did its work.
     fn succeeded(&mut self) {
         (self.failures, self.failing_since) = (0, None);
+        (self.expired, self.has_worked, self.forbidden_since) = (false, true, None);
     }
 
     /// The server answers.

@@ -136,6 +136,7 @@ fn patience() -> Patience {
         useful: ms(1),
         confirm: ms(200),
         empty: ms(1),
+        rights: ms(150),
         retry: Backoff { least: ms(20), most: ms(100) },
         outage: Duration::from_secs(60),
     }
@@ -247,6 +248,41 @@ async fn an_expired_version_or_page_lists_again() {
     ];
     let asked = check(replies, &["+gone", "+a", "=a", "=", "+b", "+c", "=c"]).await;
     assert!(!asked[3].contains("limit="), "{}", asked[3]);
+}
+
+/// As kube-apiserver 1.36 does when it is started again.
+#[tokio::test]
+async fn a_server_that_comes_back_without_history_is_listed_at_once_and_its_first_answers_are_no_alarm() {
+    let forbidden = || Reply::new("403 Forbidden", "", status(403, "services is forbidden").as_bytes());
+    let probe = || Reply::ok(&list(9, "", &[]));
+    let too_old = || Reply::watch(&[line("ERROR", &status(410, "too old resource version"))]);
+    let replies = vec![
+        Reply::broken_watch(&[line("ADDED", &service("a", 3)), list_end(5)]),
+        forbidden(),
+        forbidden(),
+        probe(),
+        too_old(),
+        Reply::watch(&[line("ADDED", &service("a", 3)), line("ADDED", &service("b", 9)), list_end(9)]),
+        forbidden(),
+        forbidden(),
+        forbidden(),
+        forbidden(),
+    ];
+    let retry = Backoff { least: Duration::from_millis(60), most: Duration::from_millis(60) };
+    let began = Instant::now();
+    check_with(Patience { retry, ..patience() }, replies, &["+a", "=a", "+a", "+b", "=a,b", "failing cannot follow"])
+        .await;
+    assert!(began.elapsed() > patience().rights, "a right that is gone for good is told");
+}
+
+#[tokio::test]
+async fn a_version_that_expires_again_and_again_is_no_reason_to_hurry() {
+    let too_old = || Reply::watch(&[line("ERROR", &status(410, "too old resource version"))]);
+    let replies = vec![too_old(), too_old(), Reply::watch(&[list_end(9)]), Reply::watch(&[list_end(9)])];
+    let retry = Backoff { least: Duration::from_millis(200), most: Duration::from_millis(200) };
+    let began = Instant::now();
+    check_with(Patience { retry, ..patience() }, replies, &["failing cannot follow", "="]).await;
+    assert!(began.elapsed() >= Duration::from_millis(100), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
