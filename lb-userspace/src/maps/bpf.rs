@@ -13,10 +13,10 @@ use lb_common::{
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
+    bpf_open::{OpenError, Opener},
     capacity::Capacities,
     grace::Grace,
     mmap::Mmap,
-    open::{OpenError, Opener},
     shape::{PodNet, RangeEntry, SHAPES, Shape},
     store::{BatchError, MapStore, StoreError},
     sys::{MapInfo, RawMap},

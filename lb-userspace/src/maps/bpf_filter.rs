@@ -13,10 +13,10 @@ use lb_common::{
 };
 
 use super::{
+    bpf_open::{OpenError, Opener},
     filter::FilterMaps,
     grace::Grace,
     mmap::Mmap,
-    open::{OpenError, Opener},
     store::StoreError,
     typed::Table,
 };
