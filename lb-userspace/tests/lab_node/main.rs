@@ -13,6 +13,7 @@ mod dsr;
 mod events;
 mod exposition;
 mod files;
+mod filter;
 mod hairpin;
 mod health_checks;
 mod kube_proxy;
