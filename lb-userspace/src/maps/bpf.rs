@@ -1,10 +1,7 @@
 //! The kernel's maps, by their pins. It opens and checks what the loader has made; it loads nothing, and holds no state
 //! but descriptors and mappings.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use lb_common::{
     abi::{
@@ -13,60 +10,18 @@ use lb_common::{
     },
     datapath::FlowTable,
 };
-use thiserror::Error;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     capacity::Capacities,
     grace::Grace,
     mmap::Mmap,
-    shape::{PodNet, RangeEntry, SHAPES, Shape, shape},
+    open::{OpenError, Opener},
+    shape::{PodNet, RangeEntry, SHAPES, Shape},
     store::{BatchError, MapStore, StoreError},
     sys::{MapInfo, RawMap},
-    typed::{Plain, Table},
+    typed::Table,
 };
-
-/// Why the pinned maps could not be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// There is no such pin.
-    #[error("no map is pinned at {path}: no agent has run here, or it ran with another --bpffs")]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// The pin is another kind of map than this version wants.
-    #[error(
-        "map {map} at {path} has {what} {found}, wanted {wanted}: another program or version made it; remove it with \
-         `berrylb cleanup`"
-    )]
-    Wrong {
-        /// Its name.
-        map: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// Which property.
-        what: &'static str,
-        /// As it is.
-        found: u32,
-        /// As it should be.
-        wanted: u32,
-    },
-    /// The kernel refused.
-    #[error("cannot open map {map} at {path}: {error}{}", next_step(.error))]
-    Io {
-        /// Its name.
-        map: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// The kernel's reason.
-        error: io::Error,
-    },
-}
-
-fn next_step(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied { "; run this as root" } else { "" }
-}
 
 /// Words of a [`ServiceState`], and of a slot: array elements are 8 bytes apart at least.
 const STATE_WORDS: usize = size_of::<ServiceState>() / 8;
@@ -94,11 +49,8 @@ pub struct BpfStore {
     grace: Option<Grace>,
 }
 
-/// Maps that are accessed as memory.
-const MAPPED: [&str; 2] = [map::SVC_STATE, map::SLOTS];
-
 impl BpfStore {
-    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v3`).
+    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v4`).
     ///
     /// # Errors
     /// If one is missing, is not as the ABI wants it, or cannot be opened.
@@ -115,12 +67,7 @@ impl BpfStore {
     }
 
     fn open_as(dir: &Path, read_only: bool) -> Result<Self, OpenError> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| OpenError::Io {
-            map: map::COUNTERS,
-            path: path.into(),
-            error,
-        })?;
-        let open = Opener { dir, read_only, cpus };
+        let open = Opener::new(dir, read_only)?;
         let services = open.raw(map::SERVICES, None)?;
         let svc_state = open.raw(map::SVC_STATE, None)?;
         let slots = open.raw(map::SLOTS, None)?;
@@ -129,8 +76,9 @@ impl BpfStore {
         let fixed = |name| Capacities::DEFAULT.of(name);
         let skips = open.raw(map::SKIPS, fixed(map::SKIPS))?;
         let config = open.raw(map::CONFIG, fixed(map::CONFIG))?;
-        // Only programs use it; here it is checked.
+        // Checked here; of these the store reads nothing.
         open.raw(map::MARKS, fixed(map::MARKS))?;
+        open.raw(map::FLOW_FILTER, fixed(map::FLOW_FILTER))?;
         let counters = open.raw(map::COUNTERS, fixed(map::COUNTERS))?;
         let svc_counters = open.raw(map::SVC_COUNTERS, Some(entries(&backends)))?;
         let flows = open.table(map::FLOWS)?;
@@ -208,56 +156,6 @@ pub fn create_pinned(dir: &Path, capacities: &Capacities) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-struct Opener<'a> {
-    dir: &'a Path,
-    read_only: bool,
-    cpus: usize,
-}
-
-impl Opener<'_> {
-    fn raw(&self, map: &'static str, entries: Option<u32>) -> Result<RawMap, OpenError> {
-        let path = self.dir.join(map);
-        // mmap(2) turns a shared mapping of a read-only descriptor into a private one, which the kernel refuses for maps:
-        // those are opened for writing even to be only read, and mapped read-only.
-        let read_only = self.read_only && !MAPPED.contains(&map);
-        let raw = RawMap::open(&path, read_only, self.cpus).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                OpenError::Missing { path: path.clone() }
-            } else {
-                OpenError::Io { map, path: path.clone(), error }
-            }
-        })?;
-        let Shape { kind, key_size, value_size, flags, .. } = *shape(map);
-        let MapInfo { map_type, id: _, key_size: found_key, value_size: found_value, max_entries, map_flags } =
-            *raw.info();
-        for (what, found, wanted) in [
-            ("type", map_type, kind as u32),
-            ("key size", found_key, key_size),
-            ("value size", found_value, value_size),
-            ("max_entries", max_entries, entries.unwrap_or(max_entries)),
-            ("flags", map_flags & flags, flags),
-        ] {
-            if found != wanted {
-                return Err(OpenError::Wrong { map, path, what, found, wanted });
-            }
-        }
-        Ok(raw)
-    }
-
-    fn table<K: Plain + Eq + std::hash::Hash, V: Plain>(&self, map: &'static str) -> Result<Table<K, V>, OpenError> {
-        Ok(Table::new(map, self.raw(map, None)?))
-    }
-
-    fn mmap(&self, map: &'static str, raw: &RawMap) -> Result<Mmap, OpenError> {
-        let bytes = raw.info().max_entries as usize * shape(map).stride();
-        Mmap::new(raw.fd(), bytes, !self.read_only).map_err(|error| OpenError::Io {
-            map,
-            path: self.dir.join(map),
-            error,
-        })
-    }
 }
 
 impl MapStore for BpfStore {
