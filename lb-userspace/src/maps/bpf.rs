@@ -1,10 +1,7 @@
 //! The kernel's maps, by their pins. It opens and checks what the loader has made; it loads nothing, and holds no state
 //! but descriptors and mappings.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use lb_common::{
     abi::{
@@ -13,60 +10,18 @@ use lb_common::{
     },
     datapath::FlowTable,
 };
-use thiserror::Error;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     capacity::Capacities,
     grace::Grace,
     mmap::Mmap,
+    open_error::OpenError,
     shape::{PodNet, RangeEntry, SHAPES, Shape, shape},
     store::{BatchError, MapStore, StoreError},
     sys::{MapInfo, RawMap},
     typed::{Plain, Table},
 };
-
-/// Why the pinned maps could not be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// There is no such pin.
-    #[error("no map is pinned at {path}: no agent has run here, or it ran with another --bpffs")]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// The pin is another kind of map than this version wants.
-    #[error(
-        "map {map} at {path} has {what} {found}, wanted {wanted}: another program or version made it; remove it with \
-         `berrylb cleanup`"
-    )]
-    Wrong {
-        /// Its name.
-        map: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// Which property.
-        what: &'static str,
-        /// As it is.
-        found: u32,
-        /// As it should be.
-        wanted: u32,
-    },
-    /// The kernel refused.
-    #[error("cannot open map {map} at {path}: {error}{}", next_step(.error))]
-    Io {
-        /// Its name.
-        map: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// The kernel's reason.
-        error: io::Error,
-    },
-}
-
-fn next_step(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied { "; run this as root" } else { "" }
-}
 
 /// Words of a [`ServiceState`], and of a slot: array elements are 8 bytes apart at least.
 const STATE_WORDS: usize = size_of::<ServiceState>() / 8;
@@ -224,7 +179,8 @@ impl Opener<'_> {
         let read_only = self.read_only && !MAPPED.contains(&map);
         let raw = RawMap::open(&path, read_only, self.cpus).map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
-                OpenError::Missing { path: path.clone() }
+                let others = SHAPES.iter().any(|shape| self.dir.join(shape.name).exists());
+                if others { OpenError::Lost { path: path.clone() } } else { OpenError::Missing { path: path.clone() } }
             } else {
                 OpenError::Io { map, path: path.clone(), error }
             }
