@@ -193,6 +193,9 @@ async fn exchange<T: DeserializeOwned>(socket: &Path, method: Method, path: &str
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(io::Error::new(error.kind(), format!("{error}; run this as root")));
+        }
         Err(error) => return Err(error),
     };
     let (mut sender, connection) =
