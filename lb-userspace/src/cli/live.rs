@@ -30,6 +30,8 @@ pub(super) struct Live {
     pub(super) store: BpfStore,
     /// `None`: no agent runs on these maps.
     pub(super) agent: Option<ApiAnswer>,
+    /// Where it was asked for.
+    socket: PathBuf,
 }
 
 impl LiveArgs {
@@ -45,7 +47,7 @@ impl LiveArgs {
         if let Some(remark) = agent.as_ref().and_then(|agent| agent.snapshot.as_ref()).and_then(ApiSnapshot::remark) {
             writeln!(io::stderr(), "berrylb: {remark}")?;
         }
-        Ok(Live { store, agent })
+        Ok(Live { store, agent, socket: self.api_socket.clone() })
     }
 
     fn is_served_by(&self, agent: &ApiAnswer) -> bool {
@@ -71,6 +73,21 @@ impl LiveArgs {
 }
 
 impl Live {
+    /// Says on standard error why a table that is to be printed shows `?`.
+    pub(super) fn tell_of_missing_names(&self) -> io::Result<()> {
+        let why = if self.agent.is_some() {
+            "an earlier run has left it, and the running agent has not been given its object again: the agent's log names \
+             objects that are bad"
+                .to_owned()
+        } else {
+            format!(
+                "only a running agent knows names, and none that serves these maps answers at {}",
+                self.socket.display()
+            )
+        };
+        writeln!(io::stderr(), "berrylb: `?` in place of a name: {why}")
+    }
+
     /// The state document of the maps.
     pub(super) fn state(&self) -> Result<State> {
         let (node, health_checks) = match &self.agent {

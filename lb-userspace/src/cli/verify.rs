@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     live::LiveArgs,
-    output::{Cell, Format, OutputArgs, Table},
+    output::{Cell, OutputArgs, Table},
     services::print,
 };
 use crate::{
@@ -106,7 +106,7 @@ fn show(args: &VerifyArgs, verdict: &ApiVerdict) -> Result<()> {
     let row = |repaired| move |difference| Row { repaired, difference };
     let rows: Vec<Row<'_>> =
         verdict.left.iter().map(row(false)).chain(verdict.repaired.iter().map(row(true))).collect();
-    if rows.is_empty() && matches!(args.output.output, Format::Table | Format::Wide) {
+    if rows.is_empty() && args.output.output.is_table() {
         writeln!(io::stdout(), "nothing differs")?;
         return Ok(());
     }
