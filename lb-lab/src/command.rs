@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
+    sys::signal::SigSet,
 };
 
 use crate::{
@@ -79,6 +80,8 @@ impl Command {
         inner.envs(doors.environment.iter().map(|(key, value)| (key, value)));
         let Doors { netns, cgroup, resolv_conf, .. } = doors.clone();
         let enter = move || {
+            // Who made the lab may hold signals back until it is ready for them; these processes are ended by signals.
+            SigSet::empty().thread_set_mask()?;
             setns(&*netns, CloneFlags::CLONE_NEWNET)?;
             // "0" is the writer itself.
             (&*cgroup).write_all(b"0")?;

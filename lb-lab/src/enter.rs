@@ -33,10 +33,9 @@ for group in {cgroup}/"$name"/host {cgroup}/*/pod-"$name" {cgroup}/"$name"; do
     if [ -e "$group/cgroup.procs" ] && [ -e "$net" ]; then
         echo $$ > "$group/cgroup.procs" || exit 1
         export PATH="{folder}/bin:$PATH"
-        if [ -e {bpffs}/{lab}-"$name" ]; then
-            export BERRYLB_BPFFS={bpffs}/{lab}-"$name" BERRYLB_CGROUP={cgroup}/"$name"
-            export BERRYLB_API_SOCKET={folder}/"$name"/agent.sock
-        fi
+        # Where nobody runs an agent as well, so that berrylb never looks at the machine's own.
+        export BERRYLB_BPFFS={bpffs}/{lab}-"$name" BERRYLB_CGROUP={cgroup}/"$name"
+        export BERRYLB_API_SOCKET={folder}/"$name"/agent.sock
         resolv={folder}/pod-$name/resolv.conf
         if [ -e "$resolv" ]; then
             exec nsenter --net="$net" unshare --mount sh -c \

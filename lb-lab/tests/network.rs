@@ -1,11 +1,16 @@
 //! Point 2 of the story, without any Service: what must work before berrylb comes, on every kind of network.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::unix::process::ExitStatusExt as _,
+    time::Duration,
+};
 
 use lb_lab::{
     Host, Lab, LabConfig, Network,
     peer::{Big, TcpAsk, UdpAsk},
 };
+use nix::sys::signal::{SigSet, Signal};
 
 /// A pod to itself, to its neighbour, to the other node's pod; a node without pods to each; over both families.
 fn check(config: LabConfig) {
@@ -174,6 +179,11 @@ fn people_enter_by_the_script() {
     let here = enter("raspi002", "echo $BERRYLB_BPFFS $BERRYLB_API_SOCKET $BERRYLB_CGROUP");
     assert_eq!(here, node.sh("echo $BERRYLB_BPFFS $BERRYLB_API_SOCKET $BERRYLB_CGROUP").unwrap());
     assert!(here.starts_with(&format!("{} ", node.bpffs().display())), "{here}");
+    // Without an agent, and where none ever is, berrylb does not look at the machine's own either.
+    for name in ["raspi001", "sample", "outside", "router"] {
+        let there = enter(name, "echo $BERRYLB_BPFFS $BERRYLB_API_SOCKET $BERRYLB_CGROUP");
+        assert_eq!(there.matches(lab.name()).count(), 3, "{name}: {there}");
+    }
     pod.set_dns("10.96.0.10".parse().unwrap()).unwrap();
     assert!(enter("sample", "cat /etc/resolv.conf").contains("nameserver 10.96.0.10\n"));
     let bin = lab.dir().join("bin");
@@ -186,4 +196,16 @@ fn people_enter_by_the_script() {
     for name in ["raspi002", "sample", "outside", "router"] {
         assert!(names.lines().any(|line| line == format!("  {name}")), "no {name} in {names}");
     }
+}
+
+/// `make lab` holds Ctrl-C back until it is ready for it. Agents of its nodes are not to inherit that.
+#[test]
+fn signals_that_the_owner_holds_back_end_what_runs_in_a_lab() {
+    let lab = Lab::story().unwrap();
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    signals.thread_block().unwrap();
+    let mut sleeper = lab.node("raspi002").command("sleep").arg("60").spawn("sleep").unwrap();
+    let ended = sleeper.terminate(Duration::from_secs(5));
+    signals.thread_unblock().unwrap();
+    assert_eq!(ended.unwrap().signal(), Some(Signal::SIGTERM as i32));
 }

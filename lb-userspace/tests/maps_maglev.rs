@@ -163,26 +163,35 @@ fn an_algorithm_may_change_and_weights_may_go() {
     }
 }
 
-/// What does not fit is told with the flag to raise, and what was there before goes on.
+/// A table that does not fit is told with the flag to raise, and its Service chooses at random meanwhile.
 #[test]
-fn no_room_is_told() {
+fn without_room_for_a_table_endpoints_are_chosen_at_random() {
     let mut small = tables(2 * u32::from(SIZE) + 50);
     let first = service(1, Algorithm::Maglev, &[(1, 1), (2, 1)]);
     let second = service(2, Algorithm::Maglev, &[(1, 1)]);
     small.apply(&first).unwrap();
     small.apply(&second).unwrap();
-    let error = small.apply(&service(3, Algorithm::Maglev, &[(1, 1)])).unwrap_err().to_string();
+    let third = service(3, Algorithm::Maglev, &[(1, 1), (3, 1)]);
+    let error = small.apply(&third).unwrap_err().to_string();
     for part in [
-        "service default/s3 port \"http\" TCP",
+        "service default/s3 port \"http\" TCP chooses endpoints at random, not by Maglev",
         "map slots is full (552 entries; 251 needed at once, 50 free)",
         "raise --max-slots",
     ] {
         assert!(error.contains(part), "no {part} in {error}");
     }
-    // A change needs the new table beside the old one.
+    let at_random = service(3, Algorithm::Random, &[(1, 1), (3, 1)]);
+    assert_dumps(&small, &[&first, &second, &at_random]);
+    // Another try that finds no more room writes nothing.
+    assert!(!small.apply(&third).unwrap_err().outcome.changed());
+    // A changed table needs room beside the old one, which would lead to an endpoint that is gone.
     let error = small.apply(&service(1, Algorithm::Maglev, &[(1, 1)])).unwrap_err().to_string();
     assert!(error.contains("raise --max-slots"), "{error}");
-    assert_dumps(&small, &[&first, &second]);
+    assert_dumps(&small, &[&service(1, Algorithm::Random, &[(1, 1)]), &second, &at_random]);
+    // Its old table has made room: it is done with the next try.
+    small.collect().unwrap();
+    small.apply(&third).unwrap();
+    small.apply(&service(3, Algorithm::Random, &[])).unwrap();
     // Once there is room, it is done.
     small.apply(&service(2, Algorithm::Random, &[])).unwrap();
     let changed = service(1, Algorithm::Maglev, &[(1, 1)]);
@@ -193,5 +202,5 @@ fn no_room_is_told() {
     for part in ["service default/s1", "252 endpoints", "251 slots", "raise --maglev-table-size"] {
         assert!(error.contains(part), "no {part} in {error}");
     }
-    assert_eq!(slots(&small, 1).len(), usize::from(SIZE), "the old table serves on");
+    assert_eq!(slots(&small, 1).len(), 252, "each endpoint has a slot");
 }

@@ -32,7 +32,7 @@ pub(super) fn list(store: &Store, target: &Target, query: &Query) -> Result<Stri
     }
     let selected = |key: &Key, object: &Stored| {
         target.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
-            && query.selector.matches(&object.metadata)
+            && query.selector.matches(&object.metadata, &object.cluster_ip)
     };
     let objects = store.at(target.resource, version);
     let start = query.resume.as_ref().map(|resume| &resume.start);

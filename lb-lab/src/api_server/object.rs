@@ -12,6 +12,8 @@ pub(super) struct Stored {
     api_version: &'static str,
     kind: &'static str,
     pub(super) metadata: Value,
+    /// `spec.clusterIP`, for selectors.
+    pub(super) cluster_ip: Box<str>,
     /// The other fields, each after a comma: `,"spec":{…}`.
     rest: Box<str>,
 }
@@ -26,8 +28,9 @@ impl Stored {
         let api_version = resource.api_versions().iter().find(|v| Some(**v) == version).context("a served version")?;
         fields.remove("kind");
         let metadata = fields.remove("metadata").filter(Value::is_object).context("metadata is no map")?;
+        let cluster_ip = fields.get("spec").and_then(|spec| spec["clusterIP"].as_str()).unwrap_or_default().into();
         let rest: String = fields.iter().map(|(key, value)| format!(",{}:{value}", json!(key))).collect();
-        Ok(Self { api_version, kind: resource.kind(), metadata, rest: rest.into() })
+        Ok(Self { api_version, kind: resource.kind(), metadata, cluster_ip, rest: rest.into() })
     }
 
     /// The same object at another version.
@@ -43,7 +46,7 @@ impl Stored {
 
     /// As it stands alone.
     pub(super) fn text(&self) -> String {
-        let Self { api_version, kind, metadata, rest } = self;
+        let Self { api_version, kind, metadata, rest, .. } = self;
         format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata}{rest}}}"#)
     }
 

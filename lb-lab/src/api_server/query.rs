@@ -94,6 +94,9 @@ impl Query {
             send_initial_events: flag("sendInitialEvents"),
             timeout: number("timeoutSeconds")?.map(Duration::from_secs),
         };
+        if query.selector.needs_service() && resource != Resource::Services {
+            return Err(Status::new(400, "field label not supported: spec.clusterIP"));
+        }
         if query.selector.needs_involved() && (query.watch || resource != Resource::Events) {
             return Err(bad("involvedObject selects only in lists of events here".to_owned()));
         }

@@ -24,6 +24,8 @@ pub(super) struct Selector {
 enum Field {
     Name,
     Namespace,
+    /// `spec.clusterIP` of a Service, by which kube-proxy leaves headless ones out from Kubernetes 1.36 on.
+    ClusterIp,
     /// A field of what an event is about.
     Involved(&'static str),
 }
@@ -43,6 +45,11 @@ impl Selector {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether it looks into Services.
+    pub(super) fn needs_service(&self) -> bool {
+        self.fields.iter().any(|(field, ..)| *field == Field::ClusterIp)
+    }
+
     /// Whether it looks at what events are about.
     pub(super) fn needs_involved(&self) -> bool {
         self.fields.iter().any(|(field, ..)| matches!(field, Field::Involved(_)))
@@ -52,12 +59,12 @@ impl Selector {
     pub(super) fn matches_involved(&self, event: &Value) -> bool {
         self.fields.iter().all(|(field, equal, wanted)| match field {
             Field::Involved(part) => (event["involvedObject"][part].as_str().unwrap_or("") == wanted) == *equal,
-            Field::Name | Field::Namespace => true,
+            Field::Name | Field::Namespace | Field::ClusterIp => true,
         })
     }
 
-    /// By an object's metadata.
-    pub(super) fn matches(&self, metadata: &Value) -> bool {
+    /// By an object's metadata, and its `spec.clusterIP` if it is a Service.
+    pub(super) fn matches(&self, metadata: &Value, cluster_ip: &str) -> bool {
         let labels = self.labels.iter().all(|(key, condition)| {
             let value = metadata["labels"].get(key).and_then(Value::as_str);
             match condition {
@@ -69,12 +76,13 @@ impl Selector {
         });
         labels
             && self.fields.iter().all(|(field, equal, wanted)| {
-                let key = match field {
-                    Field::Name => "name",
-                    Field::Namespace => "namespace",
+                let found = match field {
+                    Field::Name => metadata["name"].as_str().unwrap_or(""),
+                    Field::Namespace => metadata["namespace"].as_str().unwrap_or(""),
+                    Field::ClusterIp => cluster_ip,
                     Field::Involved(_) => return true,
                 };
-                (metadata[key].as_str().unwrap_or("") == wanted) == *equal
+                (found == wanted) == *equal
             })
     }
 }
@@ -128,6 +136,7 @@ fn field(text: &str) -> Result<(Field, bool, String), String> {
     match key {
         "metadata.name" => Ok((Field::Name, equal, value.to_owned())),
         "metadata.namespace" => Ok((Field::Namespace, equal, value.to_owned())),
+        "spec.clusterIP" => Ok((Field::ClusterIp, equal, value.to_owned())),
         _ => {
             let part = key.strip_prefix("involvedObject.").and_then(|part| INVOLVED.into_iter().find(|p| *p == part));
             let part = part.ok_or_else(|| format!("field label not supported: {key}"))?;
@@ -163,7 +172,7 @@ mod tests {
             ("a notin (1,2)", false),
             ("c notin (1,2)", true),
         ] {
-            assert_eq!(Selector::parse(selector, "").unwrap().matches(&metadata), wanted, "{selector}");
+            assert_eq!(Selector::parse(selector, "").unwrap().matches(&metadata, ""), wanted, "{selector}");
         }
         for wrong in ["a in (1", "a of (1)", "=1", "a b"] {
             assert!(Selector::parse(wrong, "").is_err(), "{wrong}");
@@ -173,9 +182,11 @@ mod tests {
     #[test]
     fn fields() {
         let metadata = json!({"name": "n", "namespace": "s"});
-        let matches = |text| Selector::parse("", text).map(|s| s.matches(&metadata));
+        let matches = |text| Selector::parse("", text).map(|s| s.matches(&metadata, "None"));
         assert_eq!(matches("metadata.name=n"), Ok(true));
         assert_eq!(matches("metadata.name=n,metadata.namespace!=s"), Ok(false));
+        assert_eq!(matches("spec.clusterIP!=None"), Ok(false));
+        assert_eq!(matches("spec.clusterIP=None,metadata.name=n"), Ok(true));
         assert!(matches("spec.type=NodePort").is_err() && matches("involvedObject.x=y").is_err());
         let event = json!({"involvedObject": {"name": "web", "uid": "u"}});
         let about = |text| Selector::parse("", text).unwrap().matches_involved(&event);

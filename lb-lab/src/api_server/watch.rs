@@ -215,8 +215,9 @@ impl Watch {
         {
             return None;
         }
-        let selected =
-            |object: &Option<Arc<Stored>>| object.clone().filter(|o| self.query.selector.matches(&o.metadata));
+        let selected = |object: &Option<Arc<Stored>>| {
+            object.clone().filter(|o| self.query.selector.matches(&o.metadata, &o.cluster_ip))
+        };
         let (kind, object) = match (selected(old), selected(new)) {
             (None, None) => return None,
             (None, Some(new)) => ("ADDED", new.text()),

@@ -3,6 +3,7 @@
 use std::{io, io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{self, AgentArgs, LogFormat, Settings};
@@ -31,6 +32,9 @@ fn start(settings: Settings) -> Result<()> {
         LogFormat::Json => builder.json().init(),
         LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
     }
+    // Whoever started it may have held them back, and a process inherits that.
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    signals.thread_unblock().context("unblock SIGINT and SIGTERM")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
     let ended = tokio::task::LocalSet::new().block_on(&runtime, agent::run(settings));
     // What waits in a thread of its own (a name being resolved, a kubeconfig's plugin, a disk) is not waited for.

@@ -101,6 +101,13 @@ pub enum Part {
         /// Protocol.
         protocol: Protocol,
     },
+    /// A port that chooses at random, as there is no room for its Maglev tables. All else of it is as wanted.
+    Algorithm {
+        /// `spec.ports[].name`.
+        name: Arc<str>,
+        /// Protocol.
+        protocol: Protocol,
+    },
     /// A frontend that is not written. A node port's key has the unspecified address.
     Frontend(ServiceKey),
     /// A frontend that should be gone and still answers.
@@ -147,6 +154,9 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.part {
             Part::Port { name, protocol } => write!(f, "port {name:?} {protocol} is not updated in the datapath"),
+            Part::Algorithm { name, protocol } => {
+                write!(f, "port {name:?} {protocol} chooses endpoints at random, not by Maglev")
+            }
             Part::Frontend(key) => write!(f, "frontend {} is not in the datapath as wanted", Shown(key)),
             Part::StaleFrontend(key) => write!(f, "frontend {} is still in the datapath", Shown(key)),
             Part::Address(addr) => write!(f, "address {} is not in the datapath as wanted", IpAddr::from(*addr)),

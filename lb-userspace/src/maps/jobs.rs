@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use foldhash::HashSet;
-use lb_common::abi::{Backend, ServiceKey, ServiceState, StateWord};
+use lb_common::abi::{Backend, ServiceKey, ServiceState, StateWord, map, service_flag};
 
 use super::{
     error::{ApplyError, ApplyOutcome, Cause, Part, Problem},
@@ -82,6 +82,27 @@ impl Job {
         port.no_room = matches!(cause, Cause::Full { .. } | Cause::TooManySlots { .. } | Cause::SmallTable { .. });
         let part = Part::Port { name: Arc::clone(&port.wanted.name), protocol: port.wanted.protocol };
         self.problem(part, cause);
+    }
+
+    /// Whether a set that could not be made chooses at random now, which takes fewer slots than the Maglev table that it was to
+    /// have: better than no frontend, or than one that leads to endpoints which are gone.
+    pub(super) fn choose_at_random(&mut self, port_at: usize, set_at: usize, cause: &Cause) -> bool {
+        let set = &mut self.ports[port_at].wanted.sets[set_at];
+        let was_maglev = set.flags & service_flag::MAGLEV != 0;
+        let for_room = matches!(cause, Cause::Full { map: map::SLOTS, .. } | Cause::SmallTable { .. });
+        if was_maglev && for_room {
+            set.flags &= !service_flag::MAGLEV;
+        }
+        was_maglev && for_room
+    }
+
+    /// Tells of a port that does so, once.
+    pub(super) fn fall_back(&mut self, port_at: usize, cause: Cause) {
+        let WantedPort { name, protocol, .. } = &self.ports[port_at].wanted;
+        let part = Part::Algorithm { name: Arc::clone(name), protocol: *protocol };
+        if !self.problems.iter().any(|problem| problem.part == part) {
+            self.problem(part, cause);
+        }
     }
 
     pub(super) fn finish(self) -> Result<ApplyOutcome, ApplyError> {

@@ -20,8 +20,8 @@ pub const MAGLEV_SIZES: [u16; 9] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32
 pub struct MaglevSize(u16);
 
 impl MaglevSize {
-    /// Enough for 163 backends at a hundred slots each; 65,524 bytes a table.
-    pub const DEFAULT: Self = Self(16_381);
+    /// Enough for 40 backends at a hundred slots each; 32,744 bytes of the map a table.
+    pub const DEFAULT: Self = Self(4093);
 
     /// A size; `None` if it is not a prime of at least 3.
     #[must_use]

@@ -208,16 +208,15 @@ impl<S: MapStore> Tables<S> {
 
     fn make_sets(&mut self, job: &mut Job, port_at: usize, ranges: &mut Vec<RangeEntry>) -> Result<(), Cause> {
         for set_at in 0..job.ports[port_at].wanted.sets.len() {
-            let wanted = &job.ports[port_at].wanted;
-            let set = &wanted.sets[set_at];
-            let (slots, count, behind) = self.slots_of(wanted, set)?;
-            let mut made = match set.current {
-                Some(index) => self.prepare_set(index, set, &slots, count, behind)?,
-                None => {
-                    job.outcome.sets_committed += 1;
-                    self.new_set(wanted.identity, set, &slots, count, behind)?
+            let mut made = match self.make_set(job, port_at, set_at) {
+                Err(cause) if job.choose_at_random(port_at, set_at, &cause) => {
+                    let made = self.make_set(job, port_at, set_at)?;
+                    job.fall_back(port_at, cause);
+                    made
                 }
+                made => made?,
             };
+            let set = &job.ports[port_at].wanted.sets[set_at];
             let record = self.sets.entry(made.index).or_default();
             let mut wanted_ranges: Vec<RangeEntry> =
                 set.ranges.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
@@ -236,6 +235,18 @@ impl<S: MapStore> Tables<S> {
             job.ports[port_at].sets.push(made);
         }
         Ok(())
+    }
+
+    fn make_set(&mut self, job: &mut Job, port_at: usize, set_at: usize) -> Result<SetJob, Cause> {
+        let wanted = &job.ports[port_at].wanted;
+        let set = &wanted.sets[set_at];
+        let (slots, count, behind) = self.slots_of(wanted, set)?;
+        if let Some(index) = set.current {
+            return self.prepare_set(index, set, &slots, count, behind);
+        }
+        let made = self.new_set(wanted.identity, set, &slots, count, behind)?;
+        job.outcome.sets_committed += 1;
+        Ok(made)
     }
 
     /// The slots of a wanted set, and how many are selectable and how many stand behind.

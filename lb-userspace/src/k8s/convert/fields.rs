@@ -112,8 +112,9 @@ pub(super) fn address(text: &str, path: impl FnOnce() -> FieldPath) -> Result<Ip
 /// An address that a packet can have been sent to.
 pub(super) fn virtual_address(text: &str, path: impl Fn() -> FieldPath) -> Result<IpAddr, Invalid> {
     let address = address(text, &path)?;
-    if address.is_unspecified() || address.is_multicast() {
-        return Err(Invalid::new(path(), format!("{address} is an unspecified or multicast address")));
+    let broadcast = matches!(address, IpAddr::V4(a) if a.is_broadcast());
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        return Err(Invalid::new(path(), format!("{address} is an unspecified, multicast or broadcast address")));
     }
     Ok(address)
 }

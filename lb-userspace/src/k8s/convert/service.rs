@@ -114,7 +114,8 @@ fn cluster_ips(spec: &ServiceSpec) -> Result<(bool, Vec<std::net::IpAddr>), Inva
                 FieldPath::new(["spec", "clusterIP"])
             }
         };
-        let ip = fields::virtual_address(text, place)?;
+        // An API server allots them from its ranges; in a file anything may stand, and a node's own loopback be cut off.
+        let ip = fields::routable_address(text, place)?;
         if ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
             return Err(Invalid::new(
                 place(),
