@@ -137,6 +137,21 @@ pub struct ApiVerdict {
     pub left: Vec<Difference>,
     /// Why something could not be mended.
     pub problems: Vec<String>,
+    /// Tables without room for all that is wanted, which no repair gives them.
+    #[serde(default)]
+    pub full: Vec<ApiFullTable>,
+}
+
+/// A table without room for all that is wanted.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiFullTable {
+    /// The map's name.
+    pub map: String,
+    /// Its size.
+    pub entries: u32,
+    /// The flag that sets its size.
+    pub flag: String,
 }
 
 /// How long an agent may take to answer.
@@ -177,6 +192,9 @@ async fn exchange<T: DeserializeOwned>(socket: &Path, method: Method, path: &str
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(io::Error::new(error.kind(), format!("{error}; run this as root")));
         }
         Err(error) => return Err(error),
     };

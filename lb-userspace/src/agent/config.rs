@@ -426,5 +426,8 @@ fn read_file(path: &Path) -> Result<AgentArgs, SettingsError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(AgentArgs::default());
     }
-    serde_yaml::from_str(&text).map_err(|error| SettingsError::Invalid { path: path.into(), error: error.to_string() })
+    // A picture of the place would say the cause a second time: for an unknown key, the list of all keys.
+    let plain = serde_yaml::options! { with_snippet: false };
+    serde_yaml::from_str_with_options(&text, plain)
+        .map_err(|error| SettingsError::Invalid { path: path.into(), error: error.to_string() })
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     answers::absolute,
-    api::ApiVerdict,
+    api::{ApiFullTable, ApiVerdict},
     cluster::Cluster,
     memory,
     removal::TAKEN_AWAY,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     loader::{Fault, LinkPin},
-    maps::{BpfStore, MapStore as _, Tables},
+    maps::{BpfStore, Cause, MapStore as _, Tables},
     plan::{
         compare::Difference,
         state::{ServiceName, State},
@@ -74,13 +74,29 @@ impl Agent {
         let before = findings.all();
         if before.is_empty() || !repair {
             verdict.left = before.into_iter().collect();
+            verdict.full = self.full_tables();
             return Ok(verdict);
         }
         verdict.problems = self.mend(&findings);
         let left = self.findings(scope)?.all();
         verdict.repaired = before.difference(&left).cloned().collect();
         verdict.left = left.into_iter().collect();
+        verdict.full = self.full_tables();
         Ok(verdict)
+    }
+
+    /// The tables that Services have found no room in.
+    fn full_tables(&self) -> Vec<ApiFullTable> {
+        let causes = self.failed.values().flat_map(|failed| &failed.problems).map(|problem| &problem.cause);
+        let tables: BTreeSet<ApiFullTable> = causes
+            .filter_map(|cause| match cause {
+                Cause::Full { map, capacity, flag, needed: _ } => {
+                    Some(ApiFullTable { map: (*map).to_owned(), entries: *capacity, flag: (*flag).to_owned() })
+                }
+                Cause::TooManySlots { .. } | Cause::SmallTable { .. } | Cause::Contradiction | Cause::Store(_) => None,
+            })
+            .collect();
+        tables.into_iter().collect()
     }
 
     fn findings(&mut self, scope: Scope) -> Result<Findings> {

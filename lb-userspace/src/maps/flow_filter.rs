@@ -13,12 +13,7 @@ use lb_common::{
 };
 
 use super::{
-    filter::FilterMaps,
-    grace::Grace,
-    mmap::Mmap,
-    open::{OpenError, Opener},
-    store::StoreError,
-    typed::Table,
+    filter::FilterMaps, grace::Grace, mmap::Mmap, open::Opener, open_error::OpenError, store::StoreError, typed::Table,
 };
 
 /// The filter of one agent in the kernel.
