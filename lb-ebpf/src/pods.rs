@@ -103,7 +103,7 @@ fn look(skb: &Skb, ifindex: u32, s: &Scratch, now: u32) -> u32 {
     };
     place.check = place.seal(&addr);
     // If the table takes no entry, the pod's packets go over the bridge.
-    let _full = PLACES.insert(&addr, &place, 0);
+    let _full = PLACES.insert(addr, place, 0);
     1
 }
 

@@ -436,8 +436,7 @@ fn memory_is_what_the_kernel_counts() {
         let before = memlock();
         let store = open(folder);
         let counted = memlock() - before;
-        // `svc_state` and `slots` are held by their mappings, not by descriptors, and `flow_filter` by none; the tries and
-        // `skips` are empty.
+        // No descriptors hold `svc_state`, `slots` and `flow_filter` open; the tries and `skips` are empty.
         let filter = size_of::<FlowFilter>() as u64;
         let arrays = u64::from(Capacities::DEFAULT.svc_state) * 24 + u64::from(Capacities::DEFAULT.slots) * 8 + filter;
         let pod_nets = u64::from(Capacities::DEFAULT.pod_nets) * (40 + 20 + 4);

@@ -18,7 +18,7 @@ const NOW: u32 = 1_000_000;
 enum Event {
     Packet {
         hook: Hook,
-        packet: PacketSpec,
+        packet: Box<PacketSpec>,
     },
     /// The entry of this number is evicted.
     Evict(prop::sample::Index),
@@ -61,7 +61,7 @@ fn packets(net: Net) -> impl Strategy<Value = Event> {
         |(hook, (src, sport), (dst, dport), proto, flags, part)| {
             let tuple = Tuple::new(src, Port::new(sport), dst, Port::new(dport), proto);
             let packet = PacketSpec::new(tuple).flags(flags).with(|packet| packet.fragment = part);
-            Event::Packet { hook, packet }
+            Event::Packet { hook, packet: Box::new(packet) }
         },
     )
 }

@@ -61,7 +61,6 @@ pub(super) fn other<P: HostPacket, T: Tables>(
     s: &mut Scratch,
     why: Unparsed,
 ) -> Decision {
-    let _ = packet;
     if !why.has_addresses() {
         return Decision::End(Verdict::Pass);
     }

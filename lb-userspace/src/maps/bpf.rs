@@ -13,10 +13,10 @@ use lb_common::{
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
+    bpf_open::Opener,
     capacity::Capacities,
     grace::Grace,
     mmap::Mmap,
-    open::Opener,
     open_error::OpenError,
     shape::{PodNet, RangeEntry, SHAPES, Shape},
     store::{BatchError, MapStore, StoreError},

@@ -13,7 +13,8 @@ use lb_common::{
 };
 
 use super::{
-    filter::FilterMaps, grace::Grace, mmap::Mmap, open::Opener, open_error::OpenError, store::StoreError, typed::Table,
+    bpf_open::Opener, filter::FilterMaps, grace::Grace, mmap::Mmap, open_error::OpenError, store::StoreError,
+    typed::Table,
 };
 
 /// The filter of one agent in the kernel.
