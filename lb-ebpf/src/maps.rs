@@ -8,8 +8,9 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCell, Config, Counter, Dev, Flow,
-        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord, TICK_SHIFT, Tuple,
+        Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCell, Config, Counter, Dev, FILTER_LEN,
+        Flow, FlowFilter, RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, StateWord,
+        TICK_SHIFT, Tuple, reading,
     },
     datapath::{FlowTable, SCRATCH_WORDS, Scratch, Tables},
 };
@@ -33,6 +34,8 @@ static FLOWS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
 static EMBRYOS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
 #[btf_map(name = "frags")]
 static FRAGS: LruHashMap<Tuple, Flow, 1024> = LruHashMap::new();
+#[btf_map(name = "flow_filter")]
+static FLOW_FILTER: Array<FlowFilter, 1, MMAPABLE> = Array::new();
 #[btf_map(name = "sock_revnat")]
 static SOCK_REVNAT: LruHashMap<SockKey, SockEntry, 1024> = LruHashMap::new();
 #[btf_map(name = "skips")]
@@ -169,7 +172,34 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
+    fn in_filter(&self, place: u32) -> bool {
+        // An array's first element is always there; said like this, the verifier has no way more to go.
+        let Some(ptr) = FLOW_FILTER.get_ptr(0) else { return false };
+        // SAFETY: a live map value; the agent and other processors change it meanwhile, so each is one load. The byte
+        // lies within the value for any words.
+        unsafe {
+            let reading = (&raw const (*ptr).reading).read_volatile();
+            let byte = ptr
+                .cast::<u8>()
+                .add(FlowFilter::byte(reading, 0))
+                .add(place as usize & (FILTER_LEN - 1))
+                .read_volatile();
+            FlowFilter::lets_pass(reading, byte)
+        }
+    }
+
+    #[inline(always)]
+    fn mark_filter(&self, place: u32) {
+        let Some(ptr) = FLOW_FILTER.get_ptr_mut(0) else { return };
+        for filter in [reading::FIRST, reading::SECOND] {
+            // SAFETY: as above; each is one store, and nobody stores anything else there but the agent, before it looks
+            // for what is in the tables.
+            unsafe { ptr.cast::<u8>().add(FlowFilter::byte(filter, place)).write_volatile(1) };
+        }
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
         Self::flows(table).insert(key, flow, 0).is_ok()
     }
 

@@ -23,7 +23,7 @@ use berrylb::{
         State,
     },
 };
-use lb_common::abi::{Addr, Counter, Dev, ServiceState, StateWord, backend_state, dev_kind, map};
+use lb_common::abi::{Addr, Counter, Dev, FlowFilter, ServiceState, StateWord, backend_state, dev_kind, map};
 use maps_support::{Cluster, Rng, check, dumped, gone, node_addresses, settle, small};
 use nix::{
     mount::{MsFlags, mount},
@@ -56,7 +56,7 @@ fn on_bpffs(capacities: Capacities, test: impl FnOnce(&Path) + Send) {
                 let nothing = None::<&str>;
                 mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("private mounts");
                 mount(Some("bpffs"), dir.path(), Some("bpf"), MsFlags::empty(), nothing).expect("a bpffs");
-                let folder: PathBuf = dir.path().join("node/v3");
+                let folder: PathBuf = dir.path().join("node/v4");
                 create_pinned(&folder, &capacities).expect("maps");
                 test(&folder);
             })
@@ -436,8 +436,10 @@ fn memory_is_what_the_kernel_counts() {
         let before = memlock();
         let store = open(folder);
         let counted = memlock() - before;
-        // `svc_state` and `slots` are held by their mappings, not by descriptors; the tries and `skips` are empty.
-        let arrays = u64::from(Capacities::DEFAULT.svc_state) * 24 + u64::from(Capacities::DEFAULT.slots) * 8;
+        // `svc_state` and `slots` are held by their mappings, not by descriptors, and `flow_filter` by none; the tries and
+        // `skips` are empty.
+        let filter = size_of::<FlowFilter>() as u64;
+        let arrays = u64::from(Capacities::DEFAULT.svc_state) * 24 + u64::from(Capacities::DEFAULT.slots) * 8 + filter;
         let pod_nets = u64::from(Capacities::DEFAULT.pod_nets) * (40 + 20 + 4);
         let trie = u64::from(Capacities::DEFAULT.source_ranges) * 64 + pod_nets;
         let skips = u64::from(Capacities::DEFAULT.of(map::SKIPS).unwrap()) * 72;

@@ -55,6 +55,10 @@ fn check_at(kernel: &mut Kernel, case: &Case, filled: u32) -> Result<(), String>
     if let Verdict::Redirect(_) = case.verdict {
         without_added_header(&mut run, case.hook);
     }
+    let missed = kernel.tables.missed();
+    if !missed.is_empty() {
+        return Err(format!("{}: the filter lacks {missed:?}", case.name));
+    }
     let observed = Observed {
         verdict: None,
         action: run.action,

@@ -286,7 +286,7 @@ fn no_packet_reaches_another_services_backend() {
             let nothing = None::<&str>;
             mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("private mounts");
             mount(Some("bpffs"), dir.path(), Some("bpf"), MsFlags::empty(), nothing).expect("a bpffs");
-            let folder: PathBuf = dir.path().join("node/v3");
+            let folder: PathBuf = dir.path().join("node/v4");
             fs::create_dir_all(&folder).expect("a folder");
             create_pinned(&folder, &TIGHT).expect("maps");
             stress(&folder);

@@ -100,24 +100,23 @@ impl Flow {
         self.check == self.seal(key)
     }
 
-    /// As [`Self::is_for`], for the one place that each packet passes.
+    /// As [`Self::is_for`], for the one place that each packet passes, by the key's hash.
     #[inline(always)]
     #[must_use]
-    pub(crate) const fn is_for_inlined(&self, key: &Tuple) -> bool {
-        self.check == self.seal_inlined(key)
+    pub(crate) const fn is_for_hashed(&self, hash: u64) -> bool {
+        self.check == self.seal_hashed(hash)
     }
 
     /// Not inlined: its temporaries would crowd the callers' BPF stacks.
     #[inline(never)]
     const fn seal(&self, key: &Tuple) -> u32 {
-        self.seal_inlined(key)
+        self.seal_hashed(tuple_hash(key))
     }
 
     /// Multilinear hash of the key and the immutable fields (pairs of words multiplied, so the products are
     /// independent of each other and cheap).
     #[inline(always)]
-    const fn seal_inlined(&self, key: &Tuple) -> u32 {
-        let a = tuple_hash(key);
+    const fn seal_hashed(&self, a: u64) -> u32 {
         let b = tuple_hash(&self.to);
         let c = mul(self.service, 0x9e37_79b9, self.identity, 0x85eb_ca6b);
         let d = mul(self.backend, 0xc2b2_ae35, self.backend_generation, 0x27d4_eb2f);
@@ -138,7 +137,7 @@ const fn mul(a: u32, ka: u64, b: u32, kb: u64) -> u64 {
     (a as u64).wrapping_add(ka).wrapping_mul((b as u64).wrapping_add(kb))
 }
 
-/// 64 bits over a tuple: the seal of flows and, mixed, the flow hash of Maglev.
+/// 64 bits over a tuple: for the seal of flows and, mixed, their place in a filter and the flow hash of Maglev.
 #[inline(always)]
 pub(crate) const fn tuple_hash(t: &Tuple) -> u64 {
     let [s0, s1, s2, s3, d0, d1, d2, d3, ports, proto] = *t.as_words();

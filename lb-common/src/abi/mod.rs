@@ -4,20 +4,22 @@
 //! and keep addresses and ports in network byte order. A change of any layout here needs a new [`VERSION`]:
 //! the kernel reuses a pinned map without comparing its types.
 
+mod filter;
 mod flow;
 mod net;
 mod service;
 mod sock;
 mod tables;
 
+pub use filter::*;
 pub use flow::*;
 pub use net::*;
 pub use service::*;
 pub use sock::*;
 pub use tables::*;
 
-/// Version of the map layouts. It names the pin folder (`…/v3/`), so two versions never share a map.
-pub const VERSION: u32 = 3;
+/// Version of the map layouts. It names the pin folder (`…/v4/`), so two versions never share a map.
+pub const VERSION: u32 = 4;
 
 /// Names of the pinned maps, at most 15 characters each (the kernel's `BPF_OBJ_NAME_LEN` minus the NUL).
 pub mod map {
@@ -36,6 +38,8 @@ pub mod map {
     /// [`super::Tuple`] with a fragment's identification in place of the ports → [`super::Flow`]: how the later fragments
     /// of a datagram are translated.
     pub const FRAGS: &str = "frags";
+    /// Index 0 → [`super::FlowFilter`]: which keys are in neither `flows` nor `embryos`; memory-mapped by the agent.
+    pub const FLOW_FILTER: &str = "flow_filter";
     /// [`super::SockKey`] → [`super::SockEntry`].
     pub const SOCK_REVNAT: &str = "sock_revnat";
     /// [`super::SkipKey`] → 1.
@@ -60,7 +64,7 @@ pub mod map {
     pub const SVC_COUNTERS: &str = "svc_counters";
 
     /// Every map that is pinned.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         SERVICES,
         SVC_STATE,
         SLOTS,
@@ -68,6 +72,7 @@ pub mod map {
         FLOWS,
         EMBRYOS,
         FRAGS,
+        FLOW_FILTER,
         SOCK_REVNAT,
         SKIPS,
         AFFINITY,

@@ -10,7 +10,7 @@ use super::{
     parse::{Parsed, tcp_flag},
     tables::{FlowTable, Tables},
 };
-use crate::abi::{Counter, Flow, Port, Tuple, flow_state, proto, role, ticks};
+use crate::abi::{Counter, Flow, Port, Tuple, filter_place, flow_state, place_of, proto, role, ticks, tuple_hash};
 
 /// An entry and the table it stands in.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,14 +45,24 @@ const TCP_CLOSING: u32 = ticks(60);
 /// Time for which the later fragments of a datagram are awaited: Linux's `ipfrag_time` and `ip6frag_time` at most.
 const FRAGMENT_IDLE: u32 = ticks(60);
 
-/// As [`find`], with its usual course inlined: for the one place that each packet passes.
+/// A key's hash, if there may be a flow of this key: the first half of what [`find`] does, for the one place that each packet
+/// passes.
 #[inline(always)]
-pub(super) fn find_fast<T: Tables>(tables: &T, key: &Tuple, found: &mut Found) -> bool {
+pub(super) fn may_have<T: Tables>(tables: &T, key: &Tuple) -> Option<u64> {
+    // Made before the filter is looked up: else the whole tuple would be kept on the stack over that, and the verifier would
+    // walk what follows once for each way to it.
+    let hash = core::hint::black_box(tuple_hash(key));
+    tables.in_filter(place_of(hash)).then_some(hash)
+}
+
+/// The second half, with its usual course inlined.
+#[inline(always)]
+pub(super) fn find_fast<T: Tables>(tables: &T, key: &Tuple, hash: u64, found: &mut Found) -> bool {
     if !tables.flow(FlowTable::Flows, key, &mut found.flow) {
         return find_embryo(tables, key, found);
     }
     found.table = FlowTable::Flows;
-    found.flow.is_for_inlined(key) || find(tables, key, found)
+    found.flow.is_for_hashed(hash) || find(tables, key, found)
 }
 
 #[inline(never)]
@@ -64,6 +74,9 @@ fn find_embryo<T: Tables>(tables: &T, key: &Tuple, found: &mut Found) -> bool {
 /// Finds the entry of `key`, among the established flows first. Not inlined, for the BPF stack's sake.
 #[inline(never)]
 pub(super) fn find<T: Tables>(tables: &T, key: &Tuple, found: &mut Found) -> bool {
+    if !tables.in_filter(filter_place(key)) {
+        return false;
+    }
     found.table = FlowTable::Flows;
     if find_in(tables, FlowTable::Flows, key, &mut found.flow) {
         return true;

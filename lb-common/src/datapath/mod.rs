@@ -40,4 +40,6 @@ pub use tables::{FlowTable, Tables};
 pub use verdict::Verdict;
 
 #[cfg(test)]
+mod filter_tests;
+#[cfg(test)]
 mod tests;

@@ -123,7 +123,8 @@ pub(super) enum Known {
 #[inline(always)]
 pub(super) fn known<P: HostPacket, T: Tables>(packet: &P, tables: &T, link: Link, s: &mut Scratch) -> Known {
     let Scratch { parsed, found, .. } = &mut *s;
-    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) {
+    let Some(hash) = flow::may_have(tables, &parsed.tuple) else { return Known::Not };
+    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, hash, found) {
         return Known::Not;
     }
     let now = tables.now();
@@ -227,7 +228,8 @@ pub(super) fn leave<P: HostPacket, T: Tables>(
     s: &mut Scratch,
 ) -> Option<Verdict> {
     let Scratch { parsed, found, spare, .. } = &mut *s;
-    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, found) || !link.handles(&found.flow) {
+    let hash = flow::may_have(tables, &parsed.tuple)?;
+    if parsed.opens() || !flow::find_fast(tables, &parsed.tuple, hash, found) || !link.handles(&found.flow) {
         return None;
     }
     flow::hit(tables, found, parsed, spare, tables.now());

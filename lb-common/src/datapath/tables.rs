@@ -2,7 +2,7 @@
 
 use crate::abi::{
     Addr, AffinityEntry, AffinityKey, Backend, Counter, Dev, Flow, ServiceKey, ServiceRef, ServiceState, SkipKey,
-    SockEntry, SockKey, Tuple,
+    SockEntry, SockKey, Tuple, filter_place,
 };
 
 /// The tables of flows.
@@ -18,6 +18,15 @@ pub enum FlowTable {
     Frags,
 }
 
+impl FlowTable {
+    /// Whether `flow_filter` says which keys are not in it. Fragments are rare enough to be looked up.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_filtered(self) -> bool {
+        !matches!(self, Self::Frags)
+    }
+}
+
 /// The maps, read and written as one copy per call. `svc_state`'s word and a `ServiceRef` are each one atomic access.
 pub trait Tables {
     /// Looks up `services`.
@@ -31,8 +40,22 @@ pub trait Tables {
     /// Looks up a flow table and copies the entry; false if there is none. It may belong to another key by now: see
     /// [`Flow::is_for`]. Into a place of the caller's, as a BPF stack has room for few.
     fn flow(&self, table: FlowTable, key: &Tuple, into: &mut Flow) -> bool;
-    /// Inserts or replaces; false if the table takes no entry.
-    fn insert_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool;
+    /// Inserts or replaces, and nothing else: [`Self::insert_flow`] is what is to be called. False if the table takes no
+    /// entry.
+    fn put_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool;
+    /// Whether the filter that is asked holds this place ([`filter_place`]); true as well if none is asked.
+    fn in_filter(&self, place: u32) -> bool;
+    /// Puts a place into both filters.
+    fn mark_filter(&self, place: u32);
+    /// Inserts or replaces; false if the table takes no entry. Where the filter stands in front of the table, it holds the
+    /// key before the table does.
+    #[inline(always)]
+    fn insert_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
+        if table.is_filtered() {
+            self.mark_filter(filter_place(key));
+        }
+        self.put_flow(table, key, flow)
+    }
     /// Removes, if there.
     fn remove_flow(&self, table: FlowTable, key: &Tuple);
     /// Sets `state` and `seen` in place; false if there is no such entry.

@@ -33,7 +33,11 @@ pub fn ingress<P: Frame, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
         return Verdict::Pass;
     }
     let Scratch { parsed, found, spare, .. } = &mut *s;
-    if tables.addr(&parsed.tuple.dst) == 0 || !flow::find_fast(tables, &parsed.tuple, found) {
+    if tables.addr(&parsed.tuple.dst) == 0 {
+        return Verdict::Pass;
+    }
+    let Some(hash) = flow::may_have(tables, &parsed.tuple) else { return Verdict::Pass };
+    if !flow::find_fast(tables, &parsed.tuple, hash, found) {
         return Verdict::Pass;
     }
     let flow = &found.flow;

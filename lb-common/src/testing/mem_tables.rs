@@ -7,7 +7,7 @@ use std::{
 
 mod lookups;
 
-use zerocopy::IntoBytes as _;
+use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::{
     Contents,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCell, BackendCounter, Config, Counter, Dev, Flow,
-        RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple,
+        FlowFilter, RangeKey, ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple, reading,
     },
     datapath::{FlowTable, Tables},
 };
@@ -41,6 +41,7 @@ struct Inner {
     flows: LruMap<Tuple, Flow>,
     embryos: LruMap<Tuple, Flow>,
     frags: LruMap<Tuple, Flow>,
+    filter: Box<FlowFilter>,
     socks: LruMap<SockKey, SockEntry>,
     affinity: LruMap<AffinityKey, AffinityEntry>,
     ranges: Vec<(u32, RangeKey)>,
@@ -71,6 +72,13 @@ impl Inner {
     }
 }
 
+/// Without flows, and asked.
+fn empty_filter() -> Box<FlowFilter> {
+    let mut filter = Box::new(FlowFilter::new_zeroed());
+    filter.reading = reading::FIRST;
+    filter
+}
+
 impl Default for MemTables {
     fn default() -> Self {
         Self::new()
@@ -90,6 +98,7 @@ impl MemTables {
                 flows: LruMap::new(),
                 embryos: LruMap::new(),
                 frags: LruMap::new(),
+                filter: empty_filter(),
                 socks: LruMap::new(),
                 affinity: LruMap::new(),
                 ranges: Vec::new(),
@@ -110,6 +119,11 @@ impl MemTables {
                 cgroups: Vec::new(),
             }),
         }
+    }
+
+    /// The filter of flow keys: a test may do as the agent does.
+    pub fn with_filter<R>(&self, change: impl FnOnce(&mut FlowFilter) -> R) -> R {
+        change(&mut self.inner.borrow_mut().filter)
     }
 
     /// Filled with `contents`.

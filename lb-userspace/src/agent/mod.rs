@@ -16,6 +16,7 @@ mod cluster;
 mod config;
 mod events;
 mod files;
+mod filter;
 mod health;
 mod health_checks;
 mod histogram;

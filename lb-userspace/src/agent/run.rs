@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     cluster,
     config::Settings,
+    filter::FilterKeeper,
     metrics::TableReader,
     removal::Lookout,
     serve::Listeners,
@@ -65,6 +66,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     agent.settle();
 
+    let mut filter = FilterKeeper::open(agent.datapath.layout().version())?;
     let mut collector = Collector::default();
     let mut local_path_at = Instant::now() + LOCAL_PATH_EVERY;
     let mut lookout = Lookout::new();
@@ -85,6 +87,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         agent.keep_snapshot();
         let snapshot_at = agent.snapshots.as_ref().and_then(Snapshots::at);
         let event_at = agent.events.at();
+        let filter_at = filter.at();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -155,6 +158,14 @@ pub async fn run(settings: Settings) -> Result<()> {
             }
             Some(listed) = stale.listed() => {
                 stale.finish(listed, agent.tables.store());
+                continue;
+            }
+            () = sleep_until(filter_at.unwrap_or_else(Instant::now)), if filter_at.is_some() => {
+                filter.look(|| agent.knows_all_programs());
+                continue;
+            }
+            Some(renewed) = filter.renewed() => {
+                filter.finish(renewed);
                 continue;
             }
             done = Snapshots::next(&mut agent.snapshots) => agent.snapshot_done(done),

@@ -224,14 +224,12 @@ impl Agent {
         let start = Instant::now();
         self.settle_addresses();
         let mut many = 0;
-        loop {
-            let changes = self.planner.take_some_changes(BATCH);
-            if changes.is_empty() {
-                break;
-            }
+        let mut planner = std::mem::take(&mut self.planner);
+        planner.take_changes_in_batches(BATCH, |changes| {
             many += changes.len();
             self.apply(&changes);
-        }
+        });
+        self.planner = planner;
         if self.planner.take_listeners_changed() {
             self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
         }

@@ -113,6 +113,13 @@ impl Agent {
         Ok(Findings { pins: pins.collect(), services, links, skips, programs: programs.collect() })
     }
 
+    /// Whether nothing is attached that this agent has not loaded itself, with the maps that it has opened: in the tables of
+    /// an earlier run there may be programs at work that have other maps beside them, if somebody took pins away.
+    pub(super) fn knows_all_programs(&self) -> bool {
+        let wanted: BTreeSet<LinkPin> = self.links.pins().into_keys().chain(self.datapath.socket_pins()).collect();
+        !self.adopted || self.ready && self.datapath.verify_links(&wanted).is_ok_and(|faults| faults.is_empty())
+    }
+
     /// Mends what can be; gives what could not be tried, for people.
     fn mend(&mut self, findings: &Findings) -> Vec<String> {
         let mut problems = Vec::new();

@@ -169,14 +169,14 @@ mod tests {
     fn the_report_has_a_line_for_each_thing() {
         assert_eq!(Removed::default().to_string(), "nothing to remove");
         let removed = Removed {
-            links: vec!["/b/v3/links/connect4".into()],
-            maps: vec!["/b/v3/flows".into()],
+            links: vec!["/b/v4/links/connect4".into()],
+            maps: vec!["/b/v4/flows".into()],
             left: vec!["/b/x".into()],
             ..Removed::default()
         };
         assert_eq!(
             removed.to_string(),
-            "removed link /b/v3/links/connect4\nremoved map /b/v3/flows\nleft alone, not berrylb's: /b/x"
+            "removed link /b/v4/links/connect4\nremoved map /b/v4/flows\nleft alone, not berrylb's: /b/x"
         );
     }
 }

@@ -11,7 +11,7 @@ pub enum Error {
     /// The kernel refused an operation on a named object.
     #[error("{what}: {cause}{}", Advice(cause))]
     Kernel {
-        /// Operation and object, such as `pin link /sys/fs/bpf/berrylb/v3/links/connect4`.
+        /// Operation and object, such as `pin link /sys/fs/bpf/berrylb/v4/links/connect4`.
         what: String,
         /// What the kernel answered.
         cause: io::Error,
@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn a_refusal_names_object_cause_and_next_step() {
-        let error = Error::kernel("pin map flows at /x/v3/flows")(io::Error::from_raw_os_error(libc::EPERM));
+        let error = Error::kernel("pin map flows at /x/v4/flows")(io::Error::from_raw_os_error(libc::EPERM));
         let text = error.to_string();
-        assert!(text.starts_with("pin map flows at /x/v3/flows: Operation not permitted"), "{text}");
+        assert!(text.starts_with("pin map flows at /x/v4/flows: Operation not permitted"), "{text}");
         assert!(text.contains("Next step: run as root"), "{text}");
         assert_eq!(error.errno(), Some(libc::EPERM));
         assert!(!error.is_device_gone());

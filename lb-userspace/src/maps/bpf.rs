@@ -16,11 +16,12 @@ use super::{
     capacity::Capacities,
     grace::Grace,
     mmap::Mmap,
+    open::Opener,
     open_error::OpenError,
-    shape::{PodNet, RangeEntry, SHAPES, Shape, shape},
+    shape::{PodNet, RangeEntry, SHAPES, Shape},
     store::{BatchError, MapStore, StoreError},
     sys::{MapInfo, RawMap},
-    typed::{Plain, Table},
+    typed::Table,
 };
 
 /// Words of a [`ServiceState`], and of a slot: array elements are 8 bytes apart at least.
@@ -49,11 +50,8 @@ pub struct BpfStore {
     grace: Option<Grace>,
 }
 
-/// Maps that are accessed as memory.
-const MAPPED: [&str; 2] = [map::SVC_STATE, map::SLOTS];
-
 impl BpfStore {
-    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v3`).
+    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v4`).
     ///
     /// # Errors
     /// If one is missing, is not as the ABI wants it, or cannot be opened.
@@ -70,12 +68,7 @@ impl BpfStore {
     }
 
     fn open_as(dir: &Path, read_only: bool) -> Result<Self, OpenError> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| OpenError::Io {
-            map: map::COUNTERS,
-            path: path.into(),
-            error,
-        })?;
-        let open = Opener { dir, read_only, cpus };
+        let open = Opener::new(dir, read_only)?;
         let services = open.raw(map::SERVICES, None)?;
         let svc_state = open.raw(map::SVC_STATE, None)?;
         let slots = open.raw(map::SLOTS, None)?;
@@ -84,8 +77,9 @@ impl BpfStore {
         let fixed = |name| Capacities::DEFAULT.of(name);
         let skips = open.raw(map::SKIPS, fixed(map::SKIPS))?;
         let config = open.raw(map::CONFIG, fixed(map::CONFIG))?;
-        // Only programs use it; here it is checked.
+        // Checked here; of these the store reads nothing.
         open.raw(map::MARKS, fixed(map::MARKS))?;
+        open.raw(map::FLOW_FILTER, fixed(map::FLOW_FILTER))?;
         let counters = open.raw(map::COUNTERS, fixed(map::COUNTERS))?;
         let svc_counters = open.raw(map::SVC_COUNTERS, Some(entries(&backends)))?;
         let flows = open.table(map::FLOWS)?;
@@ -163,57 +157,6 @@ pub fn create_pinned(dir: &Path, capacities: &Capacities) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-struct Opener<'a> {
-    dir: &'a Path,
-    read_only: bool,
-    cpus: usize,
-}
-
-impl Opener<'_> {
-    fn raw(&self, map: &'static str, entries: Option<u32>) -> Result<RawMap, OpenError> {
-        let path = self.dir.join(map);
-        // mmap(2) turns a shared mapping of a read-only descriptor into a private one, which the kernel refuses for maps:
-        // those are opened for writing even to be only read, and mapped read-only.
-        let read_only = self.read_only && !MAPPED.contains(&map);
-        let raw = RawMap::open(&path, read_only, self.cpus).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                let others = SHAPES.iter().any(|shape| self.dir.join(shape.name).exists());
-                if others { OpenError::Lost { path: path.clone() } } else { OpenError::Missing { path: path.clone() } }
-            } else {
-                OpenError::Io { map, path: path.clone(), error }
-            }
-        })?;
-        let Shape { kind, key_size, value_size, flags, .. } = *shape(map);
-        let MapInfo { map_type, id: _, key_size: found_key, value_size: found_value, max_entries, map_flags } =
-            *raw.info();
-        for (what, found, wanted) in [
-            ("type", map_type, kind as u32),
-            ("key size", found_key, key_size),
-            ("value size", found_value, value_size),
-            ("max_entries", max_entries, entries.unwrap_or(max_entries)),
-            ("flags", map_flags & flags, flags),
-        ] {
-            if found != wanted {
-                return Err(OpenError::Wrong { map, path, what, found, wanted });
-            }
-        }
-        Ok(raw)
-    }
-
-    fn table<K: Plain + Eq + std::hash::Hash, V: Plain>(&self, map: &'static str) -> Result<Table<K, V>, OpenError> {
-        Ok(Table::new(map, self.raw(map, None)?))
-    }
-
-    fn mmap(&self, map: &'static str, raw: &RawMap) -> Result<Mmap, OpenError> {
-        let bytes = raw.info().max_entries as usize * shape(map).stride();
-        Mmap::new(raw.fd(), bytes, !self.read_only).map_err(|error| OpenError::Io {
-            map,
-            path: self.dir.join(map),
-            error,
-        })
-    }
 }
 
 impl MapStore for BpfStore {

@@ -8,8 +8,8 @@ use super::shape::SHAPES;
 /// kubelet's documentation. Memory is taken for those that are there.
 pub(super) const SKIPS: u32 = 512;
 
-/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `skips`, `config`, `marks` and `counters` have
-/// fixed sizes.
+/// Entries of the maps whose size is a flag. `svc_counters` follows `backends`; `skips`, `flow_filter`, `config`, `marks` and
+/// `counters` have fixed sizes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Capacities {
     /// Frontends: one for each address, port, protocol and scope; NodePorts count once per family.
@@ -50,7 +50,7 @@ impl Capacities {
         backends: 4096,
         flows: 8192,
         embryos: 4096,
-        frags: 1024,
+        frags: 768,
         sock_revnat: 4096,
         affinity: 2048,
         source_ranges: 2048,
@@ -83,7 +83,7 @@ impl Capacities {
             map::POD_NETS => self.pod_nets,
             map::DEVS => self.devs,
             map::SKIPS => SKIPS,
-            map::CONFIG | map::MARKS => 1,
+            map::CONFIG | map::MARKS | map::FLOW_FILTER => 1,
             map::COUNTERS => u32::try_from(Counter::ALL.len()).ok()?,
             _ => return None,
         })

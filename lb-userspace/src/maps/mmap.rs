@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 /// A mapped array of 8-byte words that the kernel, BPF programs and other processes read and write at the same time:
@@ -72,6 +72,18 @@ impl Mmap {
     pub(super) fn set_half(&self, at: usize, value: u32) {
         assert!(self.writable, "the map was opened for reading");
         self.half_at(at).store(value, Ordering::Relaxed);
+    }
+
+    /// One byte. A program's store to another byte of its word is never lost.
+    ///
+    /// # Panics
+    /// Beyond the end, or if mapped for reading.
+    pub(super) fn set_byte(&self, at: usize, value: u8) {
+        assert!(self.writable, "the map was opened for reading");
+        assert!(at < 8 * self.words, "byte {at} of {} words", self.words);
+        // SAFETY: `at` is inside the mapping, which lives as long as `self` and is valid for any bits. Others access it at the
+        // same time, by single loads and stores of bytes and of whole words, of which processors make one or the other.
+        unsafe { self.start.cast::<AtomicU8>().add(at).as_ref() }.store(value, Ordering::Relaxed);
     }
 
     fn at(&self, at: usize) -> &AtomicU64 {

@@ -1,8 +1,8 @@
 //! Type, sizes and flags of every map: what a pinned map is checked against. It makes no map and opens none.
 
 use lb_common::abi::{
-    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCell, Config, Dev, Flow, RangeKey, ServiceKey,
-    ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
+    Addr, AddrInfo, AffinityEntry, AffinityKey, Backend, BackendCell, Config, Dev, Flow, FlowFilter, RangeKey,
+    ServiceKey, ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple, map,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -105,7 +105,7 @@ const fn of<K, V>(name: &'static str, kind: MapKind, flags: u32) -> Shape {
 }
 
 /// All maps, in the order of [`map::ALL`].
-pub const SHAPES: [Shape; 18] = [
+pub const SHAPES: [Shape; 19] = [
     of::<ServiceKey, ServiceRef>(map::SERVICES, MapKind::Hash, 0),
     of::<u32, ServiceState>(map::SVC_STATE, MapKind::Array, MMAPABLE),
     of::<u32, u32>(map::SLOTS, MapKind::Array, MMAPABLE),
@@ -113,6 +113,7 @@ pub const SHAPES: [Shape; 18] = [
     of::<Tuple, Flow>(map::FLOWS, MapKind::LruHash, 0),
     of::<Tuple, Flow>(map::EMBRYOS, MapKind::LruHash, 0),
     of::<Tuple, Flow>(map::FRAGS, MapKind::LruHash, 0),
+    of::<u32, FlowFilter>(map::FLOW_FILTER, MapKind::Array, MMAPABLE),
     of::<SockKey, SockEntry>(map::SOCK_REVNAT, MapKind::LruHash, 0),
     of::<SkipKey, u32>(map::SKIPS, MapKind::Hash, NO_PREALLOC),
     of::<AffinityKey, AffinityEntry>(map::AFFINITY, MapKind::LruHash, 0),

@@ -126,6 +126,16 @@ impl<K: Plain + Eq + Hash, V: Plain> Table<K, V> {
         self.each_raw(&mut |key, value| show(&key, &read(value)))
     }
 
+    /// Shows the key of every element that is there from the call to its end, in the kernel's batches: of each bucket it
+    /// reads all elements under the bucket's lock. A walk from key to key may miss some.
+    pub(super) fn each_key_for_sure(&self, show: &mut dyn FnMut(&K)) -> Result<(), StoreError> {
+        match self.walk_by_batch(&mut |key, _| show(&key)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.error("read all of", io::ErrorKind::Unsupported.into())),
+            Err(error) => Err(self.error("read", error)),
+        }
+    }
+
     /// As [`Self::each`], with the bytes of values: of a per-CPU map all CPUs'.
     pub(super) fn each_raw(&self, show: &mut dyn FnMut(K, &[u8])) -> Result<(), StoreError> {
         let walked = match self.walk_by_batch(show) {

@@ -1,5 +1,5 @@
 //! The datapath's programs in the kernel, for tests that run packets through them by `BPF_PROG_TEST_RUN`: loading,
-//! maps filled from a case's tables, one run. It attaches nothing and pins nothing.
+//! maps filled from a case's tables, one run. It attaches nothing.
 #![expect(dead_code, reason = "each test that includes this uses its own part of it")]
 
 pub(crate) mod interrupts;
@@ -11,7 +11,7 @@ pub(crate) mod verifier;
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -70,7 +70,14 @@ impl Kernel {
 
     /// The maps alone: loading all programs takes an emulated machine its time, so who needs few loads those.
     pub(crate) fn without_programs(sizes: &[(&'static str, u32)]) -> Self {
-        let mut bpf = maps(sizes);
+        let mut bpf = maps(sizes, None);
+        let tables = KernelTables::take(&mut bpf);
+        Self { tables, bpf }
+    }
+
+    /// As [`Self::without_programs`], with the maps pinned in this folder.
+    pub(crate) fn pinned(sizes: &[(&'static str, u32)], folder: &Path) -> Self {
+        let mut bpf = maps(sizes, Some(folder));
         let tables = KernelTables::take(&mut bpf);
         Self { tables, bpf }
     }
@@ -139,8 +146,8 @@ impl Kernel {
     }
 }
 
-/// The object's maps in the kernel, with these sizes; none of its programs is loaded yet.
-fn maps(sizes: &[(&'static str, u32)]) -> Ebpf {
+/// The object's maps in the kernel, with these sizes, pinned if there is a folder; none of its programs is loaded yet.
+fn maps(sizes: &[(&'static str, u32)], folder: Option<&Path>) -> Ebpf {
     // As the agent does: on an old kernel the programs do without.
     let probe = Probe::run();
     let has = |feature| u8::from(probe.has(feature));
@@ -161,6 +168,9 @@ fn maps(sizes: &[(&'static str, u32)]) -> Ebpf {
     }
     for (name, entries) in sizes {
         loader.map_max_entries(name, *entries);
+    }
+    for (name, folder) in map::ALL.into_iter().flat_map(|name| folder.map(|folder| (name, folder))) {
+        loader.map_pin_path(name, folder.join(name));
     }
     loader.load(&object()).unwrap_or_else(|error| {
         panic!("load the BPF object: {error:?}. Next step: run the test as root, on a kernel with BPF")

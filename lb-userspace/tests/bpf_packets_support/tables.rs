@@ -15,13 +15,14 @@ use berrylb::loader::{Feature, Probe};
 use lb_common::{
     abi::{
         Addr, AddrInfo, AffinityEntry, AffinityKey, Answers, Backend, BackendCell, BackendCounter, Config, Counter,
-        Dev, Flow, RangeKey, ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, map, role,
+        Dev, Flow, FlowFilter, RangeKey, ServiceKey, ServiceRef, ServiceState, TICK_SHIFT, Tuple, filter_place, map,
+        reading, role,
     },
     datapath::FlowTable,
     testing::Contents,
 };
 use nix::time::{ClockId, clock_gettime};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 /// A map key or value of the ABI.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,7 @@ pub(crate) struct KernelTables {
     /// `embryos`.
     pub(crate) embryos: Hash<Tuple, Flow>,
     frags: Hash<Tuple, Flow>,
+    filter: Array<MapData, Plain<FlowFilter>>,
     affinity: Hash<AffinityKey, AffinityEntry>,
     ranges: LpmTrie<MapData, Plain<RangeKey>, u32>,
     addrs: Hash<Addr, AddrInfo>,
@@ -78,6 +80,16 @@ fn clear<K: Pod + Copy, V: Pod>(map: &mut HashMap<MapData, K, V>) {
     }
 }
 
+/// A filter of these flows, the first one; the other one is empty.
+fn filter_of(flows: &[(FlowTable, Tuple, Flow)]) -> FlowFilter {
+    let mut filter = FlowFilter::new_zeroed();
+    filter.reading = reading::FIRST;
+    for (_, key, _) in flows.iter().filter(|(table, ..)| table.is_filtered()) {
+        filter.places[0][filter_place(key) as usize] = 1;
+    }
+    filter
+}
+
 fn fill<K: Copy, V: Copy>(map: &mut Hash<K, V>, entries: impl IntoIterator<Item = impl Borrow<(K, V)>>)
 where
     Plain<K>: Pod,
@@ -99,6 +111,7 @@ impl KernelTables {
             flows: take(bpf, map::FLOWS),
             embryos: take(bpf, map::EMBRYOS),
             frags: take(bpf, map::FRAGS),
+            filter: take(bpf, map::FLOW_FILTER),
             affinity: take(bpf, map::AFFINITY),
             ranges: take(bpf, map::SOURCE_RANGES),
             addrs: take(bpf, map::ADDRS),
@@ -132,7 +145,7 @@ impl KernelTables {
         self.reset_counters();
     }
 
-    /// Makes both flow tables hold what `contents` holds.
+    /// Makes the flow tables hold what `contents` holds, and the filter that is asked hold their keys and no more.
     pub(crate) fn reset_flows(&mut self, contents: &Contents) {
         clear(&mut self.flows);
         clear(&mut self.embryos);
@@ -145,6 +158,7 @@ impl KernelTables {
             };
             map.insert(Plain(*key), Plain(*flow), 0).expect("room in the flow table");
         }
+        self.filter.set(0, Plain(filter_of(&contents.flows)), 0).expect("flow_filter");
     }
 
     /// Adds everything but the flows; what is beyond an array's end cannot be written and is not there.
@@ -200,6 +214,32 @@ impl KernelTables {
         let cpus = nr_cpus().expect("the number of processors");
         let full = vec![Plain(Answers { tick: now(), sent: u32::MAX / 2 }); cpus];
         self.answers.set(0, PerCpuValues::try_from(full).expect("a value for each processor"), 0).expect("answers");
+    }
+
+    /// The filter in front of the flows.
+    pub(crate) fn filter(&self) -> FlowFilter {
+        self.filter.get(&0, 0).expect("flow_filter").0
+    }
+
+    /// Keys in the tables that the filter that is asked lacks.
+    pub(crate) fn missed(&self) -> Vec<Tuple> {
+        let mut filter = self.filter();
+        let asked = filter.reading;
+        let places = filter.places_mut(asked);
+        let entries = self.flow_entries().into_iter().filter(|(table, ..)| table.is_filtered());
+        entries.map(|(_, key, _)| key).filter(|key| places[filter_place(key) as usize] == 0).collect()
+    }
+
+    /// Whether `flows` or `embryos` holds this key.
+    pub(crate) fn has_flow(&self, key: &Tuple) -> bool {
+        [&self.flows, &self.embryos].into_iter().any(|map| map.get(&Plain(*key), 0).is_ok())
+    }
+
+    /// Which filter is asked, one of [`reading`].
+    pub(crate) fn set_reading(&mut self, asked: u32) {
+        let mut filter = self.filter();
+        filter.reading = asked;
+        self.filter.set(0, Plain(filter), 0).expect("flow_filter");
     }
 
     /// As if this had happened since the maps were made ([`lb_common::abi::mark`]).

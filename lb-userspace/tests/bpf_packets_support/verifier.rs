@@ -35,7 +35,7 @@ pub(crate) struct Judged {
 
 /// Has every program of the object verified, in order of name, with globals as the agent would set them.
 pub(crate) fn judge_all() -> Vec<Judged> {
-    let bpf = maps(&[]);
+    let bpf = maps(&[], None);
     let bytes = object();
     let mut object = Object::parse(&bytes).unwrap_or_else(|error| panic!("the BPF object: {error}"));
     let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();

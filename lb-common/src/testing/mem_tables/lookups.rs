@@ -7,8 +7,8 @@ use zerocopy::IntoBytes as _;
 use super::{ARRAY_LEN, MemTables};
 use crate::{
     abi::{
-        Addr, AffinityEntry, AffinityKey, Backend, BackendCell, Counter, Dev, Flow, RangeKey, ServiceKey, ServiceRef,
-        ServiceState, SkipKey, SockEntry, SockKey, Tuple,
+        Addr, AffinityEntry, AffinityKey, Backend, BackendCell, Counter, Dev, Flow, FlowFilter, RangeKey, ServiceKey,
+        ServiceRef, ServiceState, SkipKey, SockEntry, SockKey, Tuple,
     },
     datapath::{FlowTable, Tables},
     testing::{recycling::read, table::Table},
@@ -59,7 +59,17 @@ impl Tables for MemTables {
         store(found, into)
     }
 
-    fn insert_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
+    fn in_filter(&self, place: u32) -> bool {
+        let filter = &self.inner.borrow().filter;
+        FlowFilter::lets_pass(filter.reading, filter.as_bytes()[FlowFilter::byte(filter.reading, place)])
+    }
+
+    fn mark_filter(&self, place: u32) {
+        let filter = &mut self.inner.borrow_mut().filter;
+        filter.places.iter_mut().for_each(|places| places[place as usize] = 1);
+    }
+
+    fn put_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
         let mut inner = self.inner.borrow_mut();
         if inner.refusing.contains(&table.into()) {
             return false;
