@@ -137,21 +137,9 @@ pub struct ApiVerdict {
     pub left: Vec<Difference>,
     /// Why something could not be mended.
     pub problems: Vec<String>,
-    /// Tables without room for all that is wanted, which no repair gives them.
+    /// What Services lack that no repair gives them, such as room in a table, each with what does.
     #[serde(default)]
-    pub full: Vec<ApiFullTable>,
-}
-
-/// A table without room for all that is wanted.
-#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ApiFullTable {
-    /// The map's name.
-    pub map: String,
-    /// Its size.
-    pub entries: u32,
-    /// The flag that sets its size.
-    pub flag: String,
+    pub limits: Vec<String>,
 }
 
 /// How long an agent may take to answer.

@@ -45,7 +45,7 @@ mod verify;
 mod watch;
 mod xdp;
 
-pub use api::{ApiAnswer, ApiFullTable, ApiHealthCheck, ApiLink, ApiSnapshot, ApiVerdict, ApiXdp, ask, verify};
+pub use api::{ApiAnswer, ApiHealthCheck, ApiLink, ApiSnapshot, ApiVerdict, ApiXdp, ask, verify};
 pub use config::{AgentArgs, DEFAULT_API_SOCKET, DEFAULT_BPFFS, Settings};
 pub use run::run;
 pub use settings_error::SettingsError;

@@ -12,7 +12,7 @@ use super::{
     services::print,
 };
 use crate::{
-    agent::{ApiFullTable, ApiSnapshot, ApiVerdict, verify},
+    agent::{ApiSnapshot, ApiVerdict, verify},
     plan::compare::Difference,
 };
 
@@ -84,21 +84,11 @@ fn advice(verdict: &ApiVerdict, repaired: bool) -> Option<String> {
         (left, false) => format!("{left} differences"),
         (left, true) => format!("{left} differences are left"),
     };
-    let full = verdict.full.iter();
-    let full: Vec<String> = full
-        .map(|ApiFullTable { map, entries, flag }| format!("map {map} is full ({entries} entries): raise {flag}"))
-        .collect();
-    Some(match (full.is_empty(), repaired) {
+    Some(match (verdict.limits.is_empty(), repaired) {
         (true, false) => format!("{left}: `berrylb verify --repair` has the agent mend what differs"),
         (true, true) => format!("{left}: the agent's log says why, and it tries again what failed"),
-        (false, _) => {
-            let rest = if repaired { "" } else { "; --repair mends only what has another cause" };
-            format!(
-                "{left}; {}; a pinned table keeps its size until `berrylb cleanup`, which interrupts traffic, and a new start \
-                 of the agent{rest}",
-                full.join("; ")
-            )
-        }
+        (false, false) => format!("{left}; {}; --repair mends only what has another cause", verdict.limits.join("; ")),
+        (false, true) => format!("{left}; {}", verdict.limits.join("; ")),
     })
 }
 
@@ -131,14 +121,10 @@ mod tests {
         assert_eq!(text, "1 difference: `berrylb verify --repair` has the agent mend what differs");
         assert!(advice(&verdict, true).unwrap().starts_with("1 difference is left: the agent's log"));
 
-        verdict.full = vec![ApiFullTable { map: "services".into(), entries: 6, flag: "--max-services".into() }];
+        verdict.limits = vec!["map services is full".into(), "another".into()];
         verdict.left.push(verdict.left[0].clone());
-        for (repaired, start) in [(false, "2 differences; map services is full"), (true, "2 differences are left; map")]
-        {
-            let text = advice(&verdict, repaired).unwrap();
-            assert!(text.starts_with(start), "{text}");
-            assert!(text.contains("(6 entries): raise --max-services") && text.contains("`berrylb cleanup`"), "{text}");
-            assert_eq!(text.contains("--repair"), !repaired, "{text}");
-        }
+        let text = advice(&verdict, false).unwrap();
+        assert_eq!(text, "2 differences; map services is full; another; --repair mends only what has another cause");
+        assert_eq!(advice(&verdict, true).unwrap(), "2 differences are left; map services is full; another");
     }
 }
