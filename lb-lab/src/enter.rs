@@ -21,7 +21,7 @@ pub(crate) fn write(lab: &str, folder: &Path, cgroup: &Path) -> Result<PathBuf> 
         r#"# Runs a shell or a command on a node, in a pod, on the router or outside: sh enter NAME [COMMAND...]
 if [ $# -eq 0 ]; then
     echo "usage: sh enter NAME [COMMAND...]; NAME is one of:" >&2
-    ls {NETNS_DIR} | sed -n 's/^{lab}-/  /p' | grep -vx '  lan' >&2
+    ls {NETNS_DIR} | sed -n 's/^{lab}-/  /p' | sed 's/^  lan$/  router/' >&2
     exit 2
 fi
 name=$1

@@ -191,6 +191,11 @@ fn people_enter_by_the_script() {
     std::os::unix::fs::symlink("/bin/echo", bin.join("say")).unwrap();
     assert_eq!(enter("raspi002", "say by name"), "by name\n");
     assert!(enter("nobody", "true").contains("has no node, pod or machine nobody"));
+    let names = std::process::Command::new("sh").arg(lab.enter_script()).output().unwrap();
+    let names = String::from_utf8(names.stderr).unwrap();
+    for name in ["raspi002", "sample", "outside", "router"] {
+        assert!(names.lines().any(|line| line == format!("  {name}")), "no {name} in {names}");
+    }
 }
 
 /// `make lab` holds Ctrl-C back until it is ready for it. Agents of its nodes are not to inherit that.

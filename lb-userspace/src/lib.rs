@@ -6,6 +6,7 @@
 pub mod agent;
 mod chain;
 pub mod cli;
+mod clock;
 pub mod k8s;
 pub mod loader;
 pub mod maps;

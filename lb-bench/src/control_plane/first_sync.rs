@@ -35,7 +35,7 @@ pub(crate) struct FirstSyncArgs {
 pub(super) struct FirstSync {
     /// Objects into the index, by Service.
     pub(super) index: f64,
-    /// Every Service planned, and told.
+    /// Planning that the maps waited for: the next Services are planned while some are written.
     pub(super) plan: f64,
     /// The plan into the maps.
     pub(super) maps: f64,
@@ -62,21 +62,20 @@ pub(crate) fn first_sync(args: &FirstSyncArgs) -> Result<()> {
     let indexed = Instant::now();
     let (mut plan, mut maps, mut backends) = (Duration::ZERO, Duration::ZERO, 0);
     let mut last = indexed;
-    loop {
-        let changes = planner.take_some_changes(BATCH);
+    let mut failed = Vec::new();
+    planner.take_changes_in_batches(BATCH, |changes| {
         let planned = Instant::now();
         plan += planned - last;
-        if changes.is_empty() {
-            break;
-        }
         let (outcome, errors) = tables.apply_all(&changes);
-        if let Some(error) = errors.first() {
-            bail!("{} Services are not in the maps: {error}", errors.len());
-        }
+        failed.extend(errors);
         backends += outcome.backends_added;
         drop(changes);
         last = Instant::now();
         maps += last - planned;
+    });
+    plan += last.elapsed();
+    if let Some(error) = failed.first() {
+        bail!("{} Services are not in the maps: {error}", failed.len());
     }
     if backends != (args.services * args.endpoints) as usize {
         bail!("{backends} backends are in the maps");

@@ -40,6 +40,8 @@ impl Spare {
 /// (`nf_conntrack_udp_timeout`, 30 s until it lasts, and `…_stream`, 120 s), which kube-proxy's users are used to.
 const UDP_IDLE_EMBRYO: u32 = ticks(30);
 const UDP_IDLE: u32 = ticks(120);
+/// Time after which nobody waits for a TCP flow's last packets any more: Linux's TIME_WAIT.
+const TCP_CLOSING: u32 = ticks(60);
 /// Time for which the later fragments of a datagram are awaited: Linux's `ipfrag_time` and `ip6frag_time` at most.
 const FRAGMENT_IDLE: u32 = ticks(60);
 
@@ -295,7 +297,7 @@ fn are_free<T: Tables>(tables: &T, key: &Tuple, flow: &Flow, spare: &mut Spare) 
     if !find(tables, reply_key, other) {
         return true;
     }
-    if !other.flow.to.is_reverse_of(key) && !is_over(other, tables.now()) {
+    if !other.flow.to.is_reverse_of(key) && !is_over(&other.flow, other.table, tables.now()) {
         return false;
     }
     forget(tables, reply_key, &mut other.flow)
@@ -314,18 +316,20 @@ pub(super) fn forget_reply<T: Tables>(tables: &T, spare: &Spare, found: &mut Fou
     forget(tables, &spare.key, &mut found.flow);
 }
 
-/// Whether nothing more is to come from a flow: TCP that closed a while ago (Linux's TIME_WAIT), UDP that was silent for
-/// long. Whether its service would still use its backend says nothing: a connection drains, and answers are under way.
+/// Whether nothing more is to come at `now` (in ticks) from a flow that stands in `table`: TCP that closed a while ago
+/// (Linux's TIME_WAIT), UDP that was silent for long. Other TCP has no such time. Whether its service would still use its
+/// backend says nothing: a connection drains, and answers are under way.
 #[inline(always)]
-fn is_over(found: &Found, now: u32) -> bool {
-    let limit = if found.flow.state == flow_state::CLOSING {
-        ticks(60)
-    } else if found.flow.to.proto == proto::TCP {
+#[must_use]
+pub const fn is_over(flow: &Flow, table: FlowTable, now: u32) -> bool {
+    let limit = if flow.state == flow_state::CLOSING {
+        TCP_CLOSING
+    } else if flow.to.proto == proto::TCP {
         return false;
     } else {
-        udp_idle_limit(found.table)
+        udp_idle_limit(table)
     };
-    idle(now, found.flow.seen) > limit
+    idle(now, flow.seen) > limit
 }
 
 /// Remembers how the later fragments of the packet are to be translated: as this flow does it. Whether the table took it.

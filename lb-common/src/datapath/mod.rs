@@ -30,6 +30,7 @@ pub mod uplink;
 mod verdict;
 pub mod xdp;
 
+pub use flow::is_over;
 pub use frontend::{Choice, Traffic, find, select};
 pub use link::Link;
 pub use packet::{ANSWER_WORDS, Fault, Frame, HostPacket, L4Checksum, Packet, Route};

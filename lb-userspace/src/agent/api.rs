@@ -137,6 +137,9 @@ pub struct ApiVerdict {
     pub left: Vec<Difference>,
     /// Why something could not be mended.
     pub problems: Vec<String>,
+    /// What Services lack that no repair gives them, such as room in a table, each with what does.
+    #[serde(default)]
+    pub limits: Vec<String>,
 }
 
 /// How long an agent may take to answer.
@@ -177,6 +180,9 @@ async fn exchange<T: DeserializeOwned>(socket: &Path, method: Method, path: &str
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(io::Error::new(error.kind(), format!("{error}; run this as root")));
         }
         Err(error) => return Err(error),
     };

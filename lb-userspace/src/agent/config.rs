@@ -84,7 +84,7 @@ pub struct AgentArgs {
     #[arg(long, env = "BERRYLB_ALGORITHM", value_name = "ALGORITHM")]
     pub algorithm: Option<Algorithm>,
     /// Slots of a Maglev table, a prime: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749 or 65521. Equal on all nodes.
-    /// Default: 4093.
+    /// Default: 2039.
     #[arg(long, env = "BERRYLB_MAGLEV_TABLE_SIZE", value_name = "M")]
     pub maglev_table_size: Option<TableSize>,
     /// Folder on a bpffs for this agent's maps and links. Default: /sys/fs/bpf/berrylb.
@@ -181,7 +181,7 @@ pub struct AgentArgs {
     /// Most backend sets. Default: 2048.
     #[arg(long, env = "BERRYLB_MAX_BACKEND_SETS", value_name = "N")]
     pub max_backend_sets: Option<u32>,
-    /// Most slots of all backend sets. Default: 8192 and room for 4 Maglev tables, or for 64 with --algorithm maglev.
+    /// Most slots of all backend sets. Default: 8192, and room for 64 Maglev tables with --algorithm maglev.
     #[arg(long, env = "BERRYLB_MAX_SLOTS", value_name = "N")]
     pub max_slots: Option<u32>,
     /// Most endpoints. Default: 4096.
@@ -275,9 +275,7 @@ const DEFAULT_AUDIT_INTERVAL: u32 = 300;
 const DEFAULT_STATE_INTERVAL: u32 = 60;
 
 /// Maglev tables that the default of `--max-slots` has room for if Maglev is the default algorithm.
-const MANY_TABLES: u32 = 64;
-/// And otherwise: those of one Service of both families, twice, as a changed table is written beside the old one.
-const FEW_TABLES: u32 = 4;
+const DEFAULT_TABLES: u32 = 64;
 
 macro_rules! or_file {
     ($flags:ident, $file:ident, { $($field:ident),+ $(,)? }) => {{
@@ -315,10 +313,9 @@ impl AgentArgs {
         let algorithm = self.algorithm.unwrap_or_default();
         let maglev_table_size = self.maglev_table_size.map_or(MaglevSize::DEFAULT, |size| size.0);
         let tables = match algorithm {
-            Algorithm::Random => FEW_TABLES,
-            Algorithm::Maglev => MANY_TABLES,
+            Algorithm::Random => 0,
+            Algorithm::Maglev => DEFAULT_TABLES * u32::from(maglev_table_size.get()),
         };
-        let tables = tables * u32::from(maglev_table_size.get());
         let capacities = Capacities {
             services,
             svc_state: self.max_backend_sets.unwrap_or(defaults.svc_state),
@@ -429,5 +426,8 @@ fn read_file(path: &Path) -> Result<AgentArgs, SettingsError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(AgentArgs::default());
     }
-    serde_yaml::from_str(&text).map_err(|error| SettingsError::Invalid { path: path.into(), error: error.to_string() })
+    // A picture of the place would say the cause a second time: for an unknown key, the list of all keys.
+    let plain = serde_yaml::options! { with_snippet: false };
+    serde_yaml::from_str_with_options(&text, plain)
+        .map_err(|error| SettingsError::Invalid { path: path.into(), error: error.to_string() })
 }

@@ -4,6 +4,7 @@
 //! Service waits for it. The loop adds what only it knows; the text is written beside it again.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -12,7 +13,8 @@ use lb_common::abi::{BackendCounter, Counter, Traffic};
 
 use super::state::Agent;
 use crate::{
-    maps::{BackendCounts, BpfStore, Counted, MapStore as _, StoreError, Usage, count_usage},
+    clock::now_ticks,
+    maps::{BackendCounts, BpfStore, Counted, MapStore as _, Usage, count_usage},
     plan::state::ServiceName,
 };
 
@@ -29,12 +31,16 @@ impl Reading {
         Self {
             counters: read("the datapath's counters", tables.counters()),
             backends: read("what was counted for backends", tables.backend_counters()),
-            sizes: read("the sizes of the programs' tables", count_usage(tables)),
+            sizes: read("the sizes of the programs' tables", sizes(tables)),
         }
     }
 }
 
-fn read<T>(what: &str, result: Result<T, StoreError>) -> Option<T> {
+fn sizes(tables: &BpfStore) -> anyhow::Result<Counted> {
+    Ok(count_usage(tables, now_ticks()?)?)
+}
+
+fn read<T>(what: &str, result: Result<T, impl fmt::Display>) -> Option<T> {
     result.inspect_err(|error| tracing::warn!("metrics lack {what}: {error}")).ok()
 }
 
@@ -81,7 +87,7 @@ impl Metrics {
             usage.extend(counted.usage);
             let label = |state: &str| format!("{{state=\"{state}\"}}");
             let flows: Vec<_> = counted.flows.into_iter().map(|(state, count)| (label(state), count)).collect();
-            let help = "Translated connections of the packet path.";
+            let help = "Translated connections of the packet path that are not over.";
             write_family(&mut text, "flows", "gauge", help, &flows);
         }
         let label = |map: &str| format!("{{map=\"{map}\"}}");

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     k8s,
-    loader::{self, FolderLock},
+    loader::{self, FolderLock, object::VERSION},
     maps::{BpfStore, Freed, Grace},
     net::Follower,
 };
@@ -46,12 +46,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (asker, mut questions) = mpsc::channel(16);
     let (file_events, mut changed_files) = mpsc::unbounded_channel();
     let mut watch = Watch::new(&settings.from, file_events).context("watch --from: no inotify instance to be had")?;
+    tracing::info!("{}", introduction(&settings));
     // Before anything is loaded: a wrong path is told, and nothing is touched.
     let mut watches = match settings.access.clone() {
-        Some(access) => {
-            tracing::info!("objects come from {access}, for node {}", settings.node_name);
-            Some(k8s::watch::start(access, k8s::watch::Patience::default()).await?)
-        }
+        Some(access) => Some(k8s::watch::start(access, k8s::watch::Patience::default()).await?),
         None => None,
     };
     let listeners = listen(&settings).await?;
@@ -195,6 +193,19 @@ pub async fn run(settings: Settings) -> Result<()> {
     agent.end_snapshot().await;
     tracing::info!("ending; the datapath {}", if agent.taken_away { "was taken away" } else { "stays in place" });
     Ok(())
+}
+
+/// Who starts, and by what: the first line of a log.
+fn introduction(settings: &Settings) -> String {
+    let source = match &settings.access {
+        Some(access) => access.to_string(),
+        None => settings.from.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+    };
+    let node = match settings.node_name.as_str() {
+        "" => "no node by name, so no endpoint is local".to_owned(),
+        name => format!("node {name}"),
+    };
+    format!("berrylb {VERSION}: objects come from {source}, for {node}")
 }
 
 /// Takes the agent's sockets before anything is attached: a port that kube-proxy holds ends an agent that has changed

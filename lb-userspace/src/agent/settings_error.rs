@@ -35,3 +35,22 @@ pub enum SettingsError {
     #[error("{0}")]
     OutOfReach(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::agent::AgentArgs;
+
+    #[test]
+    fn what_is_wrong_in_the_config_file_is_said_once_and_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config.yaml");
+        for (text, cause) in [("log-level: info\nmax-flow: 3\n", "`max-flow`"), ("max-flows: many\n", "invalid u32")] {
+            std::fs::write(&config, text).unwrap();
+            let args = AgentArgs { config: Some(config.clone()), ..AgentArgs::default() };
+            let error = args.settle().unwrap_err().to_string();
+            assert_eq!(error.matches(cause).count(), 1, "{error}");
+            assert!(error.contains("line ") && error.contains("column "), "{error}");
+            assert!(error.matches("socket-lb-skip-netns").count() <= 1 && error.lines().count() == 1, "{error}");
+        }
+    }
+}

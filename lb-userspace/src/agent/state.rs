@@ -8,8 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use lb_common::abi::{Config, TICK_SHIFT, ticks};
-use nix::time::{ClockId, clock_gettime};
+use lb_common::abi::{Config, ticks};
 use tokio::time::Instant;
 
 use super::{
@@ -31,6 +30,7 @@ use super::{
     values::PodDelivery,
 };
 use crate::{
+    clock::now_ticks,
     loader::{self, Datapath, DatapathOptions, Layout, object},
     maps::{ApplyError, BATCH, BpfStore, Capacities, Freed, MapStore as _, Tables},
     net::{ClassifyOptions, Follower, Table, Topology},
@@ -224,14 +224,12 @@ impl Agent {
         let start = Instant::now();
         self.settle_addresses();
         let mut many = 0;
-        loop {
-            let changes = self.planner.take_some_changes(BATCH);
-            if changes.is_empty() {
-                break;
-            }
+        let mut planner = std::mem::take(&mut self.planner);
+        planner.take_changes_in_batches(BATCH, |changes| {
             many += changes.len();
             self.apply(&changes);
-        }
+        });
+        self.planner = planner;
         if self.planner.take_listeners_changed() {
             self.health_checks.follow(&self.planner.health_checks(), &self.planner.node_addresses());
         }
@@ -432,11 +430,4 @@ impl Agent {
         };
         !self.standing.note("freed places of the maps stay unused for now", collected)
     }
-}
-
-/// Now, in the datapath's ticks: `bpf_ktime_get_ns` is CLOCK_MONOTONIC.
-fn now_ticks() -> Result<u32> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the monotonic clock")?;
-    let ns = u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?;
-    Ok(u32::try_from(ns >> TICK_SHIFT)?)
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     loader::{Fault, LinkPin},
-    maps::{BpfStore, MapStore as _, Tables},
+    maps::{BpfStore, Cause, MapStore as _, Problem, Tables},
     plan::{
         compare::Difference,
         state::{ServiceName, State},
@@ -74,12 +74,14 @@ impl Agent {
         let before = findings.all();
         if before.is_empty() || !repair {
             verdict.left = before.into_iter().collect();
+            verdict.limits = limits(self.failed.values().flat_map(|failed| &failed.problems));
             return Ok(verdict);
         }
         verdict.problems = self.mend(&findings);
         let left = self.findings(scope)?.all();
         verdict.repaired = before.difference(&left).cloned().collect();
         verdict.left = left.into_iter().collect();
+        verdict.limits = limits(self.failed.values().flat_map(|failed| &failed.problems));
         Ok(verdict)
     }
 
@@ -190,6 +192,23 @@ impl Agent {
     }
 }
 
+/// What Services lack that no repair gives them, each with what does.
+fn limits<'a>(problems: impl Iterator<Item = &'a Problem>) -> Vec<String> {
+    let limit = |problem: &Problem| match &problem.cause {
+        // How much was needed differs from Service to Service.
+        Cause::Full { map, capacity, flag, needed: _ } => {
+            let full = Cause::Full { map, capacity: *capacity, flag, needed: None };
+            Some(format!(
+                "{full}; a pinned table keeps its size until `berrylb cleanup`, which interrupts traffic, and a new start of \
+                 the agent"
+            ))
+        }
+        Cause::TooManySlots { .. } | Cause::SmallTable { .. } => Some(problem.cause.to_string()),
+        Cause::Contradiction | Cause::Store(_) => None,
+    };
+    problems.filter_map(limit).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 fn program_difference(fault: Fault<LinkPin>, devices: &BTreeMap<LinkPin, String>) -> Difference {
     let Fault { pin, found, wanted } = fault;
     let place = match (pin.ifindex(), devices.get(&pin)) {
@@ -198,4 +217,22 @@ fn program_difference(fault: Fault<LinkPin>, devices: &BTreeMap<LinkPin, String>
         (Some(ifindex), None) => format!("device {ifindex}"),
     };
     Difference::new(format!("program {} on {place}", pin.program()), found, wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::maps::{Part, StoreError};
+
+    #[test]
+    fn limits_are_told_once_and_with_what_helps() {
+        let problem = |cause| Problem { part: Part::Leftover, cause };
+        let full = |needed| problem(Cause::Full { map: "slots", capacity: 8, flag: "--max-slots", needed });
+        let refused = problem(Cause::Store(StoreError::Full { map: "services" }));
+        let small = problem(Cause::SmallTable { endpoints: 300, size: 251 });
+        let told = limits([full(None), refused, full(Some((3, 1))), small].iter());
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("--maglev-table-size") && !told[0].contains("cleanup"), "{told:?}");
+        assert!(told[1].starts_with("map slots is full (8 entries): raise --max-slots; a pinned"), "{told:?}");
+    }
 }

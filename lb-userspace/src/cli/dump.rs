@@ -22,7 +22,11 @@ pub(super) struct DumpArgs {
 }
 
 pub(super) fn run(args: &DumpArgs) -> Result<()> {
-    let state = args.live.open()?.state()?;
+    let live = args.live.open()?;
+    let state = live.state()?;
+    if args.output.output.is_table() && state.frontends.iter().any(|frontend| frontend.service.is_none()) {
+        live.tell_of_missing_names()?;
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
     output::print_state(&state, args.output.output, output::stdout_colour(), &mut out)?;
     out.flush()?;

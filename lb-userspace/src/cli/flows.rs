@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use lb_common::{
     abi::{Flow, TICK_SHIFT, Tuple, flow_state, role},
-    datapath::FlowTable,
+    datapath::{self, FlowTable},
 };
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::{
@@ -15,14 +14,18 @@ use super::{
     output::{self, Cell, Format, OutputArgs, Table},
     services::print,
 };
-use crate::{maps::MapStore as _, plan::state::Protocol};
+use crate::{clock::now_ticks, maps::MapStore as _, plan::state::Protocol};
 
 /// `berrylb flow …`
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(super) enum FlowCommand {
-    /// List the flows, one line each; wide shows both directions' entries.
+    /// List the flows that are not over, one line each; wide shows both directions' entries.
     #[command(after_help = "Example:\n  berrylb flow list")]
     List {
+        /// Those that are over as well, as TCP a while after it closed, and UDP after some silence: their entries stay until
+        /// their place is needed.
+        #[arg(long)]
+        over: bool,
         #[command(flatten)]
         live: LiveArgs,
         #[command(flatten)]
@@ -43,6 +46,8 @@ struct FlowRow {
     protocol: &'static str,
     direction: &'static str,
     state: &'static str,
+    /// Nothing more is to come of it.
+    over: bool,
     source: End,
     destination: End,
     new_source: End,
@@ -54,17 +59,18 @@ struct FlowRow {
 }
 
 pub(super) fn run(command: &FlowCommand) -> Result<()> {
-    let FlowCommand::List { live, output } = command;
+    let FlowCommand::List { over: list_over, live, output } = command;
     let live = live.open()?;
-    let uptime = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the monotonic clock")?;
-    let now = (u64::try_from(uptime.tv_sec())? * 1_000_000_000) >> TICK_SHIFT;
     let all = matches!(output.output, Format::Wide | Format::Json | Format::Yaml);
     let mut rows = Vec::new();
     for table in [FlowTable::Flows, FlowTable::Embryos] {
-        for (key, flow) in live.store.flows(table)? {
+        let flows = live.store.flows(table)?;
+        let now = now_ticks()?;
+        for (key, flow) in flows {
+            let over = datapath::is_over(&flow, table, now);
             // Read while it was being replaced: belongs to nobody.
-            if flow.is_for(&key) && (all || flow.role & role::FORWARD != 0) {
-                rows.push(row(&key, &flow, now));
+            if flow.is_for(&key) && (all || flow.role & role::FORWARD != 0) && (*list_over || !over) {
+                rows.push(row(&key, &flow, over, now));
             }
         }
     }
@@ -93,6 +99,7 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
     for row in &rows {
         let end = |end: &End| Cell::new(output::socket_text(end.address, end.port));
         let idle = Cell::new(format!("{}s", row.idle_seconds)).right();
+        let state = if row.over { Cell::new(format!("{} (over)", row.state)).dim() } else { Cell::new(row.state) };
         table.row(if all {
             vec![
                 Cell::new(row.protocol),
@@ -101,7 +108,7 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
                 end(&row.destination),
                 end(&row.new_source),
                 end(&row.new_destination),
-                Cell::new(row.state),
+                state,
                 Cell::new(row.way.as_str()),
                 Cell::new(row.from),
                 Cell::new(row.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())).right(),
@@ -113,7 +120,7 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
                 end(&row.source),
                 end(&row.destination),
                 end(&row.new_destination),
-                Cell::new(row.state),
+                state,
                 idle,
             ]
         });
@@ -121,7 +128,7 @@ pub(super) fn run(command: &FlowCommand) -> Result<()> {
     print(output.output, &rows, &table)
 }
 
-fn row(key: &Tuple, flow: &Flow, now: u64) -> FlowRow {
+fn row(key: &Tuple, flow: &Flow, over: bool, now: u32) -> FlowRow {
     let end = |addr: lb_common::abi::Addr, port: lb_common::abi::Port| End { address: addr.into(), port: port.get() };
     FlowRow {
         protocol: Protocol::from_number(key.proto).map_or("?", Protocol::as_str),
@@ -133,6 +140,7 @@ fn row(key: &Tuple, flow: &Flow, now: u64) -> FlowRow {
             flow_state::CLOSING => "closing",
             _ => "?",
         },
+        over,
         source: end(key.src, key.sport),
         destination: end(key.dst, key.dport),
         new_source: end(flow.to.src, flow.to.sport),
@@ -157,6 +165,6 @@ fn row(key: &Tuple, flow: &Flow, now: u64) -> FlowRow {
             "pod"
         },
         mtu: (flow.mtu != 0).then_some(flow.mtu),
-        idle_seconds: (now.saturating_sub(u64::from(flow.seen)) << TICK_SHIFT) / 1_000_000_000,
+        idle_seconds: (u64::from(now.saturating_sub(flow.seen)) << TICK_SHIFT) / 1_000_000_000,
     }
 }

@@ -26,6 +26,14 @@ pub enum Format {
     Yaml,
 }
 
+impl Format {
+    /// For people.
+    #[must_use]
+    pub const fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
+}
+
 /// `-o`, for commands that list things.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {

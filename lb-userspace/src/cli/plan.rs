@@ -111,7 +111,11 @@ pub fn run_on(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<bool> {
-    let loaded = k8s::load(&args.from, stdin);
+    let mut stdin = Counted { inner: stdin, bytes: 0 };
+    let loaded = k8s::load(&args.from, &mut stdin);
+    if stdin.bytes == 0 && args.from.iter().any(|path| path.as_os_str() == "-") {
+        writeln!(err, "stdin: it is empty, which means no objects: did the command that was to write them fail?")?;
+    }
     let mut planner = Planner::new(args.config());
     for message in loaded.messages() {
         writeln!(err, "{message}")?;
@@ -132,6 +136,20 @@ pub fn run_on(
     }
     output::print_state(&planner.state(), args.output.output, colour, out)?;
     Ok(complete)
+}
+
+/// A stream that knows how much came.
+struct Counted<'a> {
+    inner: &'a mut dyn Read,
+    bytes: usize,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.bytes += read;
+        Ok(read)
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +193,20 @@ mod tests {
         check("--from a --algorithm maglev", Ok(0));
         check("--from a --algorithm ring", Err("random or maglev"));
         check("--from a --node-address raspi001", Err("not an IP address"));
+    }
+
+    /// `kubectl … | berrylb plan --from -` where kubectl failed: an empty state, and not without a word.
+    #[test]
+    fn an_empty_standard_input_is_told() {
+        let told = |from: &str, mut stdin: &[u8]| {
+            let args = Cli::try_parse_from(["plan", "--from", from]).unwrap().plan;
+            let mut err = Vec::new();
+            assert!(run_on(&args, false, &mut stdin, &mut Vec::new(), &mut err).unwrap(), "the exit code stays 0");
+            String::from_utf8(err).unwrap()
+        };
+        assert!(told("-", b"").starts_with("stdin: it is empty"));
+        assert_eq!(told("-", b"---\n"), "");
+        assert_eq!(told("/dev/null", b""), "");
     }
 
     /// What a closed or full standard output gives is an error, not a success without output.

@@ -93,6 +93,9 @@ fn list(live: &Live, format: Format) -> Result<()> {
             row(service, &frontends, problem)
         })
         .collect();
+    if format.is_table() && rows.iter().any(|row| row.service.is_none()) {
+        live.tell_of_missing_names()?;
+    }
     let wide = format == Format::Wide;
     let mut headers = vec!["SERVICE", "ADDRESSES", "PORTS", "TYPES", "BACKENDS"];
     if wide {
@@ -143,21 +146,24 @@ fn get(live: &Live, name: &str, format: Format) -> Result<()> {
         );
     }
     let state = live.state()?;
-    let frontends: Vec<Frontend> = state
+    let (frontends, others): (Vec<Frontend>, Vec<Frontend>) = state
         .frontends
         .into_iter()
-        .filter(|f| f.service.as_ref().is_some_and(|service| service.to_string() == full))
-        .collect();
+        .partition(|f| f.service.as_ref().is_some_and(|service| service.to_string() == full));
     let problem = live.problem(&full);
     if frontends.is_empty() {
         if let Some(problem) = problem {
             bail!("service {full} has no frontend in the datapath: {problem}");
         }
+        let namesakes = namesakes(&others, &full);
+        if !namesakes.is_empty() {
+            bail!("service {full} has no frontend in the datapath, but there is {}", namesakes.join(", "));
+        }
         bail!("service {full} has no frontend in the datapath: `berrylb service list` shows those that have");
     }
     let table = output::frontend_table(&frontends, format == Format::Wide);
     print(format, &frontends, &table)?;
-    if matches!(format, Format::Table | Format::Wide) {
+    if format.is_table() {
         let mut table = Table::new(&["BACKEND", "STATE", "LOCAL", "WEIGHT", "ZONE", "USED BY"]);
         let mut seen: BTreeMap<(IpAddr, u16), Vec<Cell>> = BTreeMap::new();
         for frontend in &frontends {
@@ -187,6 +193,13 @@ fn get(live: &Live, name: &str, format: Format) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The Services of that name in other namespaces, sorted.
+fn namesakes(frontends: &[Frontend], full: &str) -> Vec<String> {
+    let name = full.rsplit('/').next();
+    let services = frontends.iter().filter_map(|f| f.service.as_ref()).filter(|service| Some(&*service.name) == name);
+    services.map(ToString::to_string).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 impl Live {
@@ -278,6 +291,9 @@ pub(super) fn run_backend(command: &BackendCommand) -> Result<()> {
     rows.sort_by(|a, b| {
         (a.address, a.port, a.protocol, &a.services).cmp(&(b.address, b.port, b.protocol, &b.services))
     });
+    if output.output.is_table() && rows.iter().any(|row| row.services.is_none()) {
+        live.tell_of_missing_names()?;
+    }
     let mut headers = vec!["ADDRESS", "PORT", "PROTO", "STATE", "LOCAL", "SERVICE", "CONNECTIONS"];
     let wide = output.output == Format::Wide;
     if wide {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     live::LiveArgs,
-    output::{Cell, Format, OutputArgs, Table},
+    output::{Cell, OutputArgs, Table},
     services::print,
 };
 use crate::{
@@ -69,18 +69,34 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
     for problem in &verdict.problems {
         writeln!(io::stderr(), "berrylb verify: {problem}")?;
     }
-    match (verdict.left.len(), args.repair) {
-        (0, _) => Ok(()),
-        (left, false) => bail!("{left} differences: `berrylb verify --repair` has the agent mend them"),
-        (left, true) => bail!("{left} differences are left: the agent's log says why, and it tries again what failed"),
+    match advice(&verdict, args.repair) {
+        None => Ok(()),
+        Some(advice) => bail!(advice),
     }
+}
+
+/// What is left, and what can be done about it; `None` if nothing is.
+fn advice(verdict: &ApiVerdict, repaired: bool) -> Option<String> {
+    let left = match (verdict.left.len(), repaired) {
+        (0, _) => return None,
+        (1, false) => "1 difference".to_owned(),
+        (1, true) => "1 difference is left".to_owned(),
+        (left, false) => format!("{left} differences"),
+        (left, true) => format!("{left} differences are left"),
+    };
+    Some(match (verdict.limits.is_empty(), repaired) {
+        (true, false) => format!("{left}: `berrylb verify --repair` has the agent mend what differs"),
+        (true, true) => format!("{left}: the agent's log says why, and it tries again what failed"),
+        (false, false) => format!("{left}; {}; --repair mends only what has another cause", verdict.limits.join("; ")),
+        (false, true) => format!("{left}; {}", verdict.limits.join("; ")),
+    })
 }
 
 fn show(args: &VerifyArgs, verdict: &ApiVerdict) -> Result<()> {
     let row = |repaired| move |difference| Row { repaired, difference };
     let rows: Vec<Row<'_>> =
         verdict.left.iter().map(row(false)).chain(verdict.repaired.iter().map(row(true))).collect();
-    if rows.is_empty() && matches!(args.output.output, Format::Table | Format::Wide) {
+    if rows.is_empty() && args.output.output.is_table() {
         writeln!(io::stdout(), "nothing differs")?;
         return Ok(());
     }
@@ -90,4 +106,25 @@ fn show(args: &VerifyArgs, verdict: &ApiVerdict) -> Result<()> {
         table.row(vec![state, Cell::new(difference.to_string())]);
     }
     print(args.output.output, &rows, &table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_is_one_that_helps() {
+        let mut verdict = ApiVerdict::default();
+        assert_eq!(advice(&verdict, false), None);
+        verdict.left = vec![Difference::new("service a/b", "map has nothing", "forward")];
+        let text = advice(&verdict, false).unwrap();
+        assert_eq!(text, "1 difference: `berrylb verify --repair` has the agent mend what differs");
+        assert!(advice(&verdict, true).unwrap().starts_with("1 difference is left: the agent's log"));
+
+        verdict.limits = vec!["map services is full".into(), "another".into()];
+        verdict.left.push(verdict.left[0].clone());
+        let text = advice(&verdict, false).unwrap();
+        assert_eq!(text, "2 differences; map services is full; another; --repair mends only what has another cause");
+        assert_eq!(advice(&verdict, true).unwrap(), "2 differences are left; map services is full; another");
+    }
 }

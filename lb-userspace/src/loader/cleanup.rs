@@ -14,6 +14,10 @@ use super::{
     pins,
 };
 
+/// Files that the kernel itself puts into each bpffs that is mounted (`bpf_preload` of Linux 5.10). Nobody can make a file
+/// with a dot in its name there.
+const OF_THE_KERNEL: [&str; 2] = ["maps.debug", "progs.debug"];
+
 /// What was taken away.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Removed {
@@ -82,7 +86,7 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed> {
     for name in versions(bpffs)? {
         remove_version(&bpffs.join(name), &mut removed)?;
     }
-    for name in pins::names(bpffs)? {
+    for name in pins::names(bpffs)?.into_iter().filter(|name| !OF_THE_KERNEL.contains(&name.as_str())) {
         removed.left.push(bpffs.join(name).display().to_string());
     }
     if removed.left.is_empty() {

@@ -120,6 +120,8 @@ impl Datapath {
     /// refuses a table or program; each with its next step.
     pub fn load(object: &[u8], options: &DatapathOptions) -> Result<Self> {
         host::check_privileges()?;
+        // Before anything is made: a folder that is not there is told, and nothing is touched.
+        let cgroup = (options.socket_lb != 0).then(|| Cgroup::open(options.cgroup.as_deref())).transpose()?;
         if let Some(point) = host::ensure_bpffs(&options.bpffs)? {
             tracing::info!("mounted a bpffs on {}", point.display());
         }
@@ -131,7 +133,6 @@ impl Datapath {
             // Both came with Linux 5.11: memory of maps is charged to the cgroup from there on.
             host::raise_memory_limit()?;
         }
-        let cgroup = (options.socket_lb != 0).then(|| Cgroup::open(options.cgroup.as_deref())).transpose()?;
         let host_netns = host_netns(&probe, cgroup.as_ref(), options)?;
         let tc_hook = match options.tc_hook {
             Some(hook) => hook,

@@ -13,10 +13,11 @@ use lb_common::{
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
-    bpf_open::{OpenError, Opener},
+    bpf_open::Opener,
     capacity::Capacities,
     grace::Grace,
     mmap::Mmap,
+    open_error::OpenError,
     shape::{PodNet, RangeEntry, SHAPES, Shape},
     store::{BatchError, MapStore, StoreError},
     sys::{MapInfo, RawMap},

@@ -13,11 +13,7 @@ use lb_common::{
 };
 
 use super::{
-    bpf_open::{OpenError, Opener},
-    filter::FilterMaps,
-    grace::Grace,
-    mmap::Mmap,
-    store::StoreError,
+    bpf_open::Opener, filter::FilterMaps, grace::Grace, mmap::Mmap, open_error::OpenError, store::StoreError,
     typed::Table,
 };
 

@@ -1,61 +1,16 @@
 //! Opening the pinned maps, each held to its shape. It makes none, and reads and writes no element.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use lb_common::abi::map;
-use thiserror::Error;
 
 use super::{
     mmap::Mmap,
-    shape::{Shape, shape},
+    open_error::OpenError,
+    shape::{SHAPES, Shape, shape},
     sys::{MapInfo, RawMap},
     typed::{Plain, Table},
 };
-
-/// Why the pinned maps could not be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// There is no such pin.
-    #[error("no map is pinned at {path}: no agent has run here, or it ran with another --bpffs")]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// The pin is another kind of map than this version wants.
-    #[error(
-        "map {map} at {path} has {what} {found}, wanted {wanted}: another program or version made it; remove it with \
-         `berrylb cleanup`"
-    )]
-    Wrong {
-        /// Its name.
-        map: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// Which property.
-        what: &'static str,
-        /// As it is.
-        found: u32,
-        /// As it should be.
-        wanted: u32,
-    },
-    /// The kernel refused.
-    #[error("cannot open map {map} at {path}: {error}{}", next_step(.error))]
-    Io {
-        /// Its name.
-        map: &'static str,
-        /// Where it is.
-        path: PathBuf,
-        /// The kernel's reason.
-        error: io::Error,
-    },
-}
-
-fn next_step(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied { "; run this as root" } else { "" }
-}
 
 /// Maps that are accessed as memory.
 const MAPPED: [&str; 3] = [map::SVC_STATE, map::SLOTS, map::FLOW_FILTER];
@@ -81,7 +36,8 @@ impl<'a> Opener<'a> {
         let read_only = self.read_only && !MAPPED.contains(&map);
         let raw = RawMap::open(&path, read_only, self.cpus).map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
-                OpenError::Missing { path: path.clone() }
+                let others = SHAPES.iter().any(|shape| self.dir.join(shape.name).exists());
+                if others { OpenError::Lost { path: path.clone() } } else { OpenError::Missing { path: path.clone() } }
             } else {
                 OpenError::Io { map, path: path.clone(), error }
             }

@@ -20,8 +20,9 @@ pub const MAGLEV_SIZES: [u16; 9] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32
 pub struct MaglevSize(u16);
 
 impl MaglevSize {
-    /// Enough for 40 backends at a hundred slots each; 32,744 bytes of the map a table.
-    pub const DEFAULT: Self = Self(4093);
+    /// Enough for 20 backends at a hundred slots each. A table takes 16,312 bytes of the map, and the map has by default room
+    /// for those of a Service of both families, with one of them beside its successor.
+    pub const DEFAULT: Self = Self(2039);
 
     /// A size; `None` if it is not a prime of at least 3.
     #[must_use]

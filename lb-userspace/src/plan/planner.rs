@@ -2,6 +2,7 @@
 //!
 //! Work is put off until somebody asks: a burst of objects plans each touched Service once.
 
+mod batches;
 mod settle;
 
 use std::{

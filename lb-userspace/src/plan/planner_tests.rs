@@ -7,7 +7,7 @@ use crate::model::{
 };
 use crate::plan::state::{Action, FrontendType, Protocol};
 
-const SERVICES: u8 = 100;
+pub(super) const SERVICES: u8 = 100;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -25,7 +25,7 @@ fn mk_service(n: u8) -> Service {
     }
 }
 
-fn mk_slice(n: u8, endpoints: u8) -> EndpointSlice {
+pub(super) fn mk_slice(n: u8, endpoints: u8) -> EndpointSlice {
     let endpoint = |i| Endpoint::new(IpAddr::from([10, 1, n, i]));
     EndpointSlice {
         namespace: "default".into(),
@@ -56,7 +56,7 @@ fn mk_node(addresses: &[&str], zone: Option<&str>) -> Object {
 }
 
 /// A hundred Services with a slice each, all told; every tenth has a node port.
-fn mk_planner() -> Planner {
+pub(super) fn mk_planner() -> Planner {
     let mut planner = Planner::new(PlanConfig { node_name: "n1".into(), ..PlanConfig::default() });
     planner.upsert(mk_node(&["192.168.1.1"], Some("a")));
     for n in 0..SERVICES {

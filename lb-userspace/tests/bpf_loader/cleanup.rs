@@ -12,7 +12,7 @@ use berrylb::{
 };
 use lb_common::abi::{map, program};
 
-use crate::support::{attached, index, ip, load, on_ground, role, run};
+use crate::support::{attached, index, ip, load, names, on_ground, role, run};
 
 #[test]
 fn two_datapaths_live_side_by_side_and_end_one_by_one() {
@@ -101,6 +101,23 @@ fn cleanup_leaves_strangers_alone() {
         assert!(folder.exists());
         let shown = run("tc", "filter show dev near ingress");
         assert!(shown.contains("pref 7") && !shown.contains("berrylb:"), "{shown}");
+    });
+}
+
+/// Where `--bpffs` is a bpffs of its own, the kernel has put files into it.
+#[test]
+fn a_bpffs_of_its_own_is_left_as_the_kernel_made_it() {
+    on_ground(|ground| {
+        let root = ground.bpffs.parent().expect("the mount point");
+        let before = names(root);
+        let mut options = ground.options();
+        options.bpffs = root.to_owned();
+        drop(load(&options));
+        assert_ne!(names(root), before);
+        let removed = cleanup(root).expect("clean up");
+        assert!(removed.left.is_empty() && removed.maps.len() == map::ALL.len(), "{removed}");
+        assert_eq!(names(root), before);
+        assert!(cleanup(root).expect("clean up again").is_empty());
     });
 }
 

@@ -230,6 +230,11 @@ impl KernelTables {
         entries.map(|(_, key, _)| key).filter(|key| places[filter_place(key) as usize] == 0).collect()
     }
 
+    /// Whether `flows` or `embryos` holds this key.
+    pub(crate) fn has_flow(&self, key: &Tuple) -> bool {
+        [&self.flows, &self.embryos].into_iter().any(|map| map.get(&Plain(*key), 0).is_ok())
+    }
+
     /// Which filter is asked, one of [`reading`].
     pub(crate) fn set_reading(&mut self, asked: u32) {
         let mut filter = self.filter();

@@ -108,6 +108,9 @@ fn services_backends_and_counters() {
     let unknown = agent.command(&["service", "get", "default/other"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(1), "{unknown}");
     assert!(unknown.stderr.contains("default/other"), "{unknown}");
+    let elsewhere = agent.command(&["service", "get", "other/sample-clusterip"]).output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere}");
+    assert!(elsewhere.stderr.ends_with("but there is default/sample-clusterip\n"), "{elsewhere}");
 
     let requests = 30;
     let asked = Call::Tcp.ask(pod.place(), at(VIPS[0]), Manner::times(requests));
@@ -166,6 +169,12 @@ fn without_an_agent_names_are_null() {
     let services = json_of(agent, &["service", "list"]);
     assert_eq!((&services[0]["service"], &services[0]["backends"]), (&Value::Null, &json!(6)));
     assert_eq!(json_of(agent, &["backend", "list"])[0]["services"], Value::Null);
+    for command in [&["service", "list"][..], &["backend", "list"], &["dump"]] {
+        let shown = agent.command(command).output().unwrap();
+        let told = shown.stderr.contains("`?` in place of a name: only a running agent knows names");
+        assert!(shown.status.success() && shown.stdout.contains('?') && told, "{shown}");
+        assert_eq!(agent.command(command).args(["-o", "json"]).output().unwrap().stderr, "", "{command:?}");
+    }
     let get = agent.command(&["service", "get", "sample-clusterip"]).output().unwrap();
     assert_eq!(get.status.code(), Some(1), "{get}");
     assert!(get.stderr.contains("no agent runs"), "{get}");

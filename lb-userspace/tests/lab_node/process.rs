@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -291,6 +292,12 @@ fn settings_come_from_flag_environment_and_file() {
     assert_eq!(wrong.status.code(), Some(2), "{wrong}");
     assert!(wrong.stderr.contains("no-such-key") && wrong.stderr.contains("config.yaml"), "{wrong}");
     fs::write(&config, &file).unwrap();
+    // Rightly said, and not to be had: no wrong usage, and nothing is made.
+    let nowhere = node.command(BERRYLB).arg("agent").arg("--config").arg(&config).args(["--cgroup", "/nonexistent"]);
+    let bpffs = PathBuf::from(format!("{}-other", node.bpffs().display()));
+    let missing = nowhere.arg("--bpffs").arg(&bpffs).arg("--api-socket").arg(node.agent_socket()).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1), "{missing}");
+    assert!(missing.stderr.contains("no cgroup /nonexistent") && !bpffs.exists(), "{missing}");
     let wrong_values = [("--log-level", "warning"), ("--max-flows", "0"), ("--pod-links", ""), ("--uplinks", " ,")];
     for (flag, value) in wrong_values {
         let wrong = agent(node).arg("--config").arg(&config).args([flag, value]).output().unwrap();

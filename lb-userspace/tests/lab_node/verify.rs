@@ -129,6 +129,16 @@ fn what_differs_is_listed_and_mended() {
     assert_eq!(verify(agent, &["--repair"]).0, Some(0));
     assert_eq!(verify(agent, &[]), (Some(0), Vec::new()));
 
+    // Whoever looks at what is not there is told how it comes back.
+    fs::remove_file(layout(node).map(map::SERVICES)).unwrap();
+    let blind = agent.command(&["service", "list"]).output().unwrap();
+    assert_eq!(blind.status.code(), Some(1), "{blind}");
+    assert!(blind.stderr.contains("/services,") && blind.stderr.contains("`berrylb verify --repair`"), "{blind}");
+    assert_eq!(verify(agent, &["--repair"]).0, Some(0));
+    agent.command(&["service", "list"]).ok().unwrap();
+    let strange = agent.command(&["service", "list", "--bpffs", "/nonexistent"]).output().unwrap();
+    assert!(strange.stderr.contains(&format!("give --bpffs {}", node.bpffs().display())), "{strange}");
+
     web.world.agent_mut(NODE).kill9().unwrap();
     let nobody = web.world.agent(NODE).command(&["verify"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(1), "{nobody}");
@@ -167,6 +177,8 @@ fn the_audit_goes_on_beside_what_fails() {
         let (_, rows) = verify(agent, &[]);
         if rows.iter().any(|(_, row)| row.contains("default/crowd")) { Ok(()) } else { Err(format!("{rows:?}")) }
     });
+    let shown = agent.command(&["verify"]).output().unwrap();
+    assert!(shown.stderr.contains("raise --max-backends; a pinned table keeps its size"), "{shown}");
     delete_frontends(node, VIPS[0]);
     eventually("the audit mends", || {
         let ((_, rows), log) = (verify(agent, &[]), agent.log().unwrap());

@@ -11,7 +11,7 @@ use std::{
 use hyper::Uri;
 use kube::{
     Config,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError},
 };
 
 use crate::chain::chain;
@@ -129,15 +129,14 @@ impl Access {
             let name = server.to_string();
             return Ok((self.account_config(server.uri)?, name));
         };
-        let failed =
-            |cause: &dyn std::error::Error| AccessError::Kubeconfig { path: path.clone(), cause: chain(cause) };
-        let mut read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+        let failed = |error: KubeconfigError| AccessError::Kubeconfig { path: path.clone(), cause: cause(&error) };
+        let mut read = Kubeconfig::read_from(path).map_err(failed)?;
         if let Some(proxy) = take_proxy(&mut read) {
             let cause = format!("proxy-url {proxy} is not supported: name the server itself, and no proxy-url");
             return Err(AccessError::Kubeconfig { path: path.clone(), cause });
         }
         let options = KubeConfigOptions::default();
-        let mut config = Config::from_custom_kubeconfig(read, &options).await.map_err(|error| failed(&error))?;
+        let mut config = Config::from_custom_kubeconfig(read, &options).await.map_err(failed)?;
         config.proxy_url = None;
         if let Some(server) = &self.server {
             config.cluster_url = server.clone();
@@ -145,7 +144,10 @@ impl Access {
         if config.accept_invalid_certs || config.cluster_url.scheme_str() != Some("https") {
             config.root_cert = NO_ROOTS;
         }
-        Ok((config, self.to_string()))
+        // As it was read: by now the file may name another one.
+        let server =
+            Server { uri: config.cluster_url.clone(), origin: self.server.is_none().then(|| by_kubeconfig(path)) };
+        Ok((config, server.to_string()))
     }
 
     /// URL of the server that is tried first.
@@ -227,7 +229,11 @@ impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.server, &self.kubeconfig) {
             (Some(server), _) => write!(f, "{server}"),
-            (None, Some(path)) => write!(f, "the server of {}", path.display()),
+            (None, Some(path)) => match server_of(path) {
+                Ok(uri) => write!(f, "{}", Server { uri, origin: Some(by_kubeconfig(path)) }),
+                // What is wrong with it is told by whoever makes a connection.
+                Err(_) => write!(f, "the server of {}", path.display()),
+            },
             (None, None) => match self.servers() {
                 Ok(servers) => {
                     let names: Vec<String> = servers.iter().map(Server::to_string).collect();
@@ -254,9 +260,25 @@ impl fmt::Display for Server {
     }
 }
 
+fn by_kubeconfig(path: &Path) -> String {
+    format!("by --kubeconfig {}", path.display())
+}
+
+/// Why a kubeconfig is no good. Whoever tells it names the file; kube would do so as well, in quotes within quotes.
+fn cause(error: &KubeconfigError) -> String {
+    let file = std::error::Error::source(error).and_then(|source| source.downcast_ref::<LoadDataError>());
+    match (error, file) {
+        (KubeconfigError::ReadConfig(cause, _), _) => format!("cannot read it: {cause}"),
+        (_, Some(LoadDataError::ReadFile(cause, path))) => {
+            format!("cannot read {}, which it names: {cause}", path.display())
+        }
+        _ => chain(error),
+    }
+}
+
 /// The server of a kubeconfig's current context, or why there is none.
 fn server_of(path: &Path) -> Result<Uri, String> {
-    let read = Kubeconfig::read_from(path).map_err(|error| chain(&error))?;
+    let read = Kubeconfig::read_from(path).map_err(|error| cause(&error))?;
     let current = read.current_context.as_deref().ok_or("it has no current-context")?;
     let context = read.contexts.iter().find(|named| named.name == current).and_then(|named| named.context.as_ref());
     let cluster = context.ok_or_else(|| format!("it has no context {current}"))?.cluster.clone();
@@ -361,7 +383,7 @@ mod tests {
     async fn what_cannot_be_read_is_named() {
         let hints = Hints { kubeconfig: Some("nowhere/config".into()), ..Hints::default() };
         let error = Access::new(hints, none).unwrap().config(0).await.unwrap_err().to_string();
-        assert!(error.contains("--kubeconfig nowhere/config") && error.contains("No such file"), "{error}");
+        assert_eq!(error, "--kubeconfig nowhere/config: cannot read it: No such file or directory (os error 2)");
 
         let folder = tempfile::tempdir().unwrap();
         let hints = Hints { server: Some("https://pi"), ..Hints::default() };
@@ -378,9 +400,31 @@ mod tests {
         std::fs::write(&path, kubeconfig("https://one:6443")).unwrap();
         for (server, expected) in [(None, "https://one:6443/"), (Some("https://two:6443"), "https://two:6443/")] {
             let hints = Hints { kubeconfig: Some(path.clone()), server, node_kubeconfig: None };
-            let (config, _) = Access::new(hints, none).unwrap().config(0).await.unwrap();
+            let access = Access::new(hints, none).unwrap();
+            let (config, name) = access.config(0).await.unwrap();
             assert_eq!(config.cluster_url.to_string(), expected);
+            // A failure names the server, and the file if that named it.
+            let by =
+                if server.is_none() { format!(" (named by --kubeconfig {})", path.display()) } else { String::new() };
+            assert_eq!(name, format!("{expected}{by}"));
+            assert_eq!(access.to_string(), name);
         }
+        std::fs::remove_file(&path).unwrap();
+        let hints = Hints { kubeconfig: Some(path.clone()), ..Hints::default() };
+        assert_eq!(Access::new(hints, none).unwrap().to_string(), format!("the server of {}", path.display()));
+    }
+
+    /// A file that the kubeconfig names is told by its own path, once.
+    #[tokio::test]
+    async fn a_file_that_the_kubeconfig_names_and_that_is_missing_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let cluster = "{certificate-authority: ca.crt, server: ";
+        std::fs::write(&path, kubeconfig("https://one:6443").replace("{server: ", cluster)).unwrap();
+        let hints = Hints { kubeconfig: Some(path.clone()), ..Hints::default() };
+        let error = Access::new(hints, none).unwrap().config(0).await.unwrap_err().to_string();
+        let ca = folder.path().join("ca.crt");
+        assert!(error.contains(&format!(": cannot read {}, which it names: No such file", ca.display())), "{error}");
     }
 
     #[tokio::test]
