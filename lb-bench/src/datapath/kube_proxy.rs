@@ -31,7 +31,13 @@ impl KubeProxy {
     ///
     /// # Errors
     /// It ends, or is not done within `patience`; the message holds the end of its log.
-    pub(super) fn start(node: &Node, program: &Path, mode: Mode, objects: &[&str], patience: Duration) -> Result<Self> {
+    pub(super) fn start(
+        node: &Node,
+        program: &Path,
+        mode: Mode,
+        objects: &[String],
+        patience: Duration,
+    ) -> Result<Self> {
         let server = ApiServer::start_in(node.netns(), (Ipv4Addr::LOCALHOST, 0).into(), ApiConfig::default())?;
         objects.iter().try_for_each(|text| server.apply(text).map(drop))?;
         let command = node.command(program).args(["--master", &server.url(), "--hostname-override", node.name()]);

@@ -191,8 +191,9 @@ impl Station {
             node.netns().set(&[("bridge/bridge-nf-call-iptables", "1"), ("bridge/bridge-nf-call-ip6tables", "1")])?;
             if mode.is_kube_proxy() {
                 let program = options.kube_proxy.as_deref().context("--kube-proxy names the program")?;
-                let objects = [objects::nodes(lab), yaml(&services)];
-                let objects = objects.each_ref().map(String::as_str);
+                // The lab's server takes some hundreds of documents at once.
+                let texts = services.chunks(100).map(yaml);
+                let objects: Vec<String> = std::iter::once(objects::nodes(lab)).chain(texts).collect();
                 kube_proxies.push(KubeProxy::start(node, program, mode, &objects, PATIENCE)?);
             } else {
                 rules(node, mode, &services)?;
