@@ -25,8 +25,10 @@ pub(super) enum Mode {
     /// Rules as kube-proxy's nftables mode writes them.
     Nftables,
     /// kube-proxy itself in iptables mode.
+    #[serde(rename = "kp-ipt")]
     KubeProxyIpt,
     /// kube-proxy itself in nftables mode.
+    #[serde(rename = "kp-nft")]
     KubeProxyNft,
 }
 
@@ -103,5 +105,17 @@ impl Mode {
     /// Whether kube-proxy writes them.
     pub(super) const fn is_kube_proxy(self) -> bool {
         matches!(self, Self::KubeProxyIpt | Self::KubeProxyNft)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_has_one_name() {
+        for mode in Mode::ALL {
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
+        }
     }
 }
