@@ -29,8 +29,6 @@ pub struct Kubelets {
     nodes: Vec<String>,
     turn: usize,
     running: BTreeMap<String, Running>,
-    /// Whether new pods become ready.
-    pub ready: bool,
 }
 
 impl Kubelets {
@@ -38,7 +36,7 @@ impl Kubelets {
     #[must_use]
     pub fn new(nodes: &[&str]) -> Self {
         let nodes = nodes.iter().map(ToString::to_string).collect();
-        Self { nodes, turn: 0, running: BTreeMap::new(), ready: true }
+        Self { nodes, turn: 0, running: BTreeMap::new() }
     }
 
     /// One round: starts what is new, ends what is to end. Gives whether all pods are as they should be.
@@ -78,17 +76,14 @@ impl Kubelets {
         let ports: Vec<u16> = ports.filter_map(|port| port["containerPort"].as_u64()?.try_into().ok()).collect();
         let server = crate::Host::serve(&place, &ports)?;
         let ips = [place.ip4().to_string(), place.ip6().to_string()];
-        let status = |ready: bool| {
-            let condition =
-                |kind: &str, holds: bool| json!({ "type": kind, "status": if holds { "True" } else { "False" } });
-            json!({
-                "phase": "Running",
-                "podIP": ips[0],
-                "podIPs": ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
-                "conditions": [condition("Ready", ready), condition("ContainersReady", ready)],
-            })
-        };
-        api.set_status("default", "pod", name, &status(self.ready))?;
+        let conditions = ["Ready", "ContainersReady"].map(|kind| json!({ "type": kind, "status": "True" }));
+        let status = json!({
+            "phase": "Running",
+            "podIP": ips[0],
+            "podIPs": ips.each_ref().map(|ip| json!({ "ip": ip })),
+            "conditions": conditions,
+        });
+        api.set_status("default", "pod", name, &status)?;
         self.running.insert(name.to_owned(), Running { _server: server, pod: place, until: None });
         Ok(())
     }

@@ -74,9 +74,7 @@ fn a_deployment_behind_a_service_from_its_first_pod_to_its_last() {
 
     // A rolling update: each pod terminates while it still serves, and goes.
     let before: Vec<String> = cluster.kubelets.pods().map(|pod| pod.name().to_owned()).collect();
-    let asked = [HttpLoad::new(to, Duration::from_secs(600)); 1].map(|load| HttpLoad { pause_ms: 1, ..load });
-    let [load] = asked;
-    let running = client.begin(load).unwrap();
+    let running = client.begin(HttpLoad { pause_ms: 1, ..HttpLoad::new(to, Duration::from_secs(600)) }).unwrap();
     cluster.apply(&deployment(3, "2"));
     cluster.until("three new pods and no old one", |it| {
         let now: Vec<&str> = it.kubelets.pods().map(lb_lab::Host::name).collect();
@@ -99,7 +97,7 @@ fn a_deployment_behind_a_service_from_its_first_pod_to_its_last() {
     });
 }
 
-/// The server's own Service, which the server keeps itself, leads pods to it; so does the agent's health.
+/// The server's own Service, which the server keeps itself, leads pods to it.
 #[test]
 fn pods_reach_the_api_server_by_its_service() {
     let mut cluster = Cluster::new();
