@@ -63,9 +63,10 @@ const SERVICES: u32 = 4;
 const PORT: u16 = 80;
 /// How long the tables change.
 const TIME: Duration = Duration::from_secs(4);
-/// What is to happen at least while the element is recycled: how often it is, and flows that are opened by it.
+/// What is to happen at least while the element is recycled: how often it is, flows that are opened by it, and packets.
 const RECYCLINGS: u32 = 10_000;
 const RECYCLED_FLOWS: u64 = 100;
+const RECYCLING_PACKETS: u64 = 100_000;
 /// Timer interrupts a second on each CPU, where they are wanted.
 const INTERRUPTS: u64 = 50_000;
 /// Runs on one packet in one call.
@@ -247,7 +248,7 @@ fn a_recycled_element_of_the_services_hash_is_seen() {
             scope.spawn(move || read(program, readers, |_| proto::TCP, seed * 1000));
         }
         let _readers = StopAtEnd(&readers);
-        recycle(tables)
+        recycle(tables, &readers)
     });
     let count = |counter: Counter| tables.counters()[counter as usize];
     let (runs, foreign) = (readers.runs.into_inner(), readers.foreign.into_inner());
@@ -259,17 +260,19 @@ fn a_recycled_element_of_the_services_hash_is_seen() {
     assert_eq!(foreign, 0, "packets went to another service's backend");
     assert_eq!(count(Counter::DropInternal), 0, "a service led nowhere");
     let flows = count(Counter::PacketFlows);
-    assert!(changes > RECYCLINGS && runs > 50_000 && flows > RECYCLED_FLOWS, "too little happened");
+    assert!(changes > RECYCLINGS && runs > RECYCLING_PACKETS && flows > RECYCLED_FLOWS, "too little happened");
 }
 
 /// Deletes one service and inserts the next at once, which takes the element that was just freed; gives how often.
-fn recycle(tables: &mut KernelTables) -> u32 {
+fn recycle(tables: &mut KernelTables, readers: &Readers) -> u32 {
     let (start, mut changes) = (Instant::now(), 0);
     let key =
         |n: u32| ServiceKey { addr: vip(n).into(), port: Port::new(PORT), proto: proto::TCP, scope: scope::INTERNAL };
     // On a machine that does other things as well, a fixed time brings too little now and then.
     let enough = |changes: u32, tables: &KernelTables| {
-        changes > RECYCLINGS && tables.counters()[Counter::PacketFlows as usize] > RECYCLED_FLOWS
+        changes > RECYCLINGS
+            && readers.runs.load(Ordering::Relaxed) > RECYCLING_PACKETS
+            && tables.counters()[Counter::PacketFlows as usize] > RECYCLED_FLOWS
     };
     while start.elapsed() < TIME || (start.elapsed() < 8 * TIME && !enough(changes, tables)) {
         for n in 0..SERVICES {
