@@ -57,8 +57,8 @@ impl<S: MapStore> Tables<S> {
                 names.sets.push(SetName {
                     index: *index,
                     identity: set.identity,
-                    namespace: owner.service.namespace.to_string(),
-                    name: owner.service.name.to_string(),
+                    namespace: owner.service.namespace().to_owned(),
+                    name: owner.service.name().to_owned(),
                     port_name: owner.name.to_string(),
                 });
             }
@@ -141,7 +141,7 @@ impl<'a> NameIndex<'a> {
     /// Service and port name of a backend set.
     pub(super) fn set(&self, index: u32, identity: u64) -> Option<(ServiceName, &'a str)> {
         let set = self.sets.get(&(index, identity))?;
-        Some((ServiceName::new(&*set.namespace, &*set.name), &set.port_name))
+        Some((ServiceName::new(&set.namespace, &set.name), &set.port_name))
     }
 
     /// Zone of a backend.
