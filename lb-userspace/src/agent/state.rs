@@ -249,6 +249,7 @@ impl Agent {
             if done.is_ok() {
                 // Of what loading the programs took.
                 memory::give_back();
+                memory::let_go_of_program();
             }
             self.note("not ready yet", done);
         } else if self.prune == Prune::BadObject && !self.has_bad_objects() {
