@@ -4,7 +4,7 @@
 //! Three sides decide the bits of an address and none knows of the others: the agent's view of the links
 //! ([`addr_flag::LINKS`]), the other nodes ([`addr_flag::PEER`]), and the frontends that are in the map.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use foldhash::{HashMap, HashSet};
 use lb_common::abi::{Addr, AddrInfo, ServiceKey, ServiceRef, addr_flag, frontend};
@@ -17,10 +17,12 @@ use super::{
 };
 use crate::plan::state::ServiceName;
 
-/// Frontends at an address.
+/// What is known of an address.
 #[derive(Clone, Copy, Debug, Default)]
-struct Users {
-    /// All of them.
+struct Known {
+    /// Its bits in the map; 0: it is not there.
+    written: u32,
+    /// Frontends at it.
     frontends: u32,
     /// Those of clusterIPs.
     cluster_ips: u32,
@@ -29,11 +31,13 @@ struct Users {
 /// The addresses as they are in the map, and as they should be.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
-    written: HashMap<Addr, u32>,
+    /// Those in the map, and those with frontends.
+    known: HashMap<Addr, Known>,
+    /// How many are in the map.
+    entries: usize,
     links: HashMap<Addr, u32>,
     /// Those of other nodes.
     peers: HashSet<Addr>,
-    users: HashMap<Addr, Users>,
     /// Addresses that may differ, with the Service on whose account they do: it has a problem for as long.
     stale: HashMap<Addr, Option<ServiceName>>,
     /// The links' addresses changed, and not all of that is in the map.
@@ -51,8 +55,27 @@ fn bits_of(key: &ServiceKey, reference: ServiceRef) -> Option<(Addr, u32)> {
 
 impl Addresses {
     /// Entries in the map.
-    pub(super) fn len(&self) -> usize {
-        self.written.len()
+    pub(super) const fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// Notes the bits of an address in the map; 0: it is not there.
+    fn set_written(&mut self, addr: Addr, bits: u32) {
+        let known = self.known.entry(addr).or_default();
+        self.entries += usize::from(bits != 0);
+        self.entries -= usize::from(known.written != 0);
+        known.written = bits;
+        self.forget_unused(addr);
+    }
+
+    fn forget_unused(&mut self, addr: Addr) {
+        if self.known.get(&addr).is_some_and(|known| known.written == 0 && known.frontends == 0) {
+            self.known.remove(&addr);
+        }
+    }
+
+    fn written(&self, addr: &Addr) -> u32 {
+        self.known.get(addr).map_or(0, |known| known.written)
     }
 
     /// The node's own addresses but the implied ones, in no order.
@@ -63,28 +86,26 @@ impl Addresses {
     /// A frontend is in the map.
     pub(super) fn add(&mut self, key: &ServiceKey, reference: ServiceRef) {
         if let Some((addr, bits)) = bits_of(key, reference) {
-            let users = self.users.entry(addr).or_default();
-            users.frontends += 1;
-            users.cluster_ips += u32::from(bits & addr_flag::CLUSTER_IP != 0);
+            let known = self.known.entry(addr).or_default();
+            known.frontends += 1;
+            known.cluster_ips += u32::from(bits & addr_flag::CLUSTER_IP != 0);
         }
     }
 
     /// A frontend is no longer in the map.
     pub(super) fn remove(&mut self, key: &ServiceKey, reference: ServiceRef, service: Option<&ServiceName>) {
         if let Some((addr, bits)) = bits_of(key, reference)
-            && let Some(users) = self.users.get_mut(&addr)
+            && let Some(known) = self.known.get_mut(&addr)
         {
-            users.frontends -= 1;
-            users.cluster_ips -= u32::from(bits & addr_flag::CLUSTER_IP != 0);
-            if users.frontends == 0 {
-                self.users.remove(&addr);
-            }
+            known.frontends -= 1;
+            known.cluster_ips -= u32::from(bits & addr_flag::CLUSTER_IP != 0);
+            self.forget_unused(addr);
             self.stale.insert(addr, service.cloned());
         }
     }
 
     fn wanted(&self, addr: &Addr) -> u32 {
-        let Users { frontends, cluster_ips } = self.users.get(addr).copied().unwrap_or_default();
+        let Known { frontends, cluster_ips, .. } = self.known.get(addr).copied().unwrap_or_default();
         let bit = |count: u32, bit: u32| if count > 0 { bit } else { 0 };
         let links = self.links.get(addr).copied().unwrap_or(0);
         // What the node has itself is nobody else's.
@@ -97,7 +118,7 @@ impl Addresses {
 
     /// Addresses whose bits in the map are not the wanted ones: the bits that were found, and those.
     pub(super) fn differing(&self, found: &HashMap<Addr, u32>) -> Vec<(Addr, u32, u32)> {
-        let known = self.written.keys().chain(self.links.keys()).chain(&self.peers).chain(self.users.keys());
+        let known = self.known.keys().chain(self.links.keys()).chain(&self.peers);
         let all: HashSet<&Addr> = found.keys().chain(known).collect();
         let both = all.into_iter().map(|addr| (*addr, found.get(addr).copied().unwrap_or(0), self.wanted(addr)));
         both.filter(|(_, found, wanted)| found != wanted).collect()
@@ -110,31 +131,30 @@ impl Addresses {
         store: &mut impl MapStore,
         wanted: impl Iterator<Item = (usize, &'a ServiceName, &'a ServiceKey, ServiceRef)>,
     ) -> Vec<(usize, Addr, StoreError)> {
-        let mut needed: BTreeMap<(usize, [u8; 16]), (Addr, u32)> = BTreeMap::new();
+        let mut needed: Vec<(usize, Addr)> = Vec::new();
         let mut together: HashMap<Addr, u32> = HashMap::default();
         for (job, service, key, reference) in wanted {
             let Some((addr, bits)) = bits_of(key, reference) else { continue };
-            let written = self.written.get(&addr).copied().unwrap_or(0);
+            let written = self.written(&addr);
             if written & bits == bits {
                 continue;
             }
             *together.entry(addr).or_insert(written) |= bits;
-            needed.insert((job, addr.octets()), (addr, 0));
+            needed.push((job, addr));
             // Until the frontend itself is in the map, nothing keeps these bits there.
             self.stale.insert(addr, Some(service.clone()));
         }
-        for (addr, bits) in needed.values_mut() {
-            *bits = together.get(addr).copied().unwrap_or(0);
-        }
+        needed.sort_unstable_by_key(|(job, addr)| (*job, addr.octets()));
+        needed.dedup();
         let items: Vec<(Addr, AddrInfo)> =
-            needed.values().map(|(addr, flags)| (*addr, AddrInfo { flags: *flags })).collect();
+            needed.iter().map(|(_, addr)| (*addr, AddrInfo { flags: together[addr] })).collect();
         let mut failed: HashMap<usize, StoreError> =
             write_each(&items, |items| store.put_addrs(items)).into_iter().collect();
         let mut refused = Vec::new();
-        for (at, ((job, _), (addr, bits))) in needed.into_iter().enumerate() {
+        for (at, ((job, _), (addr, info))) in needed.into_iter().zip(items).enumerate() {
             match failed.remove(&at) {
                 Some(error) => refused.push((job, addr, error)),
-                None => drop(self.written.insert(addr, bits)),
+                None => self.set_written(addr, info.flags),
             }
         }
         refused
@@ -145,7 +165,7 @@ impl Addresses {
         let mut puts: Vec<(Addr, AddrInfo)> = Vec::new();
         let mut deletes: Vec<Addr> = Vec::new();
         for addr in self.stale.keys() {
-            match (self.wanted(addr), self.written.get(addr).copied().unwrap_or(0)) {
+            match (self.wanted(addr), self.written(addr)) {
                 (wanted, written) if wanted == written => {}
                 (0, _) => deletes.push(*addr),
                 (flags, _) => puts.push((*addr, AddrInfo { flags })),
@@ -158,10 +178,10 @@ impl Addresses {
             .collect();
         failed.extend(write_each(&puts, |items| store.put_addrs(items)).into_iter().map(|(at, e)| (puts[at].0, e)));
         for addr in deletes.iter().filter(|addr| !failed.contains_key(addr)) {
-            self.written.remove(addr);
+            self.set_written(*addr, 0);
         }
         for (addr, info) in puts.iter().filter(|(addr, _)| !failed.contains_key(addr)) {
-            self.written.insert(*addr, info.flags);
+            self.set_written(*addr, info.flags);
         }
         self.stale.retain(|addr, _| failed.contains_key(addr));
         failed.into_iter().collect()
@@ -227,10 +247,9 @@ impl<S: MapStore> Tables<S> {
 
     /// Lets go of addresses that have no frontend any more. What fails is a problem of the Service whose frontend it was.
     pub(super) fn settle_addresses(&mut self, jobs: &mut [Job]) {
-        let owners = self.addresses.stale.clone();
         for (addr, error) in self.addresses.settle(&mut self.store) {
-            let owner = owners.get(&addr).and_then(Option::as_ref);
             let cause = self.cause(error);
+            let owner = self.addresses.stale.get(&addr).and_then(Option::as_ref);
             if let Some(job) = jobs.iter_mut().find(|job| Some(&job.service) == owner) {
                 job.problem(Part::Address(addr), cause);
             }
@@ -249,12 +268,12 @@ impl<S: MapStore> Tables<S> {
     pub(super) fn adopt_addresses(&mut self) -> Result<(), StoreError> {
         let found = self.store.addrs()?;
         let addresses = &mut self.addresses;
-        addresses.written = found.iter().map(|(addr, info)| (*addr, info.flags)).collect();
+        found.iter().for_each(|(addr, info)| addresses.set_written(*addr, info.flags));
         addresses.peers =
             found.iter().filter(|(_, info)| info.flags & addr_flag::PEER != 0).map(|(addr, _)| *addr).collect();
         let links = found.into_iter().map(|(addr, info)| (addr, info.flags & addr_flag::LINKS));
         addresses.links = links.filter(|(_, flags)| *flags != 0).collect();
-        let all: Vec<Addr> = addresses.written.keys().chain(addresses.users.keys()).copied().collect();
+        let all: Vec<Addr> = addresses.known.keys().copied().collect();
         addresses.stale = all.into_iter().map(|addr| (addr, None)).collect();
         self.settle_unowned_addresses()
     }

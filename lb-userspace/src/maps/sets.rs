@@ -15,7 +15,7 @@ use super::{
     content::{RunContent, slots_sum},
     error::Cause,
     identity::set_identity,
-    jobs::{Job, Pending, SetJob},
+    jobs::{Job, Pending, PortJob, SetJob},
     maglev::{MaglevBackend, maglev_table},
     runs::Run,
     shape::RangeEntry,
@@ -30,6 +30,14 @@ use super::{
 pub(super) struct Place {
     pub(super) job: usize,
     pub(super) port: usize,
+}
+
+/// Backends that are to be written, port by port.
+#[derive(Default)]
+struct BackendWrites {
+    items: Vec<(u32, Backend)>,
+    /// Of each its position in [`WantedPort::endpoints`], if it is new.
+    new: Vec<Option<usize>>,
 }
 
 /// An even generation says that the set is whole; while it is odd, something around its commit word is being changed.
@@ -62,78 +70,80 @@ impl<S: MapStore> Tables<S> {
 
     /// Writes new backends, and those whose state gets better; notes those whose state gets worse for later.
     pub(super) fn write_backends(&mut self, jobs: &mut [Job]) {
-        let mut writes: Vec<(u32, Backend)> = Vec::new();
-        let mut places: Vec<(Place, Option<WantedEndpoint>)> = Vec::new();
+        let mut writes = BackendWrites::default();
+        // Ports, each with where its writes end.
+        let mut ends: Vec<(Place, usize)> = Vec::new();
         for (job_at, job) in jobs.iter_mut().enumerate() {
             for port_at in 0..job.ports.len() {
-                let place = Place { job: job_at, port: port_at };
-                let new = self.plan_live_backends(job, place, &mut writes, &mut places);
+                let new = self.plan_live_backends(&mut job.ports[port_at], &mut writes);
                 if let Err(cause) = self.ensure_ids(new.len()) {
                     job.fail_port(port_at, cause);
-                    continue;
+                } else {
+                    self.plan_new_backends(&job.ports[port_at].wanted, new, &mut writes);
                 }
-                let WantedPort { identity, protocol, .. } = job.ports[port_at].wanted;
-                for wanted in new {
-                    let Some(id) = self.ids.allocate() else { break };
-                    let (addr, port) = wanted.endpoint;
-                    let mut value = Backend::new(addr, port, protocol.number(), identity);
-                    value.generation = self.generations.next(id);
-                    value.state = wanted.state;
-                    value.weight = wanted.weight;
-                    value.flags = wanted.flags;
-                    writes.push((id, value));
-                    places.push((place, Some(wanted)));
-                }
+                ends.push((Place { job: job_at, port: port_at }, writes.items.len()));
             }
         }
         let mut failed: HashMap<usize, StoreError> =
-            write_each(&writes, |items| self.store.put_backends(items)).into_iter().collect();
-        for (at, ((id, value), (place, new))) in writes.into_iter().zip(places).enumerate() {
+            write_each(&writes.items, |items| self.store.put_backends(items)).into_iter().collect();
+        let mut items = writes.items.iter().zip(writes.new).enumerate();
+        let mut start = 0;
+        for (place, end) in ends {
+            let count = end - start;
+            start = end;
+            if count == 0 {
+                continue;
+            }
             let job = &mut jobs[place.job];
-            let outcome = failed.remove(&at);
-            let record = self.ports.entry(job.ports[place.port].wanted.identity).or_default();
-            match (outcome, new) {
-                (None, Some(WantedEndpoint { zone, .. })) => {
-                    record.backends.insert(id, &value, zone.as_ref(), &self.generations);
-                    job.outcome.backends_added += 1;
-                }
-                (None, None) => {
-                    record.backends.update(&value);
-                    job.outcome.backends_changed += 1;
-                }
-                (Some(error), new) => {
-                    if new.is_some() {
-                        self.ids.free(id);
+            let wanted = &mut job.ports[place.port].wanted;
+            let record = self.ports.entry(wanted.identity).or_default();
+            let mut refused = None;
+            for (at, ((id, value), new)) in items.by_ref().take(count) {
+                match (failed.remove(&at), new) {
+                    (None, Some(new)) => {
+                        let endpoint = &mut wanted.endpoints[new];
+                        endpoint.id = Some(*id);
+                        record.backends.insert(*id, value, endpoint.zone.as_ref(), &self.generations);
+                        job.outcome.backends_added += 1;
                     }
-                    let cause = self.cause(error);
-                    if !job.ports[place.port].failed {
-                        job.fail_port(place.port, cause);
+                    (None, None) => {
+                        record.backends.update(value);
+                        job.outcome.backends_changed += 1;
+                    }
+                    (Some(error), new) => {
+                        if new.is_some() {
+                            self.ids.free(*id);
+                        }
+                        refused = refused.or(Some(error));
                     }
                 }
+            }
+            if let Some(error) = refused
+                && !job.ports[place.port].failed
+            {
+                let cause = self.cause(error);
+                job.fail_port(place.port, cause);
             }
         }
     }
 
-    /// Sorts a port's endpoints: those that have no id yet are returned, changes of the others go to `writes` or wait.
-    fn plan_live_backends(
-        &mut self,
-        job: &mut Job,
-        place: Place,
-        writes: &mut Vec<(u32, Backend)>,
-        places: &mut Vec<(Place, Option<WantedEndpoint>)>,
-    ) -> Vec<WantedEndpoint> {
-        let port = &mut job.ports[place.port];
-        let Some(record) = self.ports.get_mut(&port.wanted.identity) else { return Vec::new() };
-        let whose = Whose { service: port.wanted.identity, generations: &self.generations };
-        let mut new: Vec<WantedEndpoint> = Vec::new();
-        let mut touched = false;
-        for wanted in &port.wanted.endpoints {
+    /// Sorts a port's endpoints: the positions of those that have no id yet are returned, changes of the others go to
+    /// `writes` or wait.
+    fn plan_live_backends(&mut self, port: &mut PortJob, writes: &mut BackendWrites) -> Vec<usize> {
+        let PortJob { wanted, lowered, .. } = port;
+        let Some(record) = self.ports.get_mut(&wanted.identity) else { return Vec::new() };
+        let whose = Whose { service: wanted.identity, generations: &self.generations };
+        let mut new = Vec::new();
+        let (mut touched, mut v4) = (false, 0);
+        for (position, wanted) in wanted.endpoints.iter_mut().enumerate() {
             let Some(at) = record.backends.find(wanted.endpoint) else {
-                new.push(wanted.clone());
+                new.push(position);
+                v4 += usize::from(wanted.endpoint.0.is_v4());
                 continue;
             };
             record.backends.set_zone(at, wanted.zone.as_ref());
             let (id, now) = (record.backends.id(at), record.backends.value(at, whose));
+            wanted.id = Some(id);
             let mut value = now;
             value.state = wanted.state;
             value.weight = wanted.weight;
@@ -143,13 +153,12 @@ impl<S: MapStore> Tables<S> {
             }
             touched = true;
             if now.state == backend_state::ACTIVE && value.state != backend_state::ACTIVE {
-                port.lowered.push((id, value));
+                lowered.push((id, value));
             } else {
-                writes.push((id, value));
-                places.push((place, None));
+                writes.items.push((id, value));
+                writes.new.push(None);
             }
         }
-        let v4 = new.iter().filter(|wanted| wanted.endpoint.0.is_v4()).count();
         record.backends.reserve(v4, new.len() - v4);
         if touched {
             // Their backends are not written in the same instant as their words.
@@ -158,6 +167,19 @@ impl<S: MapStore> Tables<S> {
             }
         }
         new
+    }
+
+    /// Gives ids to new endpoints of a port. There are enough.
+    fn plan_new_backends(&mut self, port: &WantedPort, new: Vec<usize>, writes: &mut BackendWrites) {
+        for at in new {
+            let Some(id) = self.ids.allocate() else { break };
+            let WantedEndpoint { endpoint: (addr, port_number), state, weight, flags, .. } = port.endpoints[at];
+            let mut value = Backend::new(addr, port_number, port.protocol.number(), port.identity);
+            value.generation = self.generations.next(id);
+            (value.state, value.weight, value.flags) = (state, weight, flags);
+            writes.items.push((id, value));
+            writes.new.push(Some(at));
+        }
     }
 
     /// Makes new sets, and prepares changed ones.
@@ -262,11 +284,7 @@ impl<S: MapStore> Tables<S> {
 
     /// The slots of a wanted set, and how many are selectable and how many stand behind.
     fn slots_of(&self, port: &WantedPort, set: &WantedSet) -> Result<(Vec<u32>, u16, u16), Cause> {
-        let backends = self.ports.get(&port.identity).map(|record| &record.backends);
-        let id = |at: &usize| {
-            let id = backends.and_then(|known| Some(known.id(known.find(port.endpoints[*at].endpoint)?)));
-            id.expect("every endpoint of a port that did not fail has an id")
-        };
+        let id = |at: &usize| port.endpoints[*at].id.expect("every endpoint of a port that did not fail has an id");
         let ids: Vec<u32> = set.selectable.iter().map(|(at, _)| id(at)).collect();
         let drawn = if set.flags & service_flag::MAGLEV == 0 { random(set) } else { self.maglev(port, set)? };
         let content = RunContent {

@@ -26,6 +26,8 @@ pub(super) struct WantedEndpoint {
     /// The largest weight that a frontend gives it.
     pub(super) weight: u16,
     pub(super) zone: Option<Arc<str>>,
+    /// Of its backend, once it has one.
+    pub(super) id: Option<u32>,
 }
 
 /// A backend set. Endpoints are positions in [`WantedPort::endpoints`].
@@ -243,7 +245,7 @@ impl WantedPort {
         let flags = if backend.local { backend_flag::LOCAL } else { 0 };
         let at = positions.find(endpoint, &self.endpoints).unwrap_or_else(|| {
             let zone = backend.zone.clone();
-            self.endpoints.push(WantedEndpoint { endpoint, state, flags, weight: backend.weight, zone });
+            self.endpoints.push(WantedEndpoint { endpoint, state, flags, weight: backend.weight, zone, id: None });
             self.endpoints.len() - 1
         });
         let known = &mut self.endpoints[at];
