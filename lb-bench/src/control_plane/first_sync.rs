@@ -66,10 +66,9 @@ pub(crate) fn first_sync(args: &FirstSyncArgs) -> Result<()> {
     planner.take_changes_in_batches(BATCH, |changes| {
         let planned = Instant::now();
         plan += planned - last;
-        let (outcome, errors) = tables.apply_all(&changes);
+        let (outcome, errors) = tables.apply_all(changes);
         failed.extend(errors);
         backends += outcome.backends_added;
-        drop(changes);
         last = Instant::now();
         maps += last - planned;
     });

@@ -76,7 +76,10 @@ mod tests {
         let constant = "a constant text that is in no register".as_ptr() as usize;
         let segments = constant_segments();
         for address in [code, constant] {
-            assert!(segments.iter().any(|(start, end)| (*start..*end).contains(&address)), "{address:#x} {segments:x?}");
+            assert!(
+                segments.iter().any(|(start, end)| (*start..*end).contains(&address)),
+                "{address:#x} {segments:x?}"
+            );
         }
         let variable = &raw const MARK as usize;
         assert!(!segments.iter().any(|(start, end)| (*start..*end).contains(&variable)), "{variable:#x} {segments:x?}");

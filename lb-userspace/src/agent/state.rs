@@ -227,7 +227,7 @@ impl Agent {
         let mut planner = std::mem::take(&mut self.planner);
         planner.take_changes_in_batches(BATCH, |changes| {
             many += changes.len();
-            self.apply(&changes);
+            self.apply(changes);
         });
         self.planner = planner;
         if self.planner.take_listeners_changed() {

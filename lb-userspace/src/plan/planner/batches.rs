@@ -12,7 +12,7 @@ const AHEAD: usize = 1;
 impl Planner {
     /// Gives all changes to `take`, in the order and the portions of [`Planner::take_some_changes`]. Where they are many, the
     /// next portion is planned while one is being taken; few are planned by this thread.
-    pub fn take_changes_in_batches(&mut self, services: usize, mut take: impl FnMut(Vec<ServiceChange>)) {
+    pub fn take_changes_in_batches(&mut self, services: usize, mut take: impl FnMut(&[ServiceChange])) {
         self.settle_claims();
         if self.waiting.len() <= 2 * services {
             loop {
@@ -20,20 +20,27 @@ impl Planner {
                 if changes.is_empty() {
                     return;
                 }
-                take(changes);
+                take(&changes);
             }
         }
         thread::scope(|scope| {
-            let (sender, receiver) = mpsc::sync_channel(AHEAD);
+            let (sender, receiver) = mpsc::sync_channel::<Vec<ServiceChange>>(AHEAD);
+            // Who planned them takes them apart again: it has less to do, and their memory is its own.
+            let (taken, back) = mpsc::channel();
             scope.spawn(move || {
                 loop {
                     let changes = self.take_some_changes(services);
                     if changes.is_empty() || sender.send(changes).is_err() {
                         return;
                     }
+                    back.try_iter().for_each(drop::<Vec<ServiceChange>>);
                 }
             });
-            receiver.into_iter().for_each(take);
+            for changes in receiver {
+                take(&changes);
+                // The last ones come back to nobody, and end here.
+                drop(taken.send(changes));
+            }
         });
     }
 }
@@ -55,7 +62,7 @@ mod tests {
             let mut batches = Vec::new();
             planner.take_changes_in_batches(portion, |batch| {
                 assert!(batch.len() <= portion, "{}", batch.len());
-                batches.extend(batch);
+                batches.extend_from_slice(batch);
             });
             assert_eq!(batches, again.take_changes());
             planner.take_changes_in_batches(portion, |batch| panic!("{} changes once more", batch.len()));
