@@ -126,7 +126,7 @@ impl Planner {
         before.into_iter().filter(api_server::is_of).for_each(|object| {
             index.upsert(object);
         });
-        let groups = index.service(&name).map(|service| index.groups(service)).unwrap_or_default();
+        let groups = index.service(&name).map(|service| index.groups(&service)).unwrap_or_default();
         self.remember_api_server_groups(groups);
     }
 
@@ -148,7 +148,7 @@ impl Planner {
     #[must_use]
     pub fn shared_objects(&self) -> Vec<Shared> {
         let mut all = self.index.shared();
-        let groups = self.index.service(&api_server::name()).map(|service| self.index.groups(service));
+        let groups = self.index.service(&api_server::name()).map(|service| self.index.groups(&service));
         if let Some(slices) = groups.and_then(|groups| self.api_server.slices_instead_of(&groups)) {
             all.retain(|shared| !api_server::is_slice_of(shared));
             all.extend(slices.into_iter().map(|slice| Shared::EndpointSlice(slice.into())));
@@ -345,8 +345,8 @@ impl Planner {
 
     /// `metadata.uid` of a Service; `None` if there is no such Service, or it has none.
     #[must_use]
-    pub fn uid(&self, service: &ServiceName) -> Option<&Uid> {
-        self.index.service(service)?.uid.as_ref()
+    pub fn uid(&self, service: &ServiceName) -> Option<Uid> {
+        self.index.service(service)?.uid
     }
 
     fn note(&mut self, change: Change) {

@@ -33,7 +33,7 @@ impl Planner {
         let mut touched = std::mem::take(&mut self.dirty);
         let dirty: Vec<ServiceName> = touched.iter().cloned().collect();
         for name in &dirty {
-            let claims = self.index.service(name).map(|s| frontends::claims(s, &self.node_addresses));
+            let claims = self.index.service(name).map(|s| frontends::claims(&s, &self.node_addresses));
             touched.extend(self.claims.replace(name, claims.unwrap_or_default()));
         }
         self.waiting.extend(touched);
@@ -91,8 +91,8 @@ impl Planner {
             return;
         }
         for service in self.index.services() {
-            if zone_changed || (addresses_changed && frontends::has_node_ports(service)) {
-                self.dirty.insert(service.name.clone());
+            if zone_changed || (addresses_changed && frontends::has_node_ports(&service)) {
+                self.dirty.insert(service.name);
             }
         }
         self.listen_addresses_changed |= addresses_changed;
@@ -102,18 +102,18 @@ impl Planner {
 
     pub(super) fn plan(&mut self, name: &ServiceName) -> (Vec<Frontend>, Notice) {
         let Some(service) = self.index.service(name) else { return Default::default() };
-        let groups = self.index.groups(service);
+        let groups = self.index.groups(&service);
         let (groups, kept) =
             if api_server::is_named_so(name) { self.api_server.or_kept(groups) } else { (groups, false) };
         let input = Input {
-            service,
+            service: &service,
             groups: &groups,
             here: Here { name: &self.config.node_name, zone: self.zone.as_deref() },
             node_port_source_ranges: self.config.node_port_source_ranges,
             external_cluster_ips: self.config.external_cluster_ips,
             algorithm: self.config.algorithm,
         };
-        let mut remarks = frontends::remarks(service);
+        let mut remarks = frontends::remarks(&service);
         if kept {
             remarks.push(Diagnostic::KeptBackends { service: name.clone() });
         }
@@ -124,9 +124,9 @@ impl Planner {
                 Some(_) | None => won.push(claim),
             }
         }
-        let has_node_ports = frontends::has_node_ports(service);
+        let has_node_ports = frontends::has_node_ports(&service);
         let planned = input.frontends(won.into_iter());
-        remarks.extend(frontends::dropped(service, &planned));
+        remarks.extend(frontends::dropped(&service, &planned));
         let notice = Notice { remarks, health_check: input.health_check(), has_node_ports };
         (planned, notice)
     }
