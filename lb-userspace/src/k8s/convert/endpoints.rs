@@ -62,7 +62,7 @@ pub fn endpoint_slice(source: &SliceSource) -> Result<EndpointSlice, Invalid> {
         }
     }
     Ok(EndpointSlice {
-        service: service.map(|service| ServiceName::new(namespace.clone(), shared(service))),
+        service: service.map(|service| ServiceName::new(namespace.clone(), service)),
         namespace,
         name,
         ignored: fields::not_ours(metadata),

@@ -35,7 +35,7 @@ pub(super) fn not_ours(metadata: &ObjectMeta) -> bool {
 }
 
 /// `metadata.name`.
-pub(super) fn name(metadata: &ObjectMeta) -> Result<Arc<str>, Invalid> {
+pub(super) fn name(metadata: &ObjectMeta) -> Result<&str, Invalid> {
     let path = || FieldPath::new(["metadata", "name"]);
     match metadata.name.as_deref() {
         None | Some("") => Err(Invalid::new(path(), "is missing")),
@@ -43,23 +43,24 @@ pub(super) fn name(metadata: &ObjectMeta) -> Result<Arc<str>, Invalid> {
     }
 }
 
-/// `metadata.namespace` and `metadata.name`; an absent namespace is `default`.
+/// `metadata.namespace` and `metadata.name`; an absent namespace is `default`. The name is this object's alone, so it is not
+/// looked for among those that are shared; the index has one copy of a Service's name.
 pub(super) fn namespaced(metadata: &ObjectMeta) -> Result<ServiceName, Invalid> {
     let namespace = match metadata.namespace.as_deref() {
-        None | Some("") => shared("default"),
+        None | Some("") => "default",
         Some(namespace) => {
             checked_name(namespace).map_err(|cause| Invalid::new(FieldPath::new(["metadata", "namespace"]), cause))?
         }
     };
-    Ok(ServiceName { namespace, name: name(metadata)? })
+    Ok(ServiceName::new(shared(namespace), name(metadata)?))
 }
 
 /// A name that Kubernetes would take: it stands in keys, tables and metrics, so that anything else could be read as
 /// something it is not.
-pub(super) fn checked_name(name: &str) -> Result<Arc<str>, String> {
+pub(super) fn checked_name(name: &str) -> Result<&str, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if name.len() <= 253 && name.chars().all(good) {
-        Ok(shared(name))
+        Ok(name)
     } else {
         Err(format!("{name:?} is not a name: up to 253 of a–z, 0–9, \"-\" and \".\""))
     }
