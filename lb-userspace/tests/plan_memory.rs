@@ -41,11 +41,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const SERVICES: u32 = 10_000;
+/// As full as 10,000 make the tables that they are in.
+const SERVICES: u32 = 2_500;
 const ENDPOINTS: u32 = 10;
 
 /// Bytes that a Service may take, with its ten endpoints: what it took when this was written, and a tenth more.
-const MOST: isize = 9_999;
+const MOST: isize = 300;
 
 /// An object as the API server tells it.
 fn decoded(json: &Value) -> Object {

@@ -41,6 +41,8 @@ pub struct Index {
     nodes: HashMap<Arc<str>, Arc<Node>>,
     /// Of the names that records hold.
     numbers: Numbers,
+    /// Where objects are packed on their way into records.
+    piece: Piece,
     /// How often an object came, went, or changed.
     version: u64,
 }
@@ -50,21 +52,21 @@ impl Index {
     pub fn upsert(&mut self, object: Object) -> Change {
         let change = match object {
             Object::Service(service) => {
-                let mut piece = Piece { bytes: SERVICE.to_vec(), head: SERVICE.len() };
-                pack_service(&service, &mut self.numbers, &mut piece.bytes);
-                let Some(name) = self.put(service.name, &piece) else { return Change::None };
+                self.piece.begin(|head| head.extend(SERVICE));
+                pack_service(&service, &mut self.numbers, &mut self.piece.bytes);
+                let Some(name) = self.put(service.name) else { return Change::None };
                 Change::Services(vec![name])
             }
             Object::EndpointSlice(slice) => {
                 let home = slice::home(&slice);
-                let piece = slice::pack(&slice, &home.name, &mut self.numbers);
-                let is_stray = slice::is_stray(&piece.bytes);
+                slice::pack(&slice, home.name(), &mut self.numbers, &mut self.piece);
+                let is_stray = slice::is_stray(&self.piece.bytes);
                 let key = (slice.namespace, slice.name);
                 // Where its name points to is where it will be, so it is nowhere else unless it is a stray now.
                 let was = if is_stray || self.strays.contains_key(&key) { self.home_of(&key) } else { None };
                 let moved = was.filter(|was| *was != home);
                 let mut touched: Vec<ServiceName> = moved.iter().filter_map(|was| self.take_slice(was, &key)).collect();
-                let Some(home) = self.put(home, &piece) else { return Change::None };
+                let Some(home) = self.put(home) else { return Change::None };
                 if is_stray {
                     self.strays.insert(key, home.clone());
                 }
@@ -94,7 +96,7 @@ impl Index {
 
     /// Takes an object out. One that is not there is no change.
     pub fn remove(&mut self, key: &ObjectRef) -> Change {
-        let name = || ServiceName::new(key.namespace.clone(), key.name.clone());
+        let name = || ServiceName::new(&key.namespace, &key.name);
         let (known, change) = match key.kind {
             Kind::Service => {
                 let gone = self.take(&name(), SERVICE);
@@ -145,13 +147,11 @@ impl Index {
 
     /// Keys of all objects, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = ObjectRef> {
-        let own = |kind: Kind, n: &ServiceName| ObjectRef::new(kind, n.namespace.clone(), n.name.clone());
+        let own = |kind: Kind, n: &ServiceName| ObjectRef::new(kind, n.namespace(), n.name());
         let of_record = move |(home, record): (&ServiceName, &Record)| -> Vec<ObjectRef> {
             let key = |piece| match Kept::of(piece) {
                 Kept::Service(_) => own(Kind::Service, home),
-                Kept::Slice(packed) => {
-                    ObjectRef::new(Kind::EndpointSlice, home.namespace.clone(), packed.name(&home.name))
-                }
+                Kept::Slice(packed) => ObjectRef::new(Kind::EndpointSlice, home.namespace(), packed.name(home.name())),
             };
             record.pieces().map(key).collect()
         };
@@ -217,17 +217,17 @@ impl Index {
         self.records.get_key_value(name).map_or(name, |(kept, _)| kept).clone()
     }
 
-    /// Puts a piece into a record; gives the record's name if that changed anything.
-    fn put(&mut self, home: ServiceName, piece: &Piece) -> Option<ServiceName> {
+    /// Puts the piece that was packed last into a record; gives the record's name if that changed anything.
+    fn put(&mut self, home: ServiceName) -> Option<ServiceName> {
         let mut record = match self.records.entry(home) {
             Entry::Occupied(there) => there,
             Entry::Vacant(free) => free.insert_entry(Record::default()),
         };
-        match record.get_mut().put(piece) {
+        match record.get_mut().put(&self.piece) {
             Put::Added => {}
             Put::Replaced(old) => Kept::of(&old).give_back(&mut self.numbers),
             Put::Equal => {
-                Kept::of(&piece.bytes).give_back(&mut self.numbers);
+                Kept::of(&self.piece.bytes).give_back(&mut self.numbers);
                 return None;
             }
         }
@@ -249,7 +249,7 @@ impl Index {
     /// As [`Self::take`], of a slice that is in this record.
     fn take_slice(&mut self, home: &ServiceName, key: &SliceKey) -> Option<ServiceName> {
         self.strays.remove(key);
-        self.take(home, &slice::head(&home.name, &key.1))
+        self.take(home, &slice::head(home.name(), &key.1))
     }
 
     /// Whose record a slice is in, if there is one of this name.
@@ -258,7 +258,7 @@ impl Index {
             return Some(home.clone());
         }
         let (service, _) = slice::points_to(name)?;
-        let home = ServiceName::new(namespace.clone(), service);
+        let home = ServiceName::new(namespace, service);
         self.records.get(&home)?.get(&slice::head(service, name))?;
         Some(home)
     }
@@ -267,7 +267,7 @@ impl Index {
 impl Change {
     /// Slices of no Service matter to nobody.
     fn of(mut services: Vec<ServiceName>) -> Self {
-        services.retain(|service| !service.name.is_empty());
+        services.retain(|service| !service.name().is_empty());
         if services.is_empty() { Self::None } else { Self::Services(services) }
     }
 }
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn a_slice_is_in_one_place_whatever_it_is_called() {
         let names = |change| match change {
-            Change::Services(names) => names.iter().map(|name| name.name.to_string()).collect(),
+            Change::Services(names) => names.iter().map(|name| name.name().to_owned()).collect(),
             Change::None | Change::Node(_) => Vec::new(),
         };
         let mut index = Index::default();
@@ -359,7 +359,8 @@ mod tests {
         let mut index = Index::default();
         let Change::Services(first) = index.upsert(slice("web-1", Some("web"), 1)) else { panic!("a change") };
         let Change::Services(second) = index.upsert(Object::Service(service("web"))) else { panic!("a change") };
-        assert!(Arc::ptr_eq(&first[0].name, &second[0].name));
-        assert!(Arc::ptr_eq(&first[0].name, &index.service(&service("web").name).unwrap().name.name));
+        assert_eq!(first[0].name().as_ptr(), second[0].name().as_ptr());
+        let kept = index.service(&service("web").name).unwrap().name;
+        assert_eq!(first[0].name().as_ptr(), kept.name().as_ptr());
     }
 }

@@ -14,6 +14,15 @@ pub(super) struct Piece {
     pub(super) head: usize,
 }
 
+impl Piece {
+    /// Begins another one in the same memory.
+    pub(super) fn begin(&mut self, put_head: impl FnOnce(&mut Vec<u8>)) {
+        self.bytes.clear();
+        put_head(&mut self.bytes);
+        self.head = self.bytes.len();
+    }
+}
+
 /// Pieces, in the order of their bytes, each behind its length.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Record(Box<[u8]>);

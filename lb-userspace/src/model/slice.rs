@@ -35,13 +35,18 @@ pub(super) fn points_to(name: &str) -> Option<(&str, &str)> {
 
 /// The head of a slice's piece in the record of this Service.
 pub(super) fn head(service: &str, name: &str) -> Vec<u8> {
+    let mut head = Vec::new();
+    put_head(service, name, &mut head);
+    head
+}
+
+fn put_head(service: &str, name: &str, out: &mut Vec<u8>) {
     let (kind, kept) = match points_to(name) {
         Some((start, suffix)) if start == service => (SUFFIX, suffix),
         Some(_) | None => (WHOLE, name),
     };
-    let mut head = vec![kind];
-    put_text(kept, &mut head);
-    head
+    out.push(kind);
+    put_text(kept, out);
 }
 
 /// Whether a slice's head is one with a whole name: its name does not tell where it is.
@@ -51,15 +56,13 @@ pub(super) fn is_stray(head: &[u8]) -> bool {
 
 /// Packs a slice for the record of `service`, its own or what stands for none. [`Packed::give_back`] is to be called at the end
 /// of what it gives.
-pub(super) fn pack(slice: &EndpointSlice, service: &str, numbers: &mut Numbers) -> Piece {
+pub(super) fn pack(slice: &EndpointSlice, service: &str, numbers: &mut Numbers, piece: &mut Piece) {
     let EndpointSlice { namespace: _, name, service: _, ignored, mirrored, family, triggered: _, group } = slice;
-    let mut bytes = head(service, name);
-    let head = bytes.len();
+    piece.begin(|head| put_head(service, name, head));
     let family = FAMILIES.iter().position(|known| known == family).expect("all families are there");
     let flags = [(*ignored, IGNORED), (*mirrored, MIRRORED)].into_iter().filter(|(set, _)| *set);
-    bytes.push(flags.fold((family as u8) << FAMILY_SHIFT, |all, (_, flag)| all | flag));
-    pack_group(group, numbers, &mut bytes);
-    Piece { bytes, head }
+    piece.bytes.push(flags.fold((family as u8) << FAMILY_SHIFT, |all, (_, flag)| all | flag));
+    pack_group(group, numbers, &mut piece.bytes);
 }
 
 /// What is in a slice's piece.
@@ -114,19 +117,19 @@ pub struct SharedSlice {
 impl SharedSlice {
     /// The slice of a piece of this Service's record.
     pub(super) fn new(home: ServiceName, packed: Packed<'_>, piece: &[u8], names: Names) -> Self {
-        Self { name: packed.name(&home.name), home, piece: piece.into(), names }
+        Self { name: packed.name(home.name()), home, piece: piece.into(), names }
     }
 
     /// Namespace and name.
     #[must_use]
     pub fn name(&self) -> (&str, &str) {
-        (&self.home.namespace, &self.name)
+        (self.home.namespace(), &self.name)
     }
 
     /// The Service that it belongs to.
     #[must_use]
     pub fn service(&self) -> Option<&ServiceName> {
-        Some(&self.home).filter(|home| !home.name.is_empty())
+        Some(&self.home).filter(|home| !home.name().is_empty())
     }
 
     /// The slice itself, but for `triggered`.
@@ -134,7 +137,7 @@ impl SharedSlice {
     pub fn to_slice(&self) -> EndpointSlice {
         let packed = Packed::of(&self.piece);
         EndpointSlice {
-            namespace: self.home.namespace.clone(),
+            namespace: self.home.namespace().into(),
             name: self.name.clone(),
             service: self.service().cloned(),
             ignored: packed.is_ignored(),
@@ -150,8 +153,9 @@ impl From<EndpointSlice> for SharedSlice {
     fn from(slice: EndpointSlice) -> Self {
         let mut numbers = Numbers::default();
         let home = home(&slice);
-        let piece = pack(&slice, &home.name, &mut numbers).bytes;
-        Self { name: slice.name, home, piece: piece.into(), names: numbers.names() }
+        let mut piece = Piece::default();
+        pack(&slice, home.name(), &mut numbers, &mut piece);
+        Self { name: slice.name, home, piece: piece.bytes.into(), names: numbers.names() }
     }
 }
 
@@ -163,5 +167,5 @@ impl Serialize for SharedSlice {
 
 /// Whose record a slice is in: its Service's, or that of one without a name in its namespace.
 pub(super) fn home(slice: &EndpointSlice) -> ServiceName {
-    slice.service.clone().unwrap_or_else(|| ServiceName::new(slice.namespace.clone(), ""))
+    slice.service.clone().unwrap_or_else(|| ServiceName::new(&slice.namespace, ""))
 }

@@ -4,7 +4,7 @@
 //! in constant time and tells which Services a change has to plan anew. It knows nothing about endpoints.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     hash::Hash,
     net::IpAddr,
 };
@@ -31,9 +31,17 @@ pub(super) struct Claim {
     pub(super) port_index: u32,
 }
 
-/// Of each target, the claim that counts.
-pub(super) fn by_target(claims: &[Claim]) -> BTreeMap<Target, Claim> {
-    claims.iter().rev().map(|claim| (claim.target, *claim)).collect()
+/// The claims of a Service that count, in order of target, to be looked for with [`claim_of`].
+pub(super) fn counting(claims: &[Claim]) -> Vec<Claim> {
+    let mut counting = claims.to_vec();
+    counting.sort_by_key(|claim| claim.target);
+    counting.dedup_by_key(|claim| claim.target);
+    counting
+}
+
+/// That of a target among those.
+pub(super) fn claim_of<'a>(counting: &'a [Claim], target: &Target) -> Option<&'a Claim> {
+    counting.binary_search_by(|claim| claim.target.cmp(target)).ok().map(|at| &counting[at])
 }
 
 /// All owners, and who else wants what they own.
@@ -55,10 +63,11 @@ impl Claims {
         [old, new]: [&[Claim]; 2],
         created_of: impl Fn(&ServiceName) -> Created,
     ) -> BTreeSet<ServiceName> {
-        let [old, new] = [old, new].map(by_target);
+        let [old, new] = [old, new].map(counting);
         let mut touched = BTreeSet::new();
-        for target in old.keys().chain(new.keys().filter(|target| !old.contains_key(target))) {
-            let [had, has] = [&old, &new].map(|claims| claims.get(target).map(|claim| claim.kind));
+        let come = new.iter().filter(|claim| claim_of(&old, &claim.target).is_none());
+        for Claim { target, .. } in old.iter().chain(come) {
+            let [had, has] = [&old, &new].map(|claims| claim_of(claims, target).map(|claim| claim.kind));
             let was = self.owners.get(target).cloned();
             match has {
                 Some(_) => self.add(target, service, created, &created_of),
@@ -150,6 +159,8 @@ impl Owners {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     /// Claims as the planner makes them, with what it knows of the Services.
@@ -167,11 +178,11 @@ mod tests {
             let old = self.services.insert(name(service), (created, claims.clone())).unwrap_or_default().1;
             let created_of = |name: &ServiceName| self.services[name].0;
             let touched = self.claims.replace(&name(service), created, [&old, &claims], created_of);
-            touched.iter().map(|name| name.name.to_string()).collect()
+            touched.iter().map(|name| name.name().to_owned()).collect()
         }
 
         fn owner(&self, port: u16) -> Option<String> {
-            self.claims.owner(&target(port)).map(|name| name.name.to_string())
+            self.claims.owner(&target(port)).map(|name| name.name().to_owned())
         }
     }
 
@@ -222,6 +233,6 @@ mod tests {
             kind,
             port_index: 0,
         });
-        assert_eq!(by_target(&claims)[&target(80)], claims[0]);
+        assert_eq!(counting(&claims), claims[..1]);
     }
 }

@@ -114,8 +114,7 @@ impl Planner {
         if api_server::is_api_server(key) {
             self.api_server.forget();
         }
-        let before = (key.kind == Kind::Service)
-            .then(|| self.wanted_by(&ServiceName::new(key.namespace.clone(), key.name.clone())));
+        let before = (key.kind == Kind::Service).then(|| self.wanted_by(&ServiceName::new(&key.namespace, &key.name)));
         let change = self.index.remove(key);
         self.note(change, before);
     }

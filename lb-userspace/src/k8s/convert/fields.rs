@@ -43,16 +43,20 @@ pub(super) fn name(metadata: &ObjectMeta) -> Result<&str, Invalid> {
     }
 }
 
-/// `metadata.namespace` and `metadata.name`; an absent namespace is `default`. The name is this object's alone, so it is not
-/// looked for among those that are shared; the index has one copy of a Service's name.
-pub(super) fn namespaced(metadata: &ObjectMeta) -> Result<ServiceName, Invalid> {
+/// `metadata.namespace` and `metadata.name`; an absent namespace is `default`.
+pub(super) fn namespaced(metadata: &ObjectMeta) -> Result<(&str, &str), Invalid> {
     let namespace = match metadata.namespace.as_deref() {
         None | Some("") => "default",
         Some(namespace) => {
             checked_name(namespace).map_err(|cause| Invalid::new(FieldPath::new(["metadata", "namespace"]), cause))?
         }
     };
-    Ok(ServiceName::new(shared(namespace), name(metadata)?))
+    Ok((namespace, name(metadata)?))
+}
+
+/// [`namespaced`] of a Service, or of what bears its name.
+pub(super) fn service_name(metadata: &ObjectMeta) -> Result<ServiceName, Invalid> {
+    namespaced(metadata).map(|(namespace, name)| ServiceName::new(namespace, name))
 }
 
 /// A name that Kubernetes would take: it stands in keys, tables and metrics, so that anything else could be read as

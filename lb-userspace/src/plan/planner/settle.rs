@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, hash::BuildHasher as _};
 use super::{Planned, Planner};
 use crate::plan::{
     api_server,
-    claims::{self, Claim, Target},
+    claims::{self, Claim},
     diagnostic::Diagnostic,
     frontends::{self, Input},
     notices::Notice,
@@ -125,13 +125,16 @@ impl Planner {
         }
         let wanted = frontends::claims(&service, &self.node_addresses);
         let mut won = Vec::with_capacity(wanted.len());
-        // Of this Service, and of those that own what it wants.
-        let mut counting: BTreeMap<&ServiceName, BTreeMap<Target, Claim>> = BTreeMap::new();
-        counting.insert(name, claims::by_target(&wanted));
+        let own = claims::counting(&wanted);
+        let mut of_others: BTreeMap<&ServiceName, Vec<Claim>> = BTreeMap::new();
         for claim in &wanted {
             let owner = self.claims.owner(&claim.target).expect("the claims of all Services are settled");
-            let of_owner = counting.entry(owner).or_insert_with(|| claims::by_target(&self.wanted_by(owner)));
-            let counts = of_owner.get(&claim.target).expect("who owns something wants it");
+            let of_owner = if owner == name {
+                &own
+            } else {
+                of_others.entry(owner).or_insert_with(|| claims::counting(&self.wanted_by(owner)))
+            };
+            let counts = claims::claim_of(of_owner, &claim.target).expect("who owns something wants it");
             if owner == name && counts == claim {
                 won.push(*claim);
             } else {
