@@ -72,6 +72,11 @@ impl Record {
                 break;
             }
         }
+        if old.as_ref().is_some_and(|old: &Box<[u8]>| old.len() == bytes.len()) {
+            // As when an endpoint gets ready.
+            self.0[at.end - bytes.len()..at.end].copy_from_slice(bytes);
+            return old.map_or(Put::Added, Put::Replaced);
+        }
         let (before, behind) = (&self.0[..at.start], &self.0[at.end..]);
         let length = before.len() + length_of_count(bytes.len()) + bytes.len() + behind.len();
         let mut all = Vec::with_capacity(length);
