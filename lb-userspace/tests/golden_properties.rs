@@ -150,7 +150,8 @@ fn group(v4: bool) -> impl Strategy<Value = EndpointGroup> {
 }
 
 fn slice() -> impl Strategy<Value = Object> {
-    let slice_name = select(vec![("a", "s1"), ("a", "s2"), ("b", "s1"), ("b", "s2")]);
+    // Some begin with the name of a Service, be it theirs or another's.
+    let slice_name = select(vec![("a", "s1"), ("a", "web-1"), ("a", "web-2"), ("b", "web-1"), ("b", "api-1")]);
     let flags = (proptest::bool::weighted(0.1), proptest::bool::weighted(0.3));
     (slice_name, option::weighted(0.9, select(vec!["web", "db", "api"])), flags, any::<bool>())
         .prop_flat_map(|(name, service, flags, v4)| (Just((name, service, flags, v4)), group(v4)))
@@ -315,6 +316,9 @@ proptest! {
         prop_assert_eq!(&state, &fresh.state());
         prop_assert_eq!(planner.diagnostics(), fresh.diagnostics());
         prop_assert_eq!(planner.node_addresses(), fresh.node_addresses());
+        let kept: BTreeSet<_> = planner.shared_objects().iter().map(|object| serde_json::json!(object).to_string()).collect();
+        let there: BTreeSet<_> = world.values().map(|object| serde_json::json!(object).to_string()).collect();
+        prop_assert_eq!(kept, there);
         let told: Vec<Frontend> = told.into_values().flatten().collect();
         prop_assert_eq!(&State::new(state.node.clone(), told, planner.health_checks()), &state);
         check_document(&state);

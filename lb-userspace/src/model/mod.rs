@@ -2,10 +2,13 @@
 //!
 //! Knows no Kubernetes crate, no file and no clock. It decides nothing about traffic: that is `plan`.
 
+mod bytes;
 mod index;
 mod names;
 mod objects;
 mod packed;
+mod packed_service;
+mod record;
 mod slice;
 mod uid;
 
@@ -15,5 +18,6 @@ pub use objects::{
     BadAnnotation, Created, Endpoint, EndpointGroup, EndpointPort, EndpointSlice, Endpoints, Kind, Node, Object,
     ObjectRef, Policy, Service, ServicePort, ServiceType, Shared, SliceFamily, Weights,
 };
+pub use packed_service::SharedService;
 pub use slice::SharedSlice;
 pub use uid::Uid;

@@ -1,5 +1,6 @@
-//! Names that many objects share, each once in memory. Namespaces, Services, ports, nodes and zones are named again and
-//! again; with tens of thousands of objects most of the memory would be copies of few texts.
+//! Names that many objects share, each once in memory. Namespaces, ports, nodes and zones are named again and again; with tens of
+//! thousands of objects most of the memory would be copies of few texts. Names of Services are too many to be looked for
+//! here: the index has one copy of each.
 
 use std::{cell::RefCell, sync::Arc};
 

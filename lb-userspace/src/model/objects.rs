@@ -8,7 +8,7 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc, tim
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Uid, slice::SharedSlice};
+use super::{SharedService, SharedSlice, Uid};
 use crate::plan::state::{Algorithm, Protocol, ServiceName};
 
 /// The kinds that have an effect.
@@ -122,7 +122,7 @@ impl Object {
 #[derive(Clone, Debug, Serialize)]
 pub enum Shared {
     /// A Service.
-    Service(Arc<Service>),
+    Service(SharedService),
     /// An EndpointSlice.
     EndpointSlice(SharedSlice),
     /// An Endpoints object.
@@ -136,7 +136,7 @@ impl Shared {
     #[must_use]
     pub fn order(&self) -> (Kind, &str, &str) {
         match self {
-            Self::Service(o) => (Kind::Service, o.name.namespace(), o.name.name()),
+            Self::Service(o) => (Kind::Service, o.name().namespace(), o.name().name()),
             Self::EndpointSlice(o) => {
                 let (namespace, name) = o.name();
                 (Kind::EndpointSlice, namespace, name)
@@ -325,7 +325,7 @@ pub struct EndpointSlice {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// The Service it belongs to (label `kubernetes.io/service-name`); without, it has no effect.
+    /// The Service it belongs to (label `kubernetes.io/service-name`), in its own namespace; without, it has no effect.
     pub service: Option<ServiceName>,
     /// Another proxy's or a headless Service's, by label: no effect.
     pub ignored: bool,
@@ -333,7 +333,7 @@ pub struct EndpointSlice {
     pub mirrored: bool,
     /// Kind of its addresses.
     pub family: SliceFamily,
-    /// When the control plane saw what the last change was for; for measuring only.
+    /// When the control plane saw what the last change was for; for measuring only, so the index does not keep it.
     #[serde(skip)]
     pub triggered: Option<SystemTime>,
     /// Its ports and endpoints; no endpoints where `family` is [`SliceFamily::Fqdn`].

@@ -34,6 +34,19 @@ impl Uid {
             None => Form::Text(text.into()),
         }))
     }
+
+    /// The number that it is if it is a UUID in lower case.
+    pub(super) const fn as_uuid(&self) -> Option<[u8; 16]> {
+        match self.0 {
+            Form::Uuid(bytes) => Some(bytes),
+            Form::Text(_) => None,
+        }
+    }
+
+    /// The UUID that is this number.
+    pub(super) const fn from_uuid(bytes: [u8; 16]) -> Self {
+        Self(Form::Uuid(bytes))
+    }
 }
 
 impl Serialize for Uid {

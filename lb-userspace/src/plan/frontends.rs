@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    claims::{Claim, Claimant, Target},
+    claims::{Claim, Target},
     diagnostic::{Diagnostic, Place},
-    state::{Action, Algorithm, Frontend, FrontendType, HealthCheck, Protocol, Scope},
+    state::{Action, Algorithm, Frontend, FrontendType, HealthCheck, Protocol, Scope, ServiceName},
     topology::{Candidate, Categories, Here},
 };
 use crate::model::{BadAnnotation, EndpointGroup, Policy, Service, ServicePort, ServiceType};
@@ -67,7 +67,7 @@ pub(super) fn has_node_ports(service: &Service) -> bool {
     is_served(service) && service.ports.iter().any(|p| listening_port(service, p, FrontendType::NodePort).is_some())
 }
 
-/// Everything the Service wants.
+/// Everything the Service wants, in order of kind, and then of ports for each address.
 pub(super) fn claims(service: &Service, node_addresses: &[IpAddr]) -> Vec<Claim> {
     if !is_served(service) {
         return Vec::new();
@@ -76,10 +76,8 @@ pub(super) fn claims(service: &Service, node_addresses: &[IpAddr]) -> Vec<Claim>
     for (kind, address) in addresses(service, node_addresses) {
         for (port, port_index) in service.ports.iter().zip(0..) {
             if let Some(number) = listening_port(service, port, kind) {
-                claims.push(Claim {
-                    target: Target { address, port: number, protocol: port.protocol },
-                    claimant: Claimant { created: service.created, service: service.name.clone(), kind, port_index },
-                });
+                let target = Target { address, port: number, protocol: port.protocol };
+                claims.push(Claim { target, kind, port_index });
             }
         }
     }
@@ -151,17 +149,16 @@ pub(super) struct Input<'a> {
 
 impl Input<'_> {
     /// The frontends of the claims that the Service won, in document order.
-    pub(super) fn frontends<'c>(&self, won: impl Iterator<Item = &'c Claim>) -> Vec<Frontend> {
+    pub(super) fn frontends(&self, won: &[Claim]) -> Vec<Frontend> {
         let mut sets: BTreeMap<(u32, bool), Categories> = BTreeMap::new();
         let mut frontends = Vec::new();
-        for Claim { target, claimant } in won {
-            let port = &self.service.ports[claimant.port_index as usize];
+        for Claim { target, kind, port_index } in won {
+            let port = &self.service.ports[*port_index as usize];
             let v4 = target.address.is_ipv4();
-            let set = sets
-                .entry((claimant.port_index, v4))
-                .or_insert_with(|| Categories::of(&self.candidates(port, v4), self.here));
+            let set =
+                sets.entry((*port_index, v4)).or_insert_with(|| Categories::of(&self.candidates(port, v4), self.here));
             for scope in [Scope::External, Scope::Internal] {
-                frontends.push(self.frontend(*target, claimant.kind, port, scope, set));
+                frontends.push(self.frontend(*target, *kind, port, scope, set));
             }
         }
         frontends.sort_by(Frontend::document_order);
@@ -287,15 +284,11 @@ impl Input<'_> {
     }
 }
 
-/// The remark on a claim that another one has come before.
-pub(super) fn taken(claim: &Claim, owner: &Claimant) -> Diagnostic {
-    let Target { address, port, protocol } = claim.target;
-    Diagnostic::Taken {
-        loser: claim.claimant.service.clone(),
-        wanted: Place { kind: claim.claimant.kind, address, port, protocol },
-        owner: owner.service.clone(),
-        as_kind: owner.kind,
-    }
+/// The remark on a claim of `loser` that one of `owner` has come before.
+pub(super) fn taken(loser: &ServiceName, claim: &Claim, owner: &ServiceName, as_kind: FrontendType) -> Diagnostic {
+    let Claim { target: Target { address, port, protocol }, kind, .. } = *claim;
+    let wanted = Place { kind, address, port, protocol };
+    Diagnostic::Taken { loser: loser.clone(), wanted, owner: owner.clone(), as_kind }
 }
 
 #[cfg(test)]

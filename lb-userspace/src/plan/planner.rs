@@ -6,7 +6,7 @@ mod batches;
 mod settle;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -14,13 +14,14 @@ use foldhash::quality::RandomState;
 
 use super::{
     api_server::{self, LastEndpoints},
-    claims::Claims,
+    claims::{Claim, Claims},
     diagnostic::Diagnostic,
+    frontends,
     node_port_addresses::NodePortAddresses,
     notices::{News, Notices},
     state::{Algorithm, Frontend, HealthCheck, ServiceChange, ServiceName, State},
 };
-use crate::model::{Change, EndpointGroup, Index, Object, ObjectRef, Shared, Uid};
+use crate::model::{Change, EndpointGroup, Index, Kind, Object, ObjectRef, Shared, Uid};
 
 /// What a plan depends on besides objects.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -41,12 +42,19 @@ pub struct PlanConfig {
     pub algorithm: Algorithm,
 }
 
-/// What is kept of a Service's plan.
-#[derive(Clone, Copy, Debug)]
-struct Planned {
-    /// Over its frontends: others have another one, near enough to certain.
-    sum: u64,
-    has_source_ranges: bool,
+/// What is kept of a Service's plan: a sum over its frontends, as others have another one, near enough to certain. Its lowest bit
+/// says whether there are source ranges.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Planned(u64);
+
+impl Planned {
+    fn new(sum: u64, has_source_ranges: bool) -> Self {
+        Self(sum & !1 | u64::from(has_source_ranges))
+    }
+
+    const fn has_source_ranges(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
 /// Desired state for one node.
@@ -66,8 +74,8 @@ pub struct Planner {
     node_addresses: Vec<IpAddr>,
     /// As last used for planning.
     zone: Option<String>,
-    /// Services whose own objects changed.
-    dirty: HashSet<ServiceName, RandomState>,
+    /// Services whose own objects changed, and what they wanted when `claims` was last brought up to date; `None`: as now.
+    dirty: HashMap<ServiceName, Option<Box<[Claim]>>, RandomState>,
     /// Services whose claims are decided and that are to be planned, the next one last.
     waiting: Vec<ServiceName>,
     /// Whether this node's addresses or zone may have changed.
@@ -93,8 +101,12 @@ impl Planner {
 
     /// An object appeared or changed.
     pub fn upsert(&mut self, object: Object) {
+        let before = match &object {
+            Object::Service(service) => Some(self.wanted_by(&service.name)),
+            Object::EndpointSlice(_) | Object::Endpoints(_) | Object::Node(_) => None,
+        };
         let change = self.index.upsert(object);
-        self.note(change);
+        self.note(change, before);
     }
 
     /// An object is gone. One that was never there is ignored.
@@ -102,8 +114,9 @@ impl Planner {
         if api_server::is_api_server(key) {
             self.api_server.forget();
         }
+        let before = (key.kind == Kind::Service).then(|| self.wanted_by(&ServiceName::new(&key.namespace, &key.name)));
         let change = self.index.remove(key);
-        self.note(change);
+        self.note(change, before);
     }
 
     /// Removes every object that `keep` refuses: what a confirmed full list no longer holds. Gives how many there were.
@@ -126,14 +139,14 @@ impl Planner {
         before.into_iter().filter(api_server::is_of).for_each(|object| {
             index.upsert(object);
         });
-        let groups = index.service(&name).map(|service| index.groups(service)).unwrap_or_default();
+        let groups = index.service(&name).map(|service| index.groups(&service)).unwrap_or_default();
         self.remember_api_server_groups(groups);
     }
 
     /// As [`Self::remember_api_server`], by the endpoints of then.
     pub fn remember_api_server_groups(&mut self, groups: Vec<EndpointGroup>) {
         if self.api_server.remember(groups) {
-            self.dirty.insert(api_server::name());
+            self.dirty.entry(api_server::name()).or_default();
         }
     }
 
@@ -148,7 +161,7 @@ impl Planner {
     #[must_use]
     pub fn shared_objects(&self) -> Vec<Shared> {
         let mut all = self.index.shared();
-        let groups = self.index.service(&api_server::name()).map(|service| self.index.groups(service));
+        let groups = self.index.service(&api_server::name()).map(|service| self.index.groups(&service));
         if let Some(slices) = groups.and_then(|groups| self.api_server.slices_instead_of(&groups)) {
             all.retain(|shared| !api_server::is_slice_of(shared));
             all.extend(slices.into_iter().map(|slice| Shared::EndpointSlice(slice.into())));
@@ -257,7 +270,7 @@ impl Planner {
     /// As [`Self::all`], but only those with source ranges, and of these not those that no change has told of so far.
     pub fn restricted(&mut self) -> Vec<ServiceChange> {
         self.settle_claims();
-        self.again(|planned| planned.has_source_ranges)
+        self.again(|planned| planned.has_source_ranges())
     }
 
     /// The Services that have frontends, in no order.
@@ -278,7 +291,7 @@ impl Planner {
     /// Whether this Service is to be planned anew: an object of it changed, and nobody has asked since.
     #[must_use]
     pub fn is_changing(&self, service: &ServiceName) -> bool {
-        self.dirty.contains(service) || self.waiting.binary_search_by(|waiting| service.cmp(waiting)).is_ok()
+        self.dirty.contains_key(service) || self.waiting.binary_search_by(|waiting| service.cmp(waiting)).is_ok()
     }
 
     /// The whole state.
@@ -345,19 +358,34 @@ impl Planner {
 
     /// `metadata.uid` of a Service; `None` if there is no such Service, or it has none.
     #[must_use]
-    pub fn uid(&self, service: &ServiceName) -> Option<&Uid> {
-        self.index.service(service)?.uid.as_ref()
+    pub fn uid(&self, service: &ServiceName) -> Option<Uid> {
+        self.index.service(service)?.uid
     }
 
-    fn note(&mut self, change: Change) {
+    /// `before`: what a Service that changed itself wanted.
+    fn note(&mut self, change: Change, mut before: Option<Box<[Claim]>>) {
         match change {
             Change::None => {}
-            Change::Services(names) => self.dirty.extend(names),
+            Change::Services(names) => {
+                for name in names {
+                    let known = self.dirty.entry(name).or_default();
+                    *known = known.take().or_else(|| before.take());
+                }
+            }
             Change::Node(name) => {
                 self.node_dirty |= *name == *self.config.node_name;
                 self.peers_dirty = true;
             }
         }
+    }
+
+    /// What a Service wants by its object, at the addresses that the node was last known by.
+    fn wanted_by(&self, service: &ServiceName) -> Box<[Claim]> {
+        self.index
+            .service(service)
+            .map(|service| frontends::claims(&service, &self.node_addresses))
+            .unwrap_or_default()
+            .into()
     }
 
     fn zone_now(&self) -> Option<String> {

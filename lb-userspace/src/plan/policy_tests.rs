@@ -7,10 +7,7 @@
 use super::*;
 use crate::{
     model::EndpointPort,
-    plan::{
-        state::ServiceName,
-        topology::tests::{endpoint, list},
-    },
+    plan::topology::tests::{endpoint, list},
 };
 
 /// Endpoints as in `topology_tests`; this node is `n1` in zone `a`.
@@ -63,7 +60,7 @@ fn check(Row { policies, endpoints, cluster_ip, outside, inside }: &Row, open: b
         algorithm: Algorithm::Random,
     };
     let claims = claims(&service, &["192.0.2.4".parse().expect("an address")]);
-    let frontends = input.frontends(claims.iter());
+    let frontends = input.frontends(&claims);
     assert_eq!(frontends.len(), 8, "four addresses, two scopes");
     for f in &frontends {
         let expected = match (f.kind, f.scope) {

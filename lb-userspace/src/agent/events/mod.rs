@@ -184,8 +184,8 @@ impl Agent {
             let bad = self.cluster.as_ref().and_then(|cluster| cluster.bad_service(&service));
             findings.extend(bad.map(|bad| finding::of_bad_object(&bad.cause)));
             // What is left out may be another Service than the one that was good before.
-            let uid = bad.and_then(|bad| bad.uid.as_ref()).or_else(|| self.planner.uid(&service));
-            active.correlator.report(&service, uid, findings, now);
+            let uid = bad.and_then(|bad| bad.uid.clone()).or_else(|| self.planner.uid(&service));
+            active.correlator.report(&service, uid.as_ref(), findings, now);
         }
         active.at = active.correlator.wake_at(now);
     }

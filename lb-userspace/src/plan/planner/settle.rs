@@ -1,11 +1,12 @@
 //! How the planner gets from objects that changed to plans: who owns what first, for all of them, and then one Service
 //! after another.
 
-use std::hash::BuildHasher as _;
+use std::{collections::BTreeMap, hash::BuildHasher as _};
 
 use super::{Planned, Planner};
 use crate::plan::{
     api_server,
+    claims::{self, Claim},
     diagnostic::Diagnostic,
     frontends::{self, Input},
     notices::Notice,
@@ -30,13 +31,16 @@ impl Planner {
         if self.dirty.is_empty() {
             return;
         }
-        let mut touched = std::mem::take(&mut self.dirty);
-        let dirty: Vec<ServiceName> = touched.iter().cloned().collect();
-        for name in &dirty {
-            let claims = self.index.service(name).map(|s| frontends::claims(s, &self.node_addresses));
-            touched.extend(self.claims.replace(name, claims.unwrap_or_default()));
+        let dirty = std::mem::take(&mut self.dirty);
+        for (name, before) in &dirty {
+            let Some(before) = before else { continue };
+            let now = self.index.service(name);
+            let created = now.as_ref().map(|service| service.created).unwrap_or_default();
+            let wanted = now.map(|service| frontends::claims(&service, &self.node_addresses)).unwrap_or_default();
+            let created_of = |owner: &ServiceName| self.index.service(owner).map(|s| s.created).unwrap_or_default();
+            self.waiting.extend(self.claims.replace(name, created, [before, &wanted], created_of));
         }
-        self.waiting.extend(touched);
+        self.waiting.extend(dirty.into_keys());
         self.waiting.sort_unstable_by(|a, b| b.cmp(a));
         self.waiting.dedup();
     }
@@ -49,15 +53,13 @@ impl Planner {
             self.plans += 1;
             let (new, notice) = self.plan(&name);
             self.notices.set(&name, notice);
-            let planned = (!new.is_empty()).then(|| Planned {
-                sum: self.sums.hash_one(&new),
-                has_source_ranges: new.iter().any(|frontend| frontend.has_source_ranges),
-            });
+            let has_source_ranges = new.iter().any(|frontend| frontend.has_source_ranges);
+            let planned = (!new.is_empty()).then(|| Planned::new(self.sums.hash_one(&new), has_source_ranges));
             let old = match planned {
                 Some(planned) => self.planned.insert(name.clone(), planned),
                 None => self.planned.remove(&name),
             };
-            if old.map(|old| old.sum) != planned.map(|new| new.sum) {
+            if old != planned {
                 self.changed.insert(name, new);
             }
         }
@@ -91,8 +93,12 @@ impl Planner {
             return;
         }
         for service in self.index.services() {
-            if zone_changed || (addresses_changed && frontends::has_node_ports(service)) {
-                self.dirty.insert(service.name.clone());
+            let moves = addresses_changed && frontends::has_node_ports(&service);
+            if moves {
+                let before = || frontends::claims(&service, &self.node_addresses).into();
+                self.dirty.entry(service.name.clone()).or_default().get_or_insert_with(before);
+            } else if zone_changed {
+                self.dirty.entry(service.name).or_default();
             }
         }
         self.listen_addresses_changed |= addresses_changed;
@@ -102,31 +108,42 @@ impl Planner {
 
     pub(super) fn plan(&mut self, name: &ServiceName) -> (Vec<Frontend>, Notice) {
         let Some(service) = self.index.service(name) else { return Default::default() };
-        let groups = self.index.groups(service);
+        let groups = self.index.groups(&service);
         let (groups, kept) =
             if api_server::is_named_so(name) { self.api_server.or_kept(groups) } else { (groups, false) };
         let input = Input {
-            service,
+            service: &service,
             groups: &groups,
             here: Here { name: &self.config.node_name, zone: self.zone.as_deref() },
             node_port_source_ranges: self.config.node_port_source_ranges,
             external_cluster_ips: self.config.external_cluster_ips,
             algorithm: self.config.algorithm,
         };
-        let mut remarks = frontends::remarks(service);
+        let mut remarks = frontends::remarks(&service);
         if kept {
             remarks.push(Diagnostic::KeptBackends { service: name.clone() });
         }
-        let mut won = Vec::new();
-        for claim in self.claims.of(name) {
-            match self.claims.owner(&claim.target) {
-                Some(owner) if *owner != claim.claimant => remarks.push(frontends::taken(claim, owner)),
-                Some(_) | None => won.push(claim),
+        let wanted = frontends::claims(&service, &self.node_addresses);
+        let mut won = Vec::with_capacity(wanted.len());
+        let own = claims::counting(&wanted);
+        let mut of_others: BTreeMap<&ServiceName, Vec<Claim>> = BTreeMap::new();
+        for claim in &wanted {
+            let owner = self.claims.owner(&claim.target).expect("the claims of all Services are settled");
+            let of_owner = if owner == name {
+                &own
+            } else {
+                of_others.entry(owner).or_insert_with(|| claims::counting(&self.wanted_by(owner)))
+            };
+            let counts = claims::claim_of(of_owner, &claim.target).expect("who owns something wants it");
+            if owner == name && counts == claim {
+                won.push(*claim);
+            } else {
+                remarks.push(frontends::taken(name, claim, owner, counts.kind));
             }
         }
-        let has_node_ports = frontends::has_node_ports(service);
-        let planned = input.frontends(won.into_iter());
-        remarks.extend(frontends::dropped(service, &planned));
+        let has_node_ports = frontends::has_node_ports(&service);
+        let planned = input.frontends(&won);
+        remarks.extend(frontends::dropped(&service, &planned));
         let notice = Notice { remarks, health_check: input.health_check(), has_node_ports };
         (planned, notice)
     }
