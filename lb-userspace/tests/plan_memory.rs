@@ -110,7 +110,7 @@ fn a_service_takes_few_bytes() {
     planner.take_changes_in_batches(256, |changes| told += changes.len());
     assert_eq!(told, SERVICES as usize);
     let all = more_than(start);
-    println!(
+    eprintln!(
         "a Service takes {all} bytes: {services} itself, {slices} its slice, {} the plan",
         all - services - slices
     );
