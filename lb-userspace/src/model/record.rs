@@ -57,7 +57,7 @@ impl Record {
     pub(super) fn put(&mut self, piece: &Piece) -> Put {
         let Piece { bytes, head } = piece;
         let head = &bytes[..*head];
-        let mut old = None;
+        let mut old: Option<Box<[u8]>> = None;
         let mut at = self.0.len()..self.0.len();
         for (place, there) in self.places() {
             if there == bytes {
@@ -72,7 +72,7 @@ impl Record {
                 break;
             }
         }
-        if old.as_ref().is_some_and(|old: &Box<[u8]>| old.len() == bytes.len()) {
+        if old.as_ref().is_some_and(|old| old.len() == bytes.len()) {
             // As when an endpoint gets ready.
             self.0[at.end - bytes.len()..at.end].copy_from_slice(bytes);
             return old.map_or(Put::Added, Put::Replaced);
