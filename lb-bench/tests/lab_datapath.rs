@@ -94,12 +94,43 @@ fn what_is_asked_for_wrongly_is_told_before_anything_is_measured() {
         (&["--processor", "999"], "--processor 999: this machine has"),
         (&["--compare", "/no/such/file"], "read /no/such/file"),
         (&["--services", "0"], "0 is not in 1..=50000"),
+        (&["--profile"], "--only <TEXT,…>"),
+        (&["--modes", "fastest"], "invalid value 'fastest'"),
         (&["--packets", "/dev/null"], "/dev/null holds no figures of bpf_perf"),
     ] {
         let output = datapath(args).output().unwrap();
         let said = text(&output.stderr);
         assert!(!output.status.success() && said.contains(why), "{args:?}: {said}");
     }
+}
+
+#[test]
+fn a_profile_says_what_programs_and_helpers_take() {
+    let args =
+        ["--profile", "--only", "rr/pod/cluster-ip/local/ipv4", "--modes", "packet", "--quick", "--services", "1"];
+    let args = [&args[..], &["--passes", "1", "--rounds", "10", "--slice", "5"]].concat();
+    if Command::new("perf").arg("--version").output().is_ok() {
+        let shown = text(&run(&args).stdout);
+        let row = |part: &str| {
+            let line = shown.lines().find(|line| line.trim_start().starts_with(part));
+            let line = line.unwrap_or_else(|| panic!("no {part}: {shown}"));
+            line.trim_start()[part.len()..].split_whitespace().map(|n| n.parse::<f64>().unwrap()).collect::<Vec<_>>()
+        };
+        let all = row("all ");
+        assert!(all[0] > 1000.0 && all[1] > 1000.0, "{shown}");
+        for part in ["program pod_ingress ", "helpers: map look-up ", "helpers: packet "] {
+            let [direct, packet, more, _] = row(part)[..] else { panic!("{shown}") };
+            assert!(direct == 0.0 && packet > 0.0 && more == packet && packet < all[1], "{shown}");
+        }
+        let [direct, packet, ..] = row("sockets, system calls ")[..] else { panic!("{shown}") };
+        assert!(direct > 0.0 && packet > 0.0, "{shown}");
+    }
+    // Where there is none, that is told before anything is set up.
+    let nowhere = tempfile::tempdir().unwrap();
+    let output = datapath(&args).env("PATH", nowhere.path()).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("--profile needs the program `perf`"), "{said}");
+    assert!(!said.contains("stations"), "{said}");
 }
 
 /// A signal in the middle, as by control-C, which a shell may have its background jobs ignore: agents, workers, namespaces and

@@ -37,7 +37,7 @@ fn nodes(net: Net, proto: u8) -> [MemTables; 2] {
 
 /// To the first node, every pod is elsewhere.
 fn out(_dst: &lb_common::abi::Addr, _iif: u32) -> lb_common::datapath::Route {
-    lb_common::datapath::Route { oif: 4, mtu: 1500 }
+    lb_common::datapath::Route { oif: 4, mtu: 1500, on_link: false }
 }
 
 proptest! {

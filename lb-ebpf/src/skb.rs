@@ -80,14 +80,23 @@ impl Skb {
         }
     }
 
-    /// Sends the packet out of a device, with the neighbour resolved there.
+    /// Sends the packet out of a device, with the neighbour resolved there: `next_hop` if that is known, else who the
+    /// routes say.
     #[inline(always)]
-    pub(crate) fn redirect_neigh(&mut self, ifindex: u32, l2_len: usize) -> Result<i32, Fault> {
+    pub(crate) fn redirect_neigh(
+        &mut self,
+        ifindex: u32,
+        l2_len: usize,
+        next_hop: Option<&Addr>,
+    ) -> Result<i32, Fault> {
         if l2_len == 0 {
             self.add_ethernet()?;
         }
-        // SAFETY: no parameters are handed over, so the helper takes the route from the packet.
-        Ok(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 })
+        Ok(match next_hop {
+            Some(addr) => redirect_to(ifindex, addr) as i32,
+            // SAFETY: no parameters are handed over, so the helper takes the route from the packet.
+            None => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+        })
     }
 
     /// Whether the host reaches `addr` by the device `via` at this link-layer address. `params` is working memory.
@@ -166,6 +175,18 @@ impl Skb {
         // SAFETY: a helper without pointers.
         Ok(unsafe { bpf_redirect((*self.0.skb.skb).ifindex, 0) } as i32)
     }
+}
+
+/// The action that sends a packet to a neighbour at a device. Not inlined, for the BPF stack's sake.
+#[inline(never)]
+fn redirect_to(ifindex: u32, addr: &Addr) -> u32 {
+    // SAFETY: plain data; all zero is a valid value of it.
+    let mut next: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    next.nh_family = u32::from(fib::family(addr));
+    let [first, second, third, fourth] = addr.words();
+    next.__bindgen_anon_1.ipv6_nh = if addr.is_v4() { [fourth, 0, 0, 0] } else { [first, second, third, fourth] };
+    // SAFETY: the parameters are on the stack and as long as is said.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut next, size_of::<bpf_redir_neigh>() as i32, 0) as u32 }
 }
 
 impl Packet for Skb {
@@ -307,16 +328,17 @@ impl HostPacket for Skb {
             return Route::default();
         }
         let oif = params.ifindex;
+        let on_link = fib::leads_to(&params, dst);
         // The way's MTU is told of a neighbour that is known, or of a packet that does not fit. Before Linux 5.12 of
         // neither.
         if ret == fib::NO_NEIGH && self.look_up(&mut params, src, dst, iif, u16::MAX) != fib::FRAG_NEEDED {
-            return Route { oif, mtu: 0 };
+            return Route { oif, mtu: 0, on_link };
         }
         // SAFETY: both members are plain 16-bit numbers.
         let mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
         // Where the length that was asked for is still there, nothing was told: later releases of Linux 5.10 do compare it
         // with the MTU (2c0a10af688c), and keep that to themselves (e1850ea9bd9e).
-        Route { oif, mtu: if matches!(mtu, 1 | 0xffff) { 0 } else { mtu } }
+        Route { oif, mtu: if matches!(mtu, 1 | 0xffff) { 0 } else { mtu }, on_link }
     }
 }
 

@@ -85,7 +85,7 @@ fn finish(skb: &mut Skb, link: Link, scratch: &Scratch, verdict: Verdict) -> i32
         Verdict::Redirect(ifindex) => {
             skb.mark_redirected();
             let delivered = if DELIVERS.load() == 0 { None } else { pods::deliver(skb, link, ifindex, scratch) };
-            delivered.unwrap_or_else(|| skb.redirect_neigh(ifindex, link.l2_len()))
+            delivered.unwrap_or_else(|| skb.redirect_neigh(ifindex, link.l2_len(), scratch.next_hop()))
         }
         Verdict::HandOver(ifindex) => {
             skb.mark_redirected();

@@ -22,7 +22,7 @@ pub(crate) enum Bench {
     },
     /// What connections and packets cost by each way of serving Services, beside direct access and kube-proxy's rules
     Datapath {
-        /// Passed on; `--help` lists them: --quick, --only crr/pod, --json FILE, --html FILE, --compare FILE and more
+        /// Passed on; `--help` lists them: --quick, --only crr/pod, --profile, --json FILE, --compare FILE and more
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

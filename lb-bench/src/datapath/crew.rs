@@ -62,6 +62,10 @@ impl Worker {
         Ok(worker)
     }
 
+    pub(super) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// Has it work for so long.
     fn slice(&mut self, time: Duration) -> Result<Slice> {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(ASK_TIMES + 1);

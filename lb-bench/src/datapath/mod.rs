@@ -17,6 +17,7 @@ mod nftables;
 mod options;
 mod packets;
 mod plot;
+mod profile;
 mod report;
 mod scenarios;
 mod services;
@@ -57,6 +58,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return io::stdout().write_all(names.as_bytes()).context("name the scenarios");
     }
     options.processor()?;
+    if options.profile {
+        profile::available()?;
+    }
     if let Some(path) = &options.compare {
         // A wrong file is told before the half hour, not behind it.
         report::read(path)?;
@@ -77,8 +81,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     without(&mut scenarios, &stations.absent);
     report.absent.extend(stations.absent.iter().cloned());
     eprintln!("  set up in {:.0} s", start.elapsed().as_secs_f64());
-    let mut passes: Vec<Vec<Vec<Pass>>> = vec![Vec::new(); scenarios.len()];
     let mut order = Order::new();
+    if options.profile {
+        for scenario in &scenarios {
+            let profile = || profile::profile(&stations, scenario, options, &mut order);
+            within(&stations, scenario, profile).with_context(|| format!("profile {}", scenario.name()))?;
+        }
+        return Ok(());
+    }
+    let mut passes: Vec<Vec<Vec<Pass>>> = vec![Vec::new(); scenarios.len()];
     // Each pass goes through all scenarios, so that slow changes of the machine become part of the noise that is told.
     for pass in 0..options.passes() {
         for (scenario, passes) in scenarios.iter().zip(&mut passes) {
@@ -114,6 +125,7 @@ fn wanted(options: &Options) -> Result<(Vec<Scenario>, Absent)> {
     }
     let mut scenarios = scenarios::all(&options.extent());
     scenarios.retain(|scenario| options.wants(&scenario.name()));
+    scenarios.iter_mut().for_each(|scenario| scenario.modes.retain(|(mode, _)| options.has(*mode)));
     without(&mut scenarios, &absent);
     if scenarios.is_empty() {
         bail!("no scenario has `{}` in its name; --list names them", options.only.join("`, `"));
@@ -128,20 +140,32 @@ fn without(scenarios: &mut [Scenario], absent: &[(Mode, String)]) {
 }
 
 fn one_pass(stations: &Stations, scenario: &Scenario, options: &Options, order: &mut Order) -> Result<Vec<Pass>> {
-    let is_xdp = scenario.modes.iter().any(|(mode, _)| *mode == Mode::Xdp);
-    if is_xdp {
-        stations.whole_checksums(&scenario.modes, true)?;
-    }
+    let turns = || crew::take_turns(&mut workers(stations, scenario, options)?, turns(options), order);
+    within(stations, scenario, turns)
+}
+
+fn turns(options: &Options) -> Turns {
+    Turns { rounds: options.rounds(), slice: Duration::from_millis(options.slice()) }
+}
+
+/// Starts a worker for each mode.
+fn workers(stations: &Stations, scenario: &Scenario, options: &Options) -> Result<Vec<Worker>> {
     let start = |key: &Key| {
         let worker = stations.worker(scenario, *key, options.processor()?);
         worker.with_context(|| format!("{} with {} Services", key.0.name(), key.1))
     };
-    let mut workers: Vec<Worker> = scenario.modes.iter().map(start).collect::<Result<_>>()?;
-    let turns = Turns { rounds: options.rounds(), slice: Duration::from_millis(options.slice()) };
-    let passes = crew::take_turns(&mut workers, turns, order);
-    drop(workers);
+    scenario.modes.iter().map(start).collect()
+}
+
+/// Does something while the stations are as a scenario needs them.
+fn within<T>(stations: &Stations, scenario: &Scenario, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let is_xdp = scenario.modes.iter().any(|(mode, _)| *mode == Mode::Xdp);
+    if is_xdp {
+        stations.whole_checksums(&scenario.modes, true)?;
+    }
+    let done = work();
     if is_xdp {
         stations.whole_checksums(&scenario.modes, false)?;
     }
-    passes
+    done
 }

@@ -1,9 +1,10 @@
 //! What serves the Services of a station. Pure.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// A way to serve Services, or none.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Mode {
     /// Nobody: the client asks the pod by its own address, and the nodes have neither programs nor rules.
@@ -26,9 +27,11 @@ pub(super) enum Mode {
     Nftables,
     /// kube-proxy itself in iptables mode.
     #[serde(rename = "kp-ipt")]
+    #[value(name = "kp-ipt")]
     KubeProxyIpt,
     /// kube-proxy itself in nftables mode.
     #[serde(rename = "kp-nft")]
+    #[value(name = "kp-nft")]
     KubeProxyNft,
 }
 
@@ -116,6 +119,7 @@ mod tests {
     fn a_mode_has_one_name() {
         for mode in Mode::ALL {
             assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
+            assert_eq!(mode.to_possible_value().unwrap().get_name(), mode.name());
         }
     }
 }

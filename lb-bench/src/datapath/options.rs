@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::scenarios::Extent;
+use super::{modes::Mode, scenarios::Extent};
 
 /// What the nodes do with traffic apart from Services.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
@@ -43,6 +43,13 @@ pub(crate) struct Options {
     /// Only scenarios whose names hold one of these, such as crr/pod/cluster-ip/local/ipv4
     #[arg(long, value_name = "TEXT,…", value_delimiter = ',')]
     pub(super) only: Vec<String>,
+    /// Only these modes, and direct
+    #[arg(long, value_name = "MODE,…", value_delimiter = ',')]
+    modes: Vec<Mode>,
+    /// Show where the time of an operation goes, by parts of the kernel and of berrylb, for the scenarios of --only. Needs
+    /// the program `perf`
+    #[arg(long, requires = "only", conflicts_with_all = ["json", "html", "plots", "compare", "packets"])]
+    pub(super) profile: bool,
     /// Name the scenarios, and measure nothing
     #[arg(long)]
     pub(super) list: bool,
@@ -123,6 +130,10 @@ impl Options {
 
     pub(super) fn wants(&self, scenario: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|text| scenario.contains(text))
+    }
+
+    pub(super) fn has(&self, mode: Mode) -> bool {
+        mode == Mode::Direct || self.modes.is_empty() || self.modes.contains(&mode)
     }
 
     pub(super) fn extent(&self) -> Extent {

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -96,6 +96,11 @@ impl Stations {
             self.lab.outside().route(pods.v6.trunc().into(), own.v6.addr().into())?;
         }
         Ok(())
+    }
+
+    /// A folder that goes with the lab.
+    pub(super) fn folder(&self) -> &Path {
+        self.lab.dir()
     }
 
     /// Starts the worker of a mode.

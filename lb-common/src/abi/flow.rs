@@ -18,6 +18,9 @@ pub mod role {
     pub const OUTSIDE: u8 = 1 << 4;
     /// With [`FORWARD`]: packets go on unchanged to the backend's node, which translates them.
     pub const DSR: u8 = 1 << 5;
+    /// Redirected between neighbours: both directions' destinations are their own next hops, so nobody asks the routes with
+    /// each packet.
+    pub const ON_LINK: u8 = 1 << 6;
 }
 
 /// Values of [`Flow::state`], in order.

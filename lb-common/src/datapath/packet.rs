@@ -35,6 +35,8 @@ pub struct Route {
     pub oif: u32,
     /// Largest packet in bytes, without link-layer header; 0: not known (before Linux 5.12).
     pub mtu: u32,
+    /// Whether the destination is a neighbour there: its own next hop.
+    pub on_link: bool,
 }
 
 /// A packet. Offsets are bytes from its first byte, which is the link-layer header where the device has one.

@@ -10,7 +10,7 @@ use super::{
     tables::Tables,
     verdict::{Decision, Verdict},
 };
-use crate::abi::{Counter, Flow, local_path, mark, role};
+use crate::abi::{Addr, Counter, Flow, local_path, mark, role};
 
 /// A packet that a pod sends, on the host side of its link.
 ///
@@ -78,12 +78,33 @@ pub(super) fn find_way<P: HostPacket, T: Tables>(
         flow.to.src = dev.source(flow.to.dst.is_v4());
         return flow.to.src.is_unspecified().then_some(Counter::DropNoSource);
     }
-    if dev.bridge != 0
-        && tables.local_path() == local_path::REDIRECT
-        && packet.route(&flow.to.src, &flow.to.dst, dev.bridge).oif == dev.bridge
-    {
-        flow.oif = dev.bridge;
-        flow.mate_oif = dev.bridge;
+    if dev.bridge == 0 || tables.local_path() != local_path::REDIRECT {
+        return None;
+    }
+    let way = on_bridge(packet, &flow.to.src, &flow.to.dst, dev.bridge);
+    if way == NOT_THERE {
+        return None;
+    }
+    flow.oif = dev.bridge;
+    flow.mate_oif = dev.bridge;
+    // A sender may be behind the pod that its packets come from: then the replies' next hop is another.
+    if way == NEIGHBOUR && on_bridge(packet, &flow.to.dst, &flow.to.src, dev.bridge) == NEIGHBOUR {
+        flow.role |= role::ON_LINK;
     }
     None
+}
+
+/// Values of [`on_bridge`].
+const NOT_THERE: u32 = 0;
+const BEHIND_A_ROUTER: u32 = 1;
+const NEIGHBOUR: u32 = 2;
+
+/// Where the host's routes see `dst` from a bridge of pods. A number, and not inlined: for the BPF stack's sake.
+#[inline(never)]
+fn on_bridge<P: HostPacket>(packet: &P, src: &Addr, dst: &Addr, bridge: u32) -> u32 {
+    match packet.route(src, dst, bridge) {
+        way if way.oif != bridge => NOT_THERE,
+        way if way.on_link => NEIGHBOUR,
+        _ => BEHIND_A_ROUTER,
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     flow::{Found, Spare},
     parse::Parsed,
 };
-use crate::abi::{Addr, ServiceRef};
+use crate::abi::{Addr, Flow, ServiceRef, role};
 
 /// Working memory. Each stage fills in what it reads, so what an earlier packet left means nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +37,15 @@ impl Scratch {
         (&self.found.flow.to.src, &self.found.flow.to.dst)
     }
 
+    /// Next hop of a packet that is redirected ([`super::Verdict::Redirect`]): its destination, if that is known to be a
+    /// neighbour. `None` if the routes have to be asked.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_hop(&self) -> Option<&Addr> {
+        let Flow { role, to, .. } = &self.found.flow;
+        if *role & role::ON_LINK == 0 { None } else { Some(&to.dst) }
+    }
+
     /// Source of the packet as it came.
     #[inline(always)]
     #[must_use]
@@ -47,3 +56,18 @@ impl Scratch {
 
 /// Words of eight bytes that a [`Scratch`] takes; all bits zero are a valid one.
 pub const SCRATCH_WORDS: usize = size_of::<Scratch>().div_ceil(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_neighbours_are_next_hops() {
+        let mut s = Scratch::default();
+        s.found.flow.to.dst = Addr::v4([10, 244, 1, 20]);
+        s.found.flow.role = !role::ON_LINK;
+        assert_eq!(s.next_hop(), None);
+        s.found.flow.role = role::ON_LINK;
+        assert_eq!(s.next_hop(), Some(&Addr::v4([10, 244, 1, 20])));
+    }
+}

@@ -167,17 +167,17 @@ pub(super) fn steer<P: HostPacket, T: Tables>(packet: &P, tables: &T, iif: u32, 
     changed && flow::rewrite_both(tables, &parsed.tuple, found, spare)
 }
 
-/// As [`HostPacket::route`].
+/// As [`HostPacket::route`], but for who the next hop is.
 #[inline(always)]
 fn ask<P: HostPacket>(packet: &P, src: &Addr, dst: &Addr, iif: u32) -> Route {
     let word = ask_packed(packet, src, dst, iif);
-    Route { oif: word as u32, mtu: (word >> 32) as u32 }
+    Route { oif: word as u32, mtu: (word >> 32) as u32, on_link: false }
 }
 
 /// Not inlined: for the BPF stack's sake, and as it is long. A BPF subprogram returns no more than a register.
 #[inline(never)]
 fn ask_packed<P: HostPacket>(packet: &P, src: &Addr, dst: &Addr, iif: u32) -> u64 {
-    let Route { oif, mtu } = packet.route(src, dst, iif);
+    let Route { oif, mtu, on_link: _ } = packet.route(src, dst, iif);
     u64::from(oif) | u64::from(mtu) << 32
 }
 

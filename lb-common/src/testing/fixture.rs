@@ -65,6 +65,12 @@ impl Net {
         self.addr([10, 244, 1, 20], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x20])
     }
 
+    /// An address on that bridge which is reached by way of that pod.
+    #[must_use]
+    pub const fn behind(self) -> Addr {
+        self.addr([10, 244, 1, 77], [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x77])
+    }
+
     /// A pod on another node.
     #[must_use]
     pub const fn remote(self) -> Addr {
@@ -159,8 +165,8 @@ pub(super) const OVERLAY_MTU: u16 = 1450;
 pub fn route(dst: &Addr, iif: u32) -> Route {
     match oif(dst, iif) {
         0 => Route::default(),
-        DEV_OVERLAY => Route { oif: DEV_OVERLAY, mtu: OVERLAY_MTU.into() },
-        oif => Route { oif, mtu: 1500 },
+        DEV_OVERLAY => Route { oif: DEV_OVERLAY, mtu: OVERLAY_MTU.into(), on_link: false },
+        oif => Route { oif, mtu: 1500, on_link: oif == DEV_BRIDGE && Net::BOTH.iter().all(|net| net.behind() != *dst) },
     }
 }
 

@@ -140,8 +140,13 @@ pub(super) trait Both: Sized {
     /// Applies a change to both.
     fn both(self, change: impl Fn(&mut FlowSpec)) -> Self;
 
-    /// Redirected by this device.
+    /// Redirected between neighbours at this device.
     fn oif(self, oif: u32) -> Self {
+        self.through_router(oif).both(|flow| flow.role |= role::ON_LINK)
+    }
+
+    /// Redirected by this device, where one of the two is behind a router.
+    fn through_router(self, oif: u32) -> Self {
         self.both(|flow| (flow.oif, flow.mate_oif) = (oif, oif))
     }
 

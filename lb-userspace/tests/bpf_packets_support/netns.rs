@@ -56,6 +56,8 @@ fn devices() {
          route add default via fd00:192:168::1 dev up0
          route add 10.244.3.0/24 dev far0
          route add fd00:10:244:3::/64 dev far0
+         route add 10.244.1.77 via 10.244.1.20 dev cni0
+         route add fd00:10:244:1::77 via fd00:10:244:1::20 dev cni0
          route add unreachable 198.51.100.66
          route add unreachable 2001:db8:dead::66
         "

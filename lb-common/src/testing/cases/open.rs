@@ -7,7 +7,7 @@ use crate::{
     testing::{
         Case, DEV_BRIDGE, DEV_CLIENT, FlowSpec, Hook, Net, PacketSpec, World,
         flows::{Both as _, pair},
-        world::{REMOTE, SELF},
+        world::{LOCAL, REMOTE, SELF},
     },
 };
 
@@ -61,6 +61,7 @@ pub(super) fn cases(net: Net) -> Vec<Case> {
                 .dropped(Counter::DropNoSource),
             stack(open("from a routed link without a bridge", web().redirect().with(|w| routed(w, net))), &local),
         ]);
+        cases.extend(behind_a_router(net, name, proto, &packet));
         cases.extend(node_ports(net, name, proto, &packet));
     }
     let local = local_flow(net, proto::TCP);
@@ -103,6 +104,24 @@ fn host_network(net: Net) -> Case {
     let mut flow = pair(to_web(net, proto::TCP), to_backend(net, proto::TCP, net.node()));
     flow.iter_mut().for_each(|entry| entry.backend = REMOTE);
     Case::ingress("TCP opens: backend on the host's network", world, syn(net)).opens(&flow).verdict(Verdict::Stack)
+}
+
+/// Redirected, but the routes are asked for each packet: the next hop is a pod that one of the two is behind.
+fn behind_a_router(net: Net, name: &str, proto: u8, packet: &PacketSpec) -> [Case; 2] {
+    let case = |who: &str, world: World, packet: PacketSpec, flow: [FlowSpec; 2]| {
+        Case::ingress(format!("{name} opens: redirected, {who} behind another pod"), world, packet)
+            .opens(&flow.through_router(DEV_BRIDGE))
+            .verdict(Verdict::Redirect(DEV_BRIDGE))
+    };
+    let world = || World::web(net, proto).redirect();
+    let backend = world().with(|w| w.backend(LOCAL).addr = net.behind());
+    let to = pair(to_web(net, proto), to_backend(net, proto, net.behind()));
+    let (mut key, mut from) = (to_web(net, proto), to_backend(net, proto, net.server()));
+    (key.src, from.src) = (net.behind(), net.behind());
+    [
+        case("the backend", backend, packet.clone(), to),
+        case("the client", world(), packet.clone().with(|p| p.tuple.src = net.behind()), pair(key, from)),
+    ]
 }
 
 fn node_ports(net: Net, name: &str, proto: u8, packet: &PacketSpec) -> Vec<Case> {
