@@ -138,7 +138,7 @@ async fn until(watches: &mut Watches, what: &str, wanted: impl Fn(&Event) -> boo
 }
 
 async fn has_put(watches: &mut Watches, name: &str) {
-    let puts = |event: &Event| matches!(event, Event::Put(object) if matches!(&**object, Object::Service(s) if *s.name.name == *name));
+    let puts = |event: &Event| matches!(event, Event::Put(object) if matches!(&**object, Object::Service(s) if s.name.name() == &*name));
     until(watches, name, puts).await;
 }
 

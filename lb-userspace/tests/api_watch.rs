@@ -38,7 +38,7 @@ async fn until(watches: &mut Watches, what: &str, wanted: impl Fn(&Event) -> boo
 }
 
 fn puts(name: &'static str) -> impl Fn(&Event) -> bool {
-    move |event| matches!(event, Event::Put(object) if matches!(&**object, Object::Service(s) if *s.name.name == *name))
+    move |event| matches!(event, Event::Put(object) if matches!(&**object, Object::Service(s) if s.name.name() == &*name))
 }
 
 #[tokio::test]

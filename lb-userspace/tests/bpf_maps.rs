@@ -151,7 +151,7 @@ fn backend(address: IpAddr, weight: u16, state: BackendState) -> Backend {
 
 /// A Service with one port and a cluster IP.
 fn simple(n: u32, backends: Vec<Backend>, draining: Vec<Backend>, affinity: Option<u32>) -> ServiceChange {
-    let service = ServiceName::new("default", format!("simple-{n}"));
+    let service = ServiceName::new("default", &format!("simple-{n}"));
     let frontend = |scope| Frontend {
         address: IpAddr::V4((0x0a60_0000 + n).into()),
         port: 80,

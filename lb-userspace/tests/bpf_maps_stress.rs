@@ -53,7 +53,7 @@ fn key(n: u32) -> ServiceKey {
 }
 
 fn name(n: u32) -> ServiceName {
-    ServiceName::new("stress", format!("svc-{n}"))
+    ServiceName::new("stress", &format!("svc-{n}"))
 }
 
 fn change(n: u32, endpoints: std::ops::Range<u32>) -> ServiceChange {

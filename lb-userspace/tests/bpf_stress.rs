@@ -77,7 +77,7 @@ fn vip(n: u32) -> Ipv4Addr {
 }
 
 fn name(n: u32) -> ServiceName {
-    ServiceName::new("stress", format!("svc-{n}"))
+    ServiceName::new("stress", &format!("svc-{n}"))
 }
 
 /// The service with itself as its backend, in a run of `weight` slots; or, with 0, its removal.

@@ -30,7 +30,7 @@ fn sizes() -> Vec<u32> {
 }
 
 fn name(n: u32) -> ServiceName {
-    ServiceName::new(format!("ns{}", n % 20), format!("s{n:05}"))
+    ServiceName::new(&format!("ns{}", n % 20), &format!("s{n:05}"))
 }
 
 fn mk_service(n: u32) -> Object {
@@ -43,16 +43,16 @@ fn mk_service(n: u32) -> Object {
 
 /// A slice of ten endpoints, of which one is not ready if `lame` says so.
 fn mk_slice(n: u32, lame: Option<u32>) -> Object {
-    let ServiceName { namespace, name: service } = name(n);
+    let service = name(n);
     let endpoint = |i| Endpoint {
         ready: lame != Some(i),
         serving: lame != Some(i),
         ..Endpoint::new(Ipv4Addr::from(0x6440_0000 + n * ENDPOINTS + i).into())
     };
     Object::EndpointSlice(EndpointSlice {
-        name: format!("{service}-x").into(),
-        namespace,
-        service: Some(name(n)),
+        name: format!("{}-x", service.name()).into(),
+        namespace: service.namespace().into(),
+        service: Some(service),
         ignored: false,
         mirrored: false,
         family: SliceFamily::V4,

@@ -25,7 +25,7 @@ fn vip(service: u8) -> IpAddr {
 
 /// A Service with pods as last byte of address and weight.
 fn service(n: u8, algorithm: Algorithm, pods: &[(u8, u16)]) -> ServiceChange {
-    let service = ServiceName::new("default", format!("s{n}"));
+    let service = ServiceName::new("default", &format!("s{n}"));
     let backend = |&(pod, weight): &(u8, u16)| Backend {
         address: IpAddr::V4(Ipv4Addr::new(10, 244, 0, pod)),
         port: 80,

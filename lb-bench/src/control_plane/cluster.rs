@@ -75,7 +75,7 @@ impl Cluster {
     }
 
     fn slice(self, n: u32) -> Object {
-        let ServiceName { namespace, name } = name_of(n);
+        let service = name_of(n);
         let endpoint = |i| Endpoint {
             address: self.pod(n, i).into(),
             ready: true,
@@ -87,9 +87,9 @@ impl Cluster {
             node_hints: Vec::new(),
         };
         Object::EndpointSlice(EndpointSlice {
-            name: format!("{name}-x7k2p").into(),
-            namespace,
-            service: Some(name_of(n)),
+            name: format!("{}-x7k2p", service.name()).into(),
+            namespace: shared(service.namespace()),
+            service: Some(service),
             ignored: false,
             mirrored: false,
             family: SliceFamily::V4,
@@ -107,18 +107,19 @@ impl Cluster {
 
     /// A Service as the API server tells it.
     pub(super) fn service_json(n: u32) -> Value {
-        let ServiceName { namespace, name } = name_of(n);
+        let service = name_of(n);
+        let (namespace, name) = service.parts();
         let ip = cluster_ip(n);
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
-                "name": *name, "namespace": *namespace,
-                "labels": {"app.kubernetes.io/name": *name, "app.kubernetes.io/part-of": "bench"},
+                "name": name, "namespace": namespace,
+                "labels": {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "bench"},
                 "managedFields": managed("kubectl-client-side-apply", "v1"),
             },
             "spec": {
                 "clusterIP": ip, "clusterIPs": [ip], "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"],
-                "ipFamilyPolicy": "SingleStack", "selector": {"app.kubernetes.io/name": *name},
+                "ipFamilyPolicy": "SingleStack", "selector": {"app.kubernetes.io/name": name},
                 "ports": [{"name": "http", "port": PORT, "protocol": "TCP", "targetPort": TARGET}],
                 "sessionAffinity": "None", "type": "ClusterIP",
             },
@@ -128,28 +129,29 @@ impl Cluster {
 
     /// A Service's slice as the API server tells it. `lame`: this endpoint is not ready.
     pub(super) fn slice_json(self, n: u32, lame: Option<u32>) -> Value {
-        let ServiceName { namespace, name } = name_of(n);
+        let service = name_of(n);
+        let (namespace, name) = service.parts();
         let endpoint = |i| {
             let ready = lame != Some(i);
             let pod = format!("{name}-6b7f4d9c5b-{i:05}");
             json!({
                 "addresses": [self.pod(n, i)], "nodeName": node(n + i),
                 "conditions": {"ready": ready, "serving": ready, "terminating": false},
-                "targetRef": {"kind": "Pod", "name": pod, "namespace": *namespace,
+                "targetRef": {"kind": "Pod", "name": pod, "namespace": namespace,
                     "uid": format!("7d0f1c7e-5c0c-4d7e-9a57-{:012x}", n * self.endpoints + i)},
             })
         };
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {
-                "name": format!("{name}-x7k2p"), "namespace": *namespace, "generateName": format!("{name}-"),
+                "name": format!("{name}-x7k2p"), "namespace": namespace, "generateName": format!("{name}-"),
                 "labels": {
-                    "app.kubernetes.io/name": *name,
+                    "app.kubernetes.io/name": name,
                     "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
-                    "kubernetes.io/service-name": *name,
+                    "kubernetes.io/service-name": name,
                 },
                 "ownerReferences": [{"apiVersion": "v1", "blockOwnerDeletion": true, "controller": true,
-                    "kind": "Service", "name": *name, "uid": format!("0a7d1c7e-5c0c-4d7e-9a57-{n:012x}")}],
+                    "kind": "Service", "name": name, "uid": format!("0a7d1c7e-5c0c-4d7e-9a57-{n:012x}")}],
                 "managedFields": managed("kube-controller-manager", "discovery.k8s.io/v1"),
             },
             "endpoints": (0..self.endpoints).map(endpoint).collect::<Vec<_>>(),
@@ -169,7 +171,7 @@ fn node(n: u32) -> String {
 }
 
 fn name_of(n: u32) -> ServiceName {
-    ServiceName::new(shared(&format!("team-{:02}", n % 20)), shared(&format!("service-{n:05}")))
+    ServiceName::new(&format!("team-{:02}", n % 20), &format!("service-{n:05}"))
 }
 
 fn cluster_ip(n: u32) -> Ipv4Addr {

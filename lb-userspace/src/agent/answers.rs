@@ -40,8 +40,8 @@ impl Agent {
             .health_checks()
             .into_iter()
             .map(|check| ApiHealthCheck {
-                namespace: check.service.namespace.to_string(),
-                name: check.service.name.to_string(),
+                namespace: check.service.namespace().to_owned(),
+                name: check.service.name().to_owned(),
                 port: check.port,
                 local_endpoints: check.local_endpoints,
             })

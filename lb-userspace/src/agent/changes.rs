@@ -38,7 +38,7 @@ impl Agent {
                 ObjectChange::Remove(name) => {
                     self.syncs.queue(name.kind, 1, now);
                     if name.kind == Kind::Service {
-                        self.events.touch_known(&ServiceName::new(name.namespace.clone(), name.name.clone()));
+                        self.events.touch_known(&ServiceName::new(&name.namespace, &name.name));
                     }
                     self.planner.remove(&name);
                 }

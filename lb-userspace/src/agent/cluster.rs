@@ -53,7 +53,7 @@ impl Cluster {
         if self.bad.is_empty() {
             return None;
         }
-        self.bad.get(&ObjectRef::new(Kind::Service, service.namespace.clone(), service.name.clone()))
+        self.bad.get(&ObjectRef::new(Kind::Service, service.namespace(), service.name()))
     }
 
     /// The Services for which [`Self::bad_service`] says something else than at the last call.
@@ -72,7 +72,7 @@ impl Cluster {
 
     fn note_change(&mut self, key: &ObjectRef) {
         if key.kind == Kind::Service {
-            self.changed_services.insert(ServiceName::new(key.namespace.clone(), key.name.clone()));
+            self.changed_services.insert(ServiceName::new(&key.namespace, &key.name));
         }
     }
 

@@ -50,9 +50,9 @@ struct HealthService {
 impl HealthAnswer {
     /// `ready`: the datapath serves what is planned.
     pub(super) fn new(check: &HealthCheck, ready: bool) -> Self {
-        let ServiceName { namespace, name } = &check.service;
+        let (namespace, name) = check.service.parts();
         Self {
-            service: HealthService { namespace: namespace.to_string(), name: name.to_string() },
+            service: HealthService { namespace: namespace.to_owned(), name: name.to_owned() },
             local_endpoints: check.local_endpoints,
             service_proxy_healthy: ready,
         }

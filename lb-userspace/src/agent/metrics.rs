@@ -15,7 +15,6 @@ use super::state::Agent;
 use crate::{
     clock::now_ticks,
     maps::{BackendCounts, BpfStore, Counted, MapStore as _, Usage, count_usage},
-    plan::state::ServiceName,
 };
 
 /// What the programs counted, and how full their tables are. What could not be read is in the log, and missing.
@@ -177,7 +176,7 @@ fn traffic_samples(counts: &[BackendCounts], number: impl Fn(Traffic) -> u64) ->
 /// The labels of a backend, and `more` of them.
 fn backend_labels(counts: &BackendCounts, more: &str) -> String {
     let BackendCounts { service, port_name, protocol, backend, counter: _ } = counts;
-    let ServiceName { namespace, name } = service;
+    let (namespace, name) = service.parts();
     let port = port_name.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
     format!(
         "{{namespace=\"{namespace}\",service=\"{name}\",port=\"{port}\",protocol=\"{protocol}\",backend=\"{backend}\"{more}}}"
@@ -187,7 +186,7 @@ fn backend_labels(counts: &BackendCounts, more: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::state::Protocol;
+    use crate::plan::state::{Protocol, ServiceName};
 
     /// A port's name comes from anybody's file; a label's value has three characters that need care (text format 0.0.4).
     #[test]

@@ -97,7 +97,7 @@ impl Live {
         let health_checks = health_checks
             .iter()
             .map(|check| HealthCheck {
-                service: ServiceName::new(check.namespace.as_str(), check.name.as_str()),
+                service: ServiceName::new(&check.namespace, &check.name),
                 port: check.port,
                 local_endpoints: check.local_endpoints,
             })

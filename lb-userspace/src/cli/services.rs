@@ -198,7 +198,7 @@ fn get(live: &Live, name: &str, format: Format) -> Result<()> {
 /// The Services of that name in other namespaces, sorted.
 fn namesakes(frontends: &[Frontend], full: &str) -> Vec<String> {
     let name = full.rsplit('/').next();
-    let services = frontends.iter().filter_map(|f| f.service.as_ref()).filter(|service| Some(&*service.name) == name);
+    let services = frontends.iter().filter_map(|f| f.service.as_ref()).filter(|service| Some(service.name()) == name);
     services.map(ToString::to_string).collect::<BTreeSet<_>>().into_iter().collect()
 }
 

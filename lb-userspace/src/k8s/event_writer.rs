@@ -160,7 +160,7 @@ impl EventWriter {
         match request {
             EventRequest::Create(event) => {
                 let body = serde_json::to_vec(&self.event(event, now)).map_err(unwritable)?;
-                let path = path(&event.service.namespace);
+                let path = path(event.service.namespace());
                 client.write(Method::POST, &path, "application/json", body, PATIENCE).await
             }
             EventRequest::Count { namespace, name, count } => {
@@ -179,7 +179,7 @@ impl EventWriter {
             EventType::Warning => "Warning",
             EventType::Normal => "Normal",
         };
-        let namespace = Some(service.namespace.to_string());
+        let namespace = Some(service.namespace().to_owned());
         Event {
             metadata: ObjectMeta { name: Some(name.clone()), namespace: namespace.clone(), ..ObjectMeta::default() },
             event_time: Some(now),
@@ -187,7 +187,7 @@ impl EventWriter {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Service".to_owned()),
                 namespace,
-                name: Some(service.name.to_string()),
+                name: Some(service.name().to_owned()),
                 uid: Some(uid.to_string()),
                 ..ObjectReference::default()
             }),

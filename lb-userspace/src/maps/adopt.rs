@@ -49,7 +49,7 @@ impl<S: MapStore> Tables<S> {
         tables.adopt_ranges(&mut adopted)?;
         tables.adopt_addresses()?;
         tables.adopt_indexes(&mut adopted)?;
-        tables.nameless = tables.sets.values().filter(|set| set.port.is_none()).count();
+        tables.nameless = tables.sets.iter().filter(|(_, set)| set.port.is_none()).count();
         Ok((tables, adopted))
     }
 
@@ -111,24 +111,21 @@ impl<S: MapStore> Tables<S> {
         let slots: HashMap<u32, Vec<u32>> = self
             .sets
             .iter()
-            .map(|(index, set)| (*index, self.store.slots(set.run.offset, set.run.len).unwrap_or_default()))
+            .map(|(index, set)| (index, self.store.slots(set.run.offset, set.run.len).unwrap_or_default()))
             .collect();
         let used: HashSet<u32> = slots.values().flatten().copied().collect();
         let mut live: HashMap<u32, u64> = HashMap::default();
         let mut doubles: Vec<(u32, Backend)> = Vec::new();
         for (id, value) in self.store.backends()? {
-            if self.generations.len() <= id as usize {
-                self.generations.resize(id as usize + 1, 0);
-            }
-            self.generations[id as usize] = value.generation;
+            self.generations.set(id, value.generation);
             if value.state == backend_state::GONE {
                 continue;
             }
             live.insert(id, value.service);
             let record = self.ports.entry(value.service).or_default();
-            if let Some((other, known)) = record.backends.insert(id, &value, None) {
+            if let Some((other, known)) = record.backends.insert(id, &value, None, &self.generations) {
                 let double = if used.contains(&other) {
-                    record.backends.insert(other, &known, None)
+                    record.backends.insert(other, &known, None, &self.generations)
                 } else {
                     Some((other, known))
                 };
@@ -137,14 +134,14 @@ impl<S: MapStore> Tables<S> {
         }
         for (id, value) in &mut doubles {
             value.state = backend_state::GONE;
-            value.generation = self.next_generation(*id);
+            value.generation = self.generations.next(*id);
             live.remove(id);
         }
         self.store.put_backends(&doubles).map_err(|error| error.source)?;
-        for (index, set) in &mut self.sets {
-            set.port = slots[index].iter().find_map(|id| live.get(id)).copied();
+        for (index, set) in self.sets.iter_mut() {
+            set.port = slots[&index].iter().find_map(|id| live.get(id)).copied();
             if let Some(port) = set.port {
-                self.ports.entry(port).or_default().sets.push(*index);
+                self.ports.entry(port).or_default().sets.push(index);
             }
         }
         let mut in_use: Vec<u32> = live.into_keys().collect();
@@ -157,7 +154,7 @@ impl<S: MapStore> Tables<S> {
     fn adopt_ranges(&mut self, adopted: &mut Adopted) -> Result<(), StoreError> {
         let mut stale: Vec<RangeEntry> = Vec::new();
         for entry in self.store.source_ranges()? {
-            match self.sets.get_mut(&entry.key.service) {
+            match self.sets.get_mut(entry.key.service) {
                 Some(set) => {
                     set.ranges.push(entry);
                 }
@@ -173,7 +170,7 @@ impl<S: MapStore> Tables<S> {
     /// programs: one grace period covers it all.
     fn adopt_indexes(&mut self, adopted: &mut Adopted) -> Result<(), StoreError> {
         let unfinished: Vec<u32> = (0..self.capacities.svc_state)
-            .filter(|index| !self.sets.contains_key(index))
+            .filter(|index| self.sets.get(*index).is_none())
             .filter(|index| self.store.state(*index).is_some_and(|state| state != ServiceState::default()))
             .collect();
         if !(unfinished.is_empty() && self.generations.is_empty() && self.frontends.is_empty()) {
@@ -183,8 +180,7 @@ impl<S: MapStore> Tables<S> {
             clear_state(&mut self.store, *index);
         }
         adopted.unfinished_sets = unfinished.len();
-        let mut in_use: Vec<u32> = self.sets.keys().copied().collect();
-        in_use.sort_unstable();
+        let in_use: Vec<u32> = self.sets.iter().map(|(index, _)| index).collect();
         self.indexes = Ids::new(self.capacities.svc_state, in_use);
         Ok(())
     }

@@ -34,7 +34,7 @@ impl Put {
 impl<S: MapStore> Tables<S> {
     /// Deletes the frontends of the jobs' Services that none of the jobs wants.
     pub(super) fn delete_frontends(&mut self, jobs: &mut [Job]) {
-        let has_keys = |index: &u32| self.sets.get(index).is_some_and(|set| !set.keys.is_empty());
+        let has_keys = |index: &u32| self.sets.get(*index).is_some_and(|set| !set.keys.is_empty());
         let served = |port: &PortJob| {
             self.ports.get(&port.wanted.identity).is_some_and(|record| record.sets.iter().any(has_keys))
         };
@@ -47,7 +47,7 @@ impl<S: MapStore> Tables<S> {
         for (job_at, job) in jobs.iter().enumerate() {
             for port in &job.ports {
                 let Some(record) = self.ports.get(&port.wanted.identity) else { continue };
-                let keys = record.sets.iter().filter_map(|index| self.sets.get(index)).flat_map(|set| &set.keys);
+                let keys = record.sets.iter().filter_map(|index| self.sets.get(*index)).flat_map(|set| &set.keys);
                 stale.extend(keys.filter(|key| !wanted.contains(key)).map(|key| (job_at, *key)));
             }
         }
@@ -119,7 +119,7 @@ impl<S: MapStore> Tables<S> {
                         continue;
                     }
                     let own =
-                        |index: &u32| self.sets.get(index).is_some_and(|set| set.port == Some(port.wanted.identity));
+                        |index: &u32| self.sets.get(*index).is_some_and(|set| set.port == Some(port.wanted.identity));
                     let from = now.map(|now| now.index()).filter(|from| *from != index && own(from));
                     let place = Place { job: job_at, port: port_at };
                     puts.push(Put { place, set: wanted.set, key: wanted.key, reference, from });
@@ -146,7 +146,7 @@ impl<S: MapStore> Tables<S> {
             self.forget_frontend(&put.key, Some(&job.service));
             self.frontends.insert(put.key, put.reference);
             self.addresses.add(&put.key, put.reference);
-            if let Some(set) = self.sets.get_mut(&put.index()) {
+            if let Some(set) = self.sets.get_mut(put.index()) {
                 if !set.keys.contains(&put.key) {
                     // An address has two, and most sets have one address.
                     set.keys.reserve_exact(if set.keys.is_empty() { 2 } else { 0 });
@@ -190,7 +190,7 @@ impl<S: MapStore> Tables<S> {
         }
         let word = if stays_open { open_after(word, now.word) } else { closed_after(word, now.word) };
         self.store.commit(index, word);
-        if let Some(set) = self.sets.get_mut(&index) {
+        if let Some(set) = self.sets.get_mut(index) {
             set.slots = slots;
             if set.run != run {
                 self.limbo.runs.push(std::mem::replace(&mut set.run, run));
@@ -221,7 +221,7 @@ impl<S: MapStore> Tables<S> {
     pub(super) fn forget_frontend(&mut self, key: &ServiceKey, service: Option<&ServiceName>) {
         let Some(now) = self.frontends.remove(key) else { return };
         self.addresses.remove(key, now, service);
-        if let Some(set) = self.sets.get_mut(&now.index()) {
+        if let Some(set) = self.sets.get_mut(now.index()) {
             set.keys.retain(|other| other != key);
         }
     }

@@ -34,7 +34,7 @@ const fn mix(mut x: u64) -> u64 {
 pub fn port_identity(hash: &dyn Identify, service: &ServiceName, port_name: &str, protocol: Protocol) -> u64 {
     let mut bytes = Vec::with_capacity(64);
     // NUL stands in no Kubernetes name, so different parts never join to the same bytes.
-    for part in [&*service.namespace, &*service.name, port_name] {
+    for part in [service.namespace(), service.name(), port_name] {
         bytes.extend_from_slice(part.as_bytes());
         bytes.push(0);
     }

@@ -128,7 +128,7 @@ impl<S: MapStore> Tables<S> {
         for frontends in frontends.chunk_by(|a, b| port_of(a) == port_of(b)) {
             let (name, protocol) = (name_of(frontends[0]), frontends[0].protocol);
             let identity = self.claim(&PortName { service: change.service.clone(), name: Arc::clone(&name), protocol });
-            let own = |index: &u32| self.sets.get(index).is_some_and(|set| set.port == Some(identity));
+            let own = |index: &u32| self.sets.get(*index).is_some_and(|set| set.port == Some(identity));
             let current = |key: &ServiceKey| self.frontends.get(key).map(|found| found.index()).filter(own);
             let mut wanted = WantedPort::new((name, protocol, identity), frontends, current);
             for key in &wanted.contradictions {
@@ -151,7 +151,7 @@ impl<S: MapStore> Tables<S> {
     /// A set that an apply made and did not come to use takes the place of a new one. No reader has ever seen it.
     fn reuse_unfinished_sets(&self, wanted: &mut WantedPort) {
         let Some(record) = self.ports.get(&wanted.identity) else { return };
-        let unseen = |index: &u32| self.sets.get(index).is_some_and(|set| set.unseen);
+        let unseen = |index: &u32| self.sets.get(*index).is_some_and(|set| set.unseen);
         let mut spare = record.sets.iter().copied().filter(unseen);
         for set in wanted.sets.iter_mut().filter(|set| set.current.is_none()) {
             set.current = spare.next();
@@ -193,15 +193,14 @@ impl<S: MapStore> Tables<S> {
             let Some(&index) = self.set_by_identity.get(&set_identity(&*self.hash, identity, discriminator)) else {
                 continue;
             };
-            let Some(set) = self.sets.get_mut(&index) else { continue };
+            let Some(set) = self.sets.get_mut(index) else { continue };
             if set.port.is_none() {
                 set.port = Some(identity);
                 record.sets.push(index);
                 self.nameless -= 1;
             }
         }
-        let ports = self.services.entry(name.service.clone()).or_insert_with(|| Vec::with_capacity(1));
-        ports.push(identity);
+        self.services.entry(name.service.clone()).or_default().push(identity);
         identity
     }
 }

@@ -53,16 +53,16 @@ impl<S: MapStore> Tables<S> {
         for (identity, record) in &self.ports {
             let Some(owner) = &record.owner else { continue };
             for index in &record.sets {
-                let Some(set) = self.sets.get(index) else { continue };
+                let Some(set) = self.sets.get(*index) else { continue };
                 names.sets.push(SetName {
                     index: *index,
                     identity: set.identity,
-                    namespace: owner.service.namespace.to_string(),
-                    name: owner.service.name.to_string(),
+                    namespace: owner.service.namespace().to_owned(),
+                    name: owner.service.name().to_owned(),
                     port_name: owner.name.to_string(),
                 });
             }
-            for (id, value, zone) in record.backends.iter(*identity) {
+            for (id, value, zone) in record.backends.iter(self.whose(*identity)) {
                 let Some(zone) = zone else { continue };
                 let generation = value.generation;
                 names.zones.push(BackendZone { id, generation, zone: zone.to_string() });
@@ -107,7 +107,7 @@ impl<S: MapStore> Tables<S> {
         let counters: foldhash::HashMap<u32, BackendCounter> = counted.into_iter().collect();
         let ports = self.ports.iter().filter_map(|(port, record)| Some((port, record.owner.as_ref()?, record)));
         ports
-            .flat_map(|(port, owner, record)| record.backends.iter(*port).map(move |live| (owner, live)))
+            .flat_map(|(port, owner, record)| record.backends.iter(self.whose(*port)).map(move |live| (owner, live)))
             .filter_map(|(owner, (id, value, _))| {
                 let counter = *counters.get(&id)?;
                 (counter.generation == value.generation).then(|| BackendCounts {
@@ -141,7 +141,7 @@ impl<'a> NameIndex<'a> {
     /// Service and port name of a backend set.
     pub(super) fn set(&self, index: u32, identity: u64) -> Option<(ServiceName, &'a str)> {
         let set = self.sets.get(&(index, identity))?;
-        Some((ServiceName::new(&*set.namespace, &*set.name), &set.port_name))
+        Some((ServiceName::new(&set.namespace, &set.name), &set.port_name))
     }
 
     /// Zone of a backend.

@@ -62,7 +62,7 @@ impl<S: MapStore> Tables<S> {
             }
         }
         let nameless: Vec<u32> =
-            self.sets.iter().filter(|(_, set)| set.port.is_none()).map(|(index, _)| *index).collect();
+            self.sets.iter().filter(|(_, set)| set.port.is_none()).map(|(index, _)| index).collect();
         for index in nameless {
             let pruned = self.prune_frontends(&[index], &mut outcome).and_then(|()| self.release_set(index));
             match pruned {
@@ -80,7 +80,7 @@ impl<S: MapStore> Tables<S> {
 
     fn prune_frontends(&mut self, sets: &[u32], outcome: &mut ApplyOutcome) -> Result<(), StoreError> {
         let keys: Vec<ServiceKey> =
-            sets.iter().filter_map(|index| self.sets.get(index)).flat_map(|set| set.keys.iter().copied()).collect();
+            sets.iter().filter_map(|index| self.sets.get(*index)).flat_map(|set| set.keys.iter().copied()).collect();
         let failed = write_each(&keys, |items| self.store.delete_services(items));
         let kept: HashSet<usize> = failed.iter().map(|(at, _)| *at).collect();
         for (_, key) in keys.iter().enumerate().filter(|(at, _)| !kept.contains(at)) {
@@ -91,6 +91,6 @@ impl<S: MapStore> Tables<S> {
     }
 
     fn count_frontends(&self, sets: &[u32]) -> usize {
-        sets.iter().filter_map(|index| self.sets.get(index)).map(|set| set.keys.len()).sum()
+        sets.iter().filter_map(|index| self.sets.get(*index)).map(|set| set.keys.len()).sum()
     }
 }

@@ -41,7 +41,7 @@ impl<S: MapStore> Tables<S> {
         let failed = write_each(&ranges, |items| self.store.delete_source_ranges(items));
         self.note(jobs, &range_places, failed, |tables, at, _| {
             let entry = ranges[at];
-            if let Some(set) = tables.sets.get_mut(&entry.key.service) {
+            if let Some(set) = tables.sets.get_mut(entry.key.service) {
                 set.ranges.retain(|other| *other != entry);
             }
         });
@@ -110,7 +110,7 @@ impl<S: MapStore> Tables<S> {
                     }
                 }
             }
-            if self.services.get(&job.service).is_some_and(Vec::is_empty) {
+            if self.services.get(&job.service).is_some_and(|ports| ports.is_empty()) {
                 self.services.remove(&job.service);
             }
         }
@@ -129,7 +129,7 @@ impl<S: MapStore> Tables<S> {
         let Some(record) = self.ports.get(&port) else { return Ok(()) };
         let is_unused = |set: &SetRecord| set.keys.is_empty() && !(set.unseen && unfinished.is_some());
         let unused: Vec<u32> =
-            record.sets.iter().copied().filter(|index| self.sets.get(index).is_none_or(is_unused)).collect();
+            record.sets.iter().copied().filter(|index| self.sets.get(*index).is_none_or(is_unused)).collect();
         let all_used = unused.is_empty();
         for index in unused {
             self.release_set(index)?;
@@ -150,7 +150,7 @@ impl<S: MapStore> Tables<S> {
 
     /// Lets go of a set that no frontend leads to.
     pub(super) fn release_set(&mut self, index: u32) -> Result<(), StoreError> {
-        let Some(set) = self.sets.get_mut(&index) else { return Ok(()) };
+        let Some(set) = self.sets.get_mut(index) else { return Ok(()) };
         // An index is not reused with ranges that were another set's.
         let ranges = std::mem::take(&mut set.ranges);
         let failed = write_each(&ranges, |items| self.store.delete_source_ranges(items));
@@ -158,7 +158,7 @@ impl<S: MapStore> Tables<S> {
         if let Some((_, error)) = failed.into_iter().next() {
             return Err(error);
         }
-        let Some(SetRecord { identity, run, .. }) = self.sets.remove(&index) else { return Ok(()) };
+        let Some(SetRecord { identity, run, .. }) = self.sets.remove(index) else { return Ok(()) };
         if self.set_by_identity.get(&identity) == Some(&index) {
             self.set_by_identity.remove(&identity);
         }
@@ -170,23 +170,24 @@ impl<S: MapStore> Tables<S> {
     fn release_backends(&mut self, port: u64, kept: &HashSet<Endpoint>, count: &mut usize) -> Result<(), StoreError> {
         let Some(record) = self.ports.get(&port) else { return Ok(()) };
         let mut used: Vec<u32> = Vec::new();
-        for Run { offset, len } in record.sets.iter().filter_map(|index| self.sets.get(index)).map(|set| set.run) {
+        for Run { offset, len } in record.sets.iter().filter_map(|index| self.sets.get(*index)).map(|set| set.run) {
             used.extend(self.store.slots(offset, len).unwrap_or_default());
         }
         used.sort_unstable();
         let unused: Vec<(u32, Backend)> = record
             .backends
-            .iter(port)
+            .iter(self.whose(port))
             .filter(|(id, value, _)| used.binary_search(id).is_err() && !kept.contains(&(value.addr, value.port)))
             .map(|(id, value, _)| (id, value))
             .collect();
         let gone: Vec<(u32, Backend)> = unused
-            .into_iter()
-            .map(|(id, mut value)| {
+            .iter()
+            .map(|(id, value)| {
+                let (id, mut value) = (*id, *value);
                 // A reader that chose it just before the commit still finds its address. The generation changes now and
                 // with the next owner, so a flow of the old one never fits the new one.
                 value.state = backend_state::GONE;
-                value.generation = self.next_generation(id);
+                value.generation = self.generations.next(id);
                 (id, value)
             })
             .collect();
@@ -195,6 +196,10 @@ impl<S: MapStore> Tables<S> {
         }
         let failed = write_each(&gone, |items| self.store.put_backends(items));
         let failed_at: HashSet<usize> = failed.iter().map(|(at, _)| *at).collect();
+        for at in &failed_at {
+            let (id, value) = &unused[*at];
+            self.generations.set(*id, value.generation);
+        }
         let record = self.ports.entry(port).or_default();
         for (_, (id, value)) in gone.iter().enumerate().filter(|(at, _)| !failed_at.contains(at)) {
             record.backends.remove((value.addr, value.port));

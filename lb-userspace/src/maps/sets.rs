@@ -7,9 +7,11 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use lb_common::abi::{Backend, ServiceState, StateWord, backend_state, service_flag};
 
 use super::{
+    backends::Whose,
     content::{RunContent, slots_sum},
     error::Cause,
     identity::set_identity,
@@ -18,7 +20,7 @@ use super::{
     runs::Run,
     shape::RangeEntry,
     store::{MapStore, StoreError, write_each},
-    table::{PortRecord, SetRecord, Tables, full},
+    table::{SetRecord, Tables, full},
     wanted::{CLASSES, WantedEndpoint, WantedPort, WantedSet},
     weights::repeats,
 };
@@ -75,7 +77,7 @@ impl<S: MapStore> Tables<S> {
                     let Some(id) = self.ids.allocate() else { break };
                     let (addr, port) = wanted.endpoint;
                     let mut value = Backend::new(addr, port, protocol.number(), identity);
-                    value.generation = self.next_generation(id);
+                    value.generation = self.generations.next(id);
                     value.state = wanted.state;
                     value.weight = wanted.weight;
                     value.flags = wanted.flags;
@@ -92,7 +94,7 @@ impl<S: MapStore> Tables<S> {
             let record = self.ports.entry(job.ports[place.port].wanted.identity).or_default();
             match (outcome, new) {
                 (None, Some(WantedEndpoint { zone, .. })) => {
-                    record.backends.insert(id, &value, zone.as_ref());
+                    record.backends.insert(id, &value, zone.as_ref(), &self.generations);
                     job.outcome.backends_added += 1;
                 }
                 (None, None) => {
@@ -122,7 +124,8 @@ impl<S: MapStore> Tables<S> {
     ) -> Vec<WantedEndpoint> {
         let port = &mut job.ports[place.port];
         let Some(record) = self.ports.get_mut(&port.wanted.identity) else { return Vec::new() };
-        let mut new = Vec::new();
+        let whose = Whose { service: port.wanted.identity, generations: &self.generations };
+        let mut new: Vec<WantedEndpoint> = Vec::new();
         let mut touched = false;
         for wanted in &port.wanted.endpoints {
             let Some(at) = record.backends.find(wanted.endpoint) else {
@@ -130,7 +133,7 @@ impl<S: MapStore> Tables<S> {
                 continue;
             };
             record.backends.set_zone(at, wanted.zone.as_ref());
-            let (id, now) = (record.backends.id(at), record.backends.value(at, port.wanted.identity));
+            let (id, now) = (record.backends.id(at), record.backends.value(at, whose));
             let mut value = now;
             value.state = wanted.state;
             value.weight = wanted.weight;
@@ -146,7 +149,8 @@ impl<S: MapStore> Tables<S> {
                 places.push((place, None));
             }
         }
-        record.backends.reserve(new.len());
+        let v4 = new.iter().filter(|wanted| wanted.endpoint.0.is_v4()).count();
+        record.backends.reserve(v4, new.len() - v4);
         if touched {
             // Their backends are not written in the same instant as their words.
             for index in &record.sets {
@@ -177,7 +181,7 @@ impl<S: MapStore> Tables<S> {
         for (at, (entry, place)) in ranges.into_iter().zip(places).enumerate() {
             match failed.remove(&at) {
                 None => {
-                    if let Some(set) = self.sets.get_mut(&entry.key.service)
+                    if let Some(set) = self.sets.get_mut(entry.key.service)
                         && !set.ranges.contains(&entry)
                     {
                         set.ranges.push(entry);
@@ -199,7 +203,7 @@ impl<S: MapStore> Tables<S> {
     pub(super) fn abandon(&mut self, job: &mut Job, port_at: usize) {
         for set in &mut job.ports[port_at].sets {
             if let Some(pending) = set.pending.take()
-                && self.sets.get(&set.index).is_some_and(|record| record.run != pending.run)
+                && self.sets.get(set.index).is_some_and(|record| record.run != pending.run)
             {
                 self.runs.free(pending.run);
             }
@@ -216,25 +220,32 @@ impl<S: MapStore> Tables<S> {
                 }
                 made => made?,
             };
-            let set = &job.ports[port_at].wanted.sets[set_at];
-            let record = self.sets.entry(made.index).or_default();
-            let mut wanted_ranges: Vec<RangeEntry> =
-                set.ranges.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
-            // The node is let in if one of its addresses is, as behind kube-proxy.
-            let own = self.addresses.own().map(IpAddr::from).chain(self.own_addresses.iter().copied());
-            let own = own.filter(|own| set.ranges.iter().any(|net| net.contains(own)));
-            let families: HashSet<bool> = own.map(|own| own.is_ipv4()).collect();
-            wanted_ranges.extend(families.into_iter().map(|v4| RangeEntry::node_itself(made.index, v4)));
-            made.stale_ranges = record.ranges.iter().filter(|entry| !wanted_ranges.contains(entry)).copied().collect();
-            let before = ranges.len();
-            ranges.extend(wanted_ranges.into_iter().filter(|entry| !record.ranges.contains(entry)));
-            if !made.fresh && (ranges.len() > before || !made.stale_ranges.is_empty()) {
-                begin(&mut self.store, made.index);
-            }
+            self.compare_ranges(&mut made, &job.ports[port_at].wanted.sets[set_at].ranges, ranges);
             made.open = self.store.state(made.index).is_some_and(|state| is_open(state.word));
             job.ports[port_at].sets.push(made);
         }
         Ok(())
+    }
+
+    /// Notes which entries of a set's source ranges are to go, and adds those that are to come to `ranges`.
+    fn compare_ranges(&mut self, made: &mut SetJob, wanted: &[IpNet], ranges: &mut Vec<RangeEntry>) {
+        let now = self.sets.get(made.index).map(|record| &*record.ranges).unwrap_or_default();
+        if wanted.is_empty() && now.is_empty() {
+            return;
+        }
+        let mut entries: Vec<RangeEntry> =
+            wanted.iter().map(|net| RangeEntry::new(made.index, net.addr().into(), net.prefix_len())).collect();
+        // The node is let in if one of its addresses is, as behind kube-proxy.
+        let own = self.addresses.own().map(IpAddr::from).chain(self.own_addresses.iter().copied());
+        let own = own.filter(|own| wanted.iter().any(|net| net.contains(own)));
+        let families: HashSet<bool> = own.map(|own| own.is_ipv4()).collect();
+        entries.extend(families.into_iter().map(|v4| RangeEntry::node_itself(made.index, v4)));
+        made.stale_ranges = now.iter().filter(|entry| !entries.contains(entry)).copied().collect();
+        let before = ranges.len();
+        ranges.extend(entries.into_iter().filter(|entry| !now.contains(entry)));
+        if !made.fresh && (ranges.len() > before || !made.stale_ranges.is_empty()) {
+            begin(&mut self.store, made.index);
+        }
     }
 
     fn make_set(&mut self, job: &mut Job, port_at: usize, set_at: usize) -> Result<SetJob, Cause> {
@@ -251,7 +262,7 @@ impl<S: MapStore> Tables<S> {
 
     /// The slots of a wanted set, and how many are selectable and how many stand behind.
     fn slots_of(&self, port: &WantedPort, set: &WantedSet) -> Result<(Vec<u32>, u16, u16), Cause> {
-        let backends = self.ports.get(&port.identity).map(|PortRecord { backends, .. }| backends);
+        let backends = self.ports.get(&port.identity).map(|record| &record.backends);
         let id = |at: &usize| {
             let id = backends.and_then(|known| Some(known.id(known.find(port.endpoints[*at].endpoint)?)));
             id.expect("every endpoint of a port that did not fail has an id")
@@ -308,10 +319,7 @@ impl<S: MapStore> Tables<S> {
         let record = SetRecord { identity, port: Some(port), run, slots: sum, unseen: true, ..SetRecord::default() };
         self.sets.insert(index, record);
         self.set_by_identity.insert(identity, index);
-        let sets = &mut self.ports.entry(port).or_default().sets;
-        // Most ports have one.
-        sets.reserve_exact(if sets.is_empty() { 1 } else { 0 });
-        sets.push(index);
+        self.ports.entry(port).or_default().sets.push(index);
         Ok(SetJob { index, fresh: true, pending: None, stale_ranges: Vec::new(), open: false })
     }
 
@@ -332,7 +340,7 @@ impl<S: MapStore> Tables<S> {
         count: u16,
         behind: u16,
     ) -> Result<SetJob, Cause> {
-        let Run { offset, len } = self.sets.get(&index).map(|set| set.run).unwrap_or_default();
+        let Run { offset, len } = self.sets.get(index).map(|set| set.run).unwrap_or_default();
         let now = self.store.state(index).unwrap_or_default();
         let same_slots = self.store.slots(offset, len).as_deref() == Some(slots);
         let run = if same_slots { Run { offset, len } } else { self.allocate_run(slots.len())? };

@@ -40,7 +40,7 @@ impl<S: MapStore> Tables<S> {
             let slots = self.store.slots(word.offset(), word.count().into()).unwrap_or_default();
             chosen.extend(RunContent::from_slots(&slots, word.count()).members());
         }
-        let live = record.backends.iter(identity).filter(|(id, ..)| chosen.contains(id));
+        let live = record.backends.iter(self.whose(identity)).filter(|(id, ..)| chosen.contains(id));
         let live = live.map(|(_, value, _)| Standing {
             address: value.addr.into(),
             port: value.port.get(),

@@ -10,12 +10,15 @@ use std::{
 use foldhash::HashMap;
 
 use lb_common::abi::{ServiceKey, ServiceRef, ServiceState, StateWord, map};
+use smallvec::SmallVec;
 
 use super::{
     addresses::Addresses,
-    backends::Backends,
+    backends::{Backends, Whose},
     capacity::Capacities,
+    dense::Dense,
     error::Cause,
+    generations::Generations,
     identity::{Fnv, Identify},
     ids::Ids,
     maglev::MaglevSize,
@@ -39,7 +42,7 @@ pub(super) struct PortRecord {
     /// `None`: adopted, and no apply has claimed it yet.
     pub(super) owner: Option<PortName>,
     /// Indexes of its backend sets.
-    pub(super) sets: Vec<u32>,
+    pub(super) sets: SmallVec<[u32; 4]>,
     pub(super) backends: Backends,
 }
 
@@ -98,19 +101,20 @@ pub struct Tables<S> {
     pub(super) capacities: Capacities,
     pub(super) maglev_size: MaglevSize,
     pub(super) frontends: HashMap<ServiceKey, ServiceRef>,
-    pub(super) sets: HashMap<u32, SetRecord>,
+    /// By index.
+    pub(super) sets: Dense<SetRecord>,
     pub(super) set_by_identity: HashMap<u64, u32>,
     /// No more adopted sets than this have no port yet.
     pub(super) nameless: usize,
-    pub(super) ports: HashMap<u64, PortRecord>,
-    pub(super) services: HashMap<ServiceName, Vec<u64>>,
+    pub(super) ports: HashMap<u64, Box<PortRecord>>,
+    /// Identities of the ports of each Service.
+    pub(super) services: HashMap<ServiceName, SmallVec<[u64; 2]>>,
     pub(super) addresses: Addresses,
     /// See [`Tables::set_own_addresses`].
     pub(super) own_addresses: Vec<IpAddr>,
     pub(super) indexes: Ids,
     pub(super) ids: Ids,
-    /// Last generation of each backend id that was ever used.
-    pub(super) generations: Vec<u32>,
+    pub(super) generations: Generations,
     pub(super) runs: Runs,
     pub(super) limbo: Limbo,
     /// What a [`Freed`] stands for.
@@ -132,7 +136,7 @@ impl<S: MapStore> Tables<S> {
             capacities,
             maglev_size: MaglevSize::DEFAULT,
             frontends: HashMap::default(),
-            sets: HashMap::default(),
+            sets: Dense::default(),
             set_by_identity: HashMap::default(),
             nameless: 0,
             ports: HashMap::default(),
@@ -141,7 +145,7 @@ impl<S: MapStore> Tables<S> {
             own_addresses: Vec::new(),
             indexes: Ids::new(capacities.svc_state, []),
             ids: Ids::new(capacities.backends, []),
-            generations: Vec::new(),
+            generations: Generations::default(),
             runs: Runs::new(capacities.slots),
             limbo: Limbo::default(),
             waiting: Limbo::default(),
@@ -277,6 +281,11 @@ impl<S: MapStore> Tables<S> {
         Ok(())
     }
 
+    /// What the values of a port's backends have besides what stands with each.
+    pub(super) const fn whose(&self, service: u64) -> Whose<'_> {
+        Whose { service, generations: &self.generations }
+    }
+
     /// A run of `len` slots.
     pub(super) fn allocate_run(&mut self, len: usize) -> Result<Run, Cause> {
         let wanted = u32::try_from(len).unwrap_or(u32::MAX);
@@ -286,17 +295,6 @@ impl<S: MapStore> Tables<S> {
         self.collect().map_err(Cause::Store)?;
         let (_, longest) = self.runs.available();
         self.runs.allocate(wanted).ok_or_else(|| full(map::SLOTS, &self.capacities, Some((len, longest as usize))))
-    }
-
-    /// Generation for the next endpoint that gets `id`, or for the time in which nobody has it. Never 0.
-    pub(super) fn next_generation(&mut self, id: u32) -> u32 {
-        let at = id as usize;
-        if self.generations.len() <= at {
-            self.generations.resize(at + 1, 0);
-        }
-        let generation = &mut self.generations[at];
-        *generation = generation.wrapping_add(1).max(1);
-        *generation
     }
 }
 

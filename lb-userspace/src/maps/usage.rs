@@ -41,7 +41,7 @@ impl<S: MapStore> Tables<S> {
     /// How full the Services' tables are.
     pub fn usage(&self) -> [Usage; 6] {
         let sizes = &self.capacities;
-        let ranges = self.sets.values().map(|set| set.ranges.len()).sum();
+        let ranges = self.sets.iter().map(|(_, set)| set.ranges.len()).sum();
         [
             Usage::new(map::SERVICES, self.frontends.len(), sizes.services),
             Usage::new(map::SVC_STATE, self.indexes.used(), sizes.svc_state),

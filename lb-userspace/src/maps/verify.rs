@@ -77,17 +77,17 @@ impl<S: MapStore> Tables<S> {
     }
 
     fn verify_sets(&self, to: &mut Vec<Difference>) {
-        for (index, set) in &self.sets {
-            let state = self.store.state(*index).unwrap_or_default();
+        for (index, set) in self.sets.iter() {
+            let state = self.store.state(index).unwrap_or_default();
             let slots = || self.store.slots(set.run.offset, set.run.len).map(|slots| slots_sum(&slots));
             if state.identity != set.identity {
                 let text = |identity| format!("identity {identity:#x}");
-                to.push(Difference::of_map(self.set_name(*index, set), text(state.identity), text(set.identity)));
+                to.push(Difference::of_map(self.set_name(index, set), text(state.identity), text(set.identity)));
             } else if !is_open(state.word) && run_of(&state) != set.run {
                 let text = |Run { offset, len }| format!("{len} slots from {offset}");
-                to.push(Difference::of_map(self.set_name(*index, set), text(run_of(&state)), text(set.run)));
+                to.push(Difference::of_map(self.set_name(index, set), text(run_of(&state)), text(set.run)));
             } else if !is_open(state.word) && slots() != Some(set.slots) {
-                let name = self.set_name(*index, set);
+                let name = self.set_name(index, set);
                 to.push(Difference::of_map(name, "slots that somebody else wrote", "those of its backends"));
             }
         }
@@ -103,7 +103,7 @@ impl<S: MapStore> Tables<S> {
 
     fn verify_backends(&self, to: &mut Vec<Difference>) -> Result<(), StoreError> {
         let mut found: HashMap<u32, Backend> = self.store.backends()?.into_iter().collect();
-        for (id, value, _) in self.ports.iter().flat_map(|(identity, port)| port.backends.iter(*identity)) {
+        for (id, value, _) in self.ports.iter().flat_map(|(identity, port)| port.backends.iter(self.whose(*identity))) {
             let now = found.remove(&id);
             if now != Some(value) {
                 let name = backend_name(id, &value);
@@ -119,7 +119,7 @@ impl<S: MapStore> Tables<S> {
 
     fn verify_ranges(&self, to: &mut Vec<Difference>) -> Result<(), StoreError> {
         let found: HashSet<RangeEntry> = self.store.source_ranges()?.into_iter().collect();
-        let wanted: HashSet<RangeEntry> = self.sets.values().flat_map(|set| set.ranges.iter().copied()).collect();
+        let wanted: HashSet<RangeEntry> = self.sets.iter().flat_map(|(_, set)| set.ranges.iter().copied()).collect();
         to.extend(wanted.difference(&found).map(|entry| Difference::of_map(range_name(entry), NOTHING, "the range")));
         to.extend(found.difference(&wanted).map(|entry| Difference::of_map(range_name(entry), "the range", NOTHING)));
         Ok(())

@@ -96,7 +96,7 @@ impl Index {
 
     /// Takes an object out. One that is not there is no change.
     pub fn remove(&mut self, key: &ObjectRef) -> Change {
-        let name = || ServiceName::new(key.namespace.clone(), key.name.clone());
+        let name = || ServiceName::new(&key.namespace, &key.name);
         let (known, change) = match key.kind {
             Kind::Service => {
                 let gone = self.services.remove(&name());
@@ -143,7 +143,7 @@ impl Index {
 
     /// Keys of all objects, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = ObjectRef> {
-        let service = |kind: Kind, n: &ServiceName| ObjectRef::new(kind, n.namespace.clone(), n.name.clone());
+        let service = |kind: Kind, n: &ServiceName| ObjectRef::new(kind, n.namespace(), n.name());
         let services = self.services.keys().map(move |n| service(Kind::Service, n));
         let slices = self.slices.keys().map(|(ns, n)| ObjectRef::new(Kind::EndpointSlice, ns.clone(), n.clone()));
         let endpoints = self.endpoints.keys().map(move |n| service(Kind::Endpoints, n));

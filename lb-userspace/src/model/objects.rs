@@ -110,9 +110,9 @@ impl Object {
     #[must_use]
     pub fn key(&self) -> ObjectRef {
         match self {
-            Self::Service(o) => ObjectRef::new(Kind::Service, o.name.namespace.clone(), o.name.name.clone()),
+            Self::Service(o) => ObjectRef::new(Kind::Service, o.name.namespace(), o.name.name()),
             Self::EndpointSlice(o) => ObjectRef::new(Kind::EndpointSlice, o.namespace.clone(), o.name.clone()),
-            Self::Endpoints(o) => ObjectRef::new(Kind::Endpoints, o.name.namespace.clone(), o.name.name.clone()),
+            Self::Endpoints(o) => ObjectRef::new(Kind::Endpoints, o.name.namespace(), o.name.name()),
             Self::Node(o) => ObjectRef::new(Kind::Node, "", o.name.clone()),
         }
     }
@@ -136,12 +136,12 @@ impl Shared {
     #[must_use]
     pub fn order(&self) -> (Kind, &str, &str) {
         match self {
-            Self::Service(o) => (Kind::Service, &o.name.namespace, &o.name.name),
+            Self::Service(o) => (Kind::Service, o.name.namespace(), o.name.name()),
             Self::EndpointSlice(o) => {
                 let (namespace, name) = o.name();
                 (Kind::EndpointSlice, namespace, name)
             }
-            Self::Endpoints(o) => (Kind::Endpoints, &o.name.namespace, &o.name.name),
+            Self::Endpoints(o) => (Kind::Endpoints, o.name.namespace(), o.name.name()),
             Self::Node(o) => (Kind::Node, "", &o.name),
         }
     }

@@ -50,7 +50,7 @@ pub(super) fn is_slice_of(shared: &Shared) -> bool {
 
 /// As [`is_api_server`], by the Service's name.
 pub(super) fn is_named_so(service: &ServiceName) -> bool {
-    *service.namespace == *NAMESPACE && *service.name == *NAME
+    service.parts() == (NAMESPACE, NAME)
 }
 
 /// What its slices held when they last held an endpoint that takes connections.

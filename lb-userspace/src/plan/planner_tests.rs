@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn mk_name(n: u8) -> ServiceName {
-    ServiceName::new("default", format!("s{n:03}"))
+    ServiceName::new("default", &format!("s{n:03}"))
 }
 
 fn mk_service(n: u8) -> Service {
@@ -170,7 +170,7 @@ fn mk_local(n: u8, health_port: u16) -> Service {
 fn a_remark_is_told_once_while_it_stands() {
     let mut planner = mk_planner();
     let told = |planner: &mut Planner| {
-        let said: Vec<_> = planner.take_news().new.iter().map(|d| d.service().name.to_string()).collect();
+        let said: Vec<_> = planner.take_news().new.iter().map(|d| d.service().name().to_owned()).collect();
         said.join(" ")
     };
     let plain = |n| Object::Service(mk_service(n));

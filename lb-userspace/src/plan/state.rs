@@ -4,28 +4,56 @@
 
 use std::{cmp::Ordering, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
+use arcstr::ArcStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Namespace and name of a Service; cheap to clone.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ServiceName {
-    /// `metadata.namespace`.
-    pub namespace: Arc<str>,
-    /// `metadata.name`.
-    pub name: Arc<str>,
-}
+/// Namespace and name of a Service; as cheap to keep and to clone as a pointer, as it is the key of most tables.
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServiceName(
+    /// Both, with [`Self::BETWEEN`].
+    ArcStr,
+);
 
 impl ServiceName {
+    /// Less than anything in a name: so the order is that of namespaces, then names.
+    const BETWEEN: char = '\0';
+
     /// A name from its parts.
-    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(arcstr::format!("{namespace}{}{name}", Self::BETWEEN))
+    }
+
+    /// `metadata.namespace`.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.parts().0
+    }
+
+    /// `metadata.name`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.parts().1
+    }
+
+    /// Namespace and name.
+    #[must_use]
+    pub fn parts(&self) -> (&str, &str) {
+        self.0.split_once(Self::BETWEEN).unwrap_or_default()
     }
 }
 
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        let (namespace, name) = self.parts();
+        write!(f, "{namespace}/{name}")
+    }
+}
+
+impl fmt::Debug for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

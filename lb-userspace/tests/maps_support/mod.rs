@@ -97,7 +97,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn name(i: usize) -> ServiceName {
-    ServiceName::new(["default", "kube-system"][i % 2], format!("svc-{i}"))
+    ServiceName::new(["default", "kube-system"][i % 2], &format!("svc-{i}"))
 }
 
 impl Cluster {

@@ -331,7 +331,7 @@ impl Record {
     fn request(&self, service: &ServiceName, uid: &Uid) -> EventRequest {
         match self.told {
             Told::Ours(count) => EventRequest::Count {
-                namespace: service.namespace.to_string(),
+                namespace: service.namespace().to_owned(),
                 name: self.name.clone(),
                 count: count.saturating_add(1),
             },

@@ -115,7 +115,7 @@ impl Finding {
     /// `metadata.name` of its Event. All agents that find the same call it the same, so that it is there once.
     pub(super) fn event_name(&self, service: &ServiceName, uid: &Uid) -> String {
         let id = format!("{uid}\0{}\0{}", self.reason.as_str(), self.detail);
-        format!("{}.{:016x}", service.name, Fnv.identify(id.as_bytes()))
+        format!("{}.{:016x}", service.name(), Fnv.identify(id.as_bytes()))
     }
 }
 

@@ -31,7 +31,7 @@ fn services(count: usize, generation: u16) -> Vec<Shared> {
     let mut index = Index::default();
     for number in 0..count {
         let mut service = first.clone();
-        service.name = ServiceName::new("default", format!("s{number}"));
+        service.name = ServiceName::new("default", &format!("s{number}"));
         service.ports[0].port = generation + 1;
         index.upsert(Object::Service(service));
     }

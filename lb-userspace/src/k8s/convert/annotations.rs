@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::fields;
 use crate::{
-    model::{BadAnnotation, Weights},
+    model::{BadAnnotation, Weights, shared},
     plan::state::Algorithm,
 };
 
@@ -58,7 +58,7 @@ fn weights(text: &str) -> Result<Weights, String> {
         let known = match fields::address(name, Default::default) {
             Ok(address) => weights.addresses.insert(address, weight),
             Err(_) if name.is_empty() => return Err(format!("{entry:?} names no node and no address")),
-            Err(_) => weights.nodes.insert(fields::checked_name(name)?, weight),
+            Err(_) => weights.nodes.insert(shared(fields::checked_name(name)?), weight),
         };
         if known.is_some() {
             return Err(format!("{name} is listed twice"));

@@ -40,7 +40,7 @@ const LEADER_ELECTION: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Names the first field that does not validate.
 pub fn endpoint_slice(source: &SliceSource) -> Result<EndpointSlice, Invalid> {
     let metadata = &source.metadata;
-    let ServiceName { namespace, name } = fields::namespaced(metadata)?;
+    let (namespace, name) = fields::namespaced(metadata)?;
     let family = match source.address_type.as_str() {
         "IPv4" => SliceFamily::V4,
         "IPv6" => SliceFamily::V6,
@@ -62,9 +62,9 @@ pub fn endpoint_slice(source: &SliceSource) -> Result<EndpointSlice, Invalid> {
         }
     }
     Ok(EndpointSlice {
-        service: service.map(|service| ServiceName::new(namespace.clone(), shared(service))),
-        namespace,
-        name,
+        service: service.map(|service| ServiceName::new(namespace, service)),
+        namespace: shared(namespace),
+        name: name.into(),
         ignored: fields::not_ours(metadata),
         mirrored: fields::word(&metadata.labels, MANAGED_BY) == Some(MIRRORING_CONTROLLER),
         family,
@@ -132,7 +132,7 @@ pub fn endpoints(source: &EndpointsSource) -> Result<Endpoints, Invalid> {
         groups.push(subset_group(subset, &FieldPath::new(["subsets"]).index(i))?);
     }
     Ok(Endpoints {
-        name: fields::namespaced(metadata)?,
+        name: fields::service_name(metadata)?,
         // The controller copies all labels, so those that hide a slice from us hide its source as well.
         skip_mirror: fields::word(&metadata.labels, SKIP_MIRROR) == Some("true")
             || fields::word(&metadata.annotations, LEADER_ELECTION).is_some()

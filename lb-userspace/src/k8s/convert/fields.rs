@@ -35,7 +35,7 @@ pub(super) fn not_ours(metadata: &ObjectMeta) -> bool {
 }
 
 /// `metadata.name`.
-pub(super) fn name(metadata: &ObjectMeta) -> Result<Arc<str>, Invalid> {
+pub(super) fn name(metadata: &ObjectMeta) -> Result<&str, Invalid> {
     let path = || FieldPath::new(["metadata", "name"]);
     match metadata.name.as_deref() {
         None | Some("") => Err(Invalid::new(path(), "is missing")),
@@ -44,22 +44,27 @@ pub(super) fn name(metadata: &ObjectMeta) -> Result<Arc<str>, Invalid> {
 }
 
 /// `metadata.namespace` and `metadata.name`; an absent namespace is `default`.
-pub(super) fn namespaced(metadata: &ObjectMeta) -> Result<ServiceName, Invalid> {
+pub(super) fn namespaced(metadata: &ObjectMeta) -> Result<(&str, &str), Invalid> {
     let namespace = match metadata.namespace.as_deref() {
-        None | Some("") => shared("default"),
+        None | Some("") => "default",
         Some(namespace) => {
             checked_name(namespace).map_err(|cause| Invalid::new(FieldPath::new(["metadata", "namespace"]), cause))?
         }
     };
-    Ok(ServiceName { namespace, name: name(metadata)? })
+    Ok((namespace, name(metadata)?))
+}
+
+/// [`namespaced`] of a Service, or of what bears its name.
+pub(super) fn service_name(metadata: &ObjectMeta) -> Result<ServiceName, Invalid> {
+    namespaced(metadata).map(|(namespace, name)| ServiceName::new(namespace, name))
 }
 
 /// A name that Kubernetes would take: it stands in keys, tables and metrics, so that anything else could be read as
 /// something it is not.
-pub(super) fn checked_name(name: &str) -> Result<Arc<str>, String> {
+pub(super) fn checked_name(name: &str) -> Result<&str, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if name.len() <= 253 && name.chars().all(good) {
-        Ok(shared(name))
+        Ok(name)
     } else {
         Err(format!("{name:?} is not a name: up to 253 of a–z, 0–9, \"-\" and \".\""))
     }

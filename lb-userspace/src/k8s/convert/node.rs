@@ -6,7 +6,7 @@ use super::{
     super::{FieldPath, Invalid},
     fields,
 };
-use crate::model::Node;
+use crate::model::{Node, shared};
 
 /// The zone that a node stands in.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -32,7 +32,7 @@ pub fn node(source: &Source) -> Result<Node, Invalid> {
     let zone = fields::word(&source.metadata.labels, ZONE).filter(|z| !z.is_empty());
     let mut taints = source.spec.iter().filter_map(|s| s.taints.as_ref()).flatten();
     Ok(Node {
-        name: fields::name(&source.metadata)?,
+        name: shared(fields::name(&source.metadata)?),
         addresses,
         zone: zone.map(Into::into),
         leaving: source.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == TO_BE_DELETED),

@@ -34,7 +34,7 @@ pub fn service(source: &Source) -> Result<Service, Invalid> {
     }
     let annotations = Annotations::of(metadata);
     Ok(Service {
-        name: fields::namespaced(metadata)?,
+        name: fields::service_name(metadata)?,
         created: Created(metadata.creation_timestamp.as_ref().map(|t| nanoseconds(t.0.as_nanosecond()))),
         uid: metadata.uid.as_deref().and_then(Uid::new),
         ignored: fields::not_ours(metadata),

@@ -101,7 +101,7 @@ impl Head {
     fn key(&self, kind: Kind) -> Option<ObjectRef> {
         let HeadMeta { name, namespace, .. } = &self.metadata;
         let whole = !name.is_empty() && namespace.is_empty() != kind.is_namespaced();
-        whole.then(|| ObjectRef::new(kind, shared(namespace), shared(name)))
+        whole.then(|| ObjectRef::new(kind, shared(namespace), name.as_str()))
     }
 }
 
