@@ -1,157 +1,51 @@
 //! Which part of the machine a moment belongs to, by the functions that were running. Pure.
 
-/// Rules for functions of the kernel, by how their names begin after leading underscores. The innermost function that has a
+/// Rules for functions of the kernel: a part, and how their names begin after leading underscores. The innermost function that has a
 /// rule decides, so helpers that everybody calls (copying, locks, memory) count for who called them.
-const RULES: &[(&str, &[&str])] = &[
-    ("cgroup hooks", &["cgroup_bpf_run_filter", "bpf_prog_run_array"]),
+const RULES: &[(&str, &str)] = &[
+    ("cgroup hooks", "cgroup_bpf_run_filter bpf_prog_run_array"),
     (
         "redirect, neighbour",
-        &[
-            "skb_do_redirect",
-            "bpf_redirect",
-            "bpf_tx_skb",
-            "neigh_",
-            "xdp_do_",
-            "generic_xdp",
-            "bpf_prog_run_generic_xdp",
-        ],
+        "skb_do_redirect bpf_redirect bpf_tx_skb neigh_ xdp_do_ generic_xdp bpf_prog_run_generic_xdp",
     ),
-    (
-        "tc entry (but what is inlined into links and queues)",
-        &["tc_run", "tcf_classify", "cls_bpf", "tcx_", "sch_handle"],
-    ),
-    (
-        "netfilter",
-        &["nf_", "nft_", "ipt_", "xt_", "iptable", "conntrack", "ipv4_conntrack", "ipv6_conntrack", "nfnl", "br_nf_"],
-    ),
-    ("bridge", &["br_", "fdb_"]),
+    ("tc entry (but what is inlined into links and queues)", "tc_run tcf_classify cls_bpf tcx_ sch_handle"),
+    ("netfilter", "nf_ nft_ ipt_ xt_ iptable conntrack ipv4_conntrack ipv6_conntrack nfnl br_nf_"),
+    ("bridge", "br_ fdb_"),
     (
         "routes",
-        &[
-            "fib_",
-            "fib6_",
-            "ip_route_",
-            "ip6_route_",
-            "ip6_pol_route",
-            "rt_",
-            "ip6_rt",
-            "ipv4_dst_check",
-            "ip6_dst_check",
-            "find_exception",
-            "dst_",
-            "xfrm_",
-        ],
+        "fib_ fib6_ ip_route_ ip6_route_ ip6_pol_route rt_ ip6_rt ipv4_dst_check ip6_dst_check \
+         find_exception dst_ xfrm_",
     ),
     (
         "packets' memory",
-        &[
-            "alloc_skb",
-            "build_skb",
-            "skb_clone",
-            "kfree_skb",
-            "consume_skb",
-            "skb_release",
-            "skb_defer_free",
-            "skb_attempt_defer",
-            "pskb_expand_head",
-            "napi_consume_skb",
-            "napi_alloc",
-        ],
+        "alloc_skb build_skb skb_clone kfree_skb consume_skb skb_release skb_defer_free \
+         skb_attempt_defer pskb_expand_head napi_consume_skb napi_alloc",
     ),
     (
         "links and queues",
-        &[
-            "dev_",
-            "veth_",
-            "validate_xmit",
-            "netif_",
-            "process_backlog",
-            "enqueue_to_backlog",
-            "net_rx_action",
-            "handle_softirqs",
-            "do_softirq",
-            "local_bh_enable",
-            "napi_",
-            "eth_",
-            "netdev_",
-            "skb_scrub_packet",
-            "is_skb_forwardable",
-            "skb_network_protocol",
-            "skb_csum_hwoffload",
-            "passthru_features",
-        ],
+        "dev_ veth_ validate_xmit netif_ process_backlog enqueue_to_backlog net_rx_action \
+         handle_softirqs do_softirq local_bh_enable napi_ eth_ netdev_ skb_scrub_packet \
+         is_skb_forwardable skb_network_protocol skb_csum_hwoffload passthru_features",
     ),
-    ("IP", &["ip_", "ip6_", "ipv6_", "raw_local_deliver", "raw6_local_deliver", "icmp", "arp_"]),
+    ("IP", "ip_ ip6_ ipv6_ raw_local_deliver raw6_local_deliver icmp arp_"),
     (
         "sockets, system calls",
-        &[
-            "tcp",
-            "udp",
-            "inet",
-            "sock",
-            "sk_",
-            "sys_",
-            "x64_sys_",
-            "arm64_sys_",
-            "do_syscall",
-            "do_el0_svc",
-            "release_sock",
-            "lock_sock",
-            "unix_",
-            "bbr_",
-            "bictcp",
-            "cubictcp",
-            "security_",
-            "rcu_",
-            "fput",
-            "syscall_",
-        ],
+        "tcp udp inet sock sk_ sys_ x64_sys_ arm64_sys_ do_syscall do_el0_svc release_sock lock_sock \
+         unix_ bbr_ bictcp cubictcp security_ rcu_ fput syscall_",
     ),
 ];
 
 /// Rules for what programs call, by how the name of the function begins that the program itself called.
-const HELPERS: &[(&str, &[&str])] = &[
+const HELPERS: &[(&str, &str)] = &[
     (
         "helpers: map update, delete",
-        &[
-            "htab_map_update",
-            "htab_map_delete",
-            "htab_lru_map_update",
-            "htab_lru_map_delete",
-            "bpf_map_update",
-            "bpf_map_delete",
-        ],
+        "htab_map_update htab_map_delete htab_lru_map_update htab_lru_map_delete bpf_map_update \
+         bpf_map_delete",
     ),
-    (
-        "helpers: map look-up",
-        &[
-            "htab_",
-            "lookup_nulls_elem",
-            "lookup_elem",
-            "memcmp",
-            "trie_",
-            "array_map",
-            "percpu_array",
-            "bpf_map_lookup",
-        ],
-    ),
-    ("helpers: route", &["bpf_skb_fib_lookup", "bpf_xdp_fib_lookup"]),
-    ("helpers: socket", &["bpf_sk", "bpf_tc_sk", "bpf_xdp_sk"]),
-    (
-        "helpers: packet",
-        &[
-            "bpf_skb",
-            "bpf_l4",
-            "bpf_l3",
-            "bpf_csum",
-            "bpf_clone",
-            "bpf_set_hash",
-            "bpf_redirect",
-            "bpf_xdp",
-            "sk_skb",
-            "tc_",
-        ],
-    ),
+    ("helpers: map look-up", "htab_ lookup_nulls_elem lookup_elem memcmp trie_ array_map percpu_array bpf_map_lookup"),
+    ("helpers: route", "bpf_skb_fib_lookup bpf_xdp_fib_lookup"),
+    ("helpers: socket", "bpf_sk_ bpf_skc_ bpf_tc_sk bpf_xdp_sk"),
+    ("helpers: packet", "bpf_skb bpf_l4 bpf_l3 bpf_csum bpf_clone bpf_set_hash bpf_redirect bpf_xdp sk_skb tc_"),
 ];
 
 /// A function that was running, or whose callee was.
@@ -197,9 +91,9 @@ fn program(function: &str) -> Option<&str> {
     tag.bytes().all(|digit| digit.is_ascii_hexdigit()).then_some(name.strip_prefix('_')?)
 }
 
-fn find(rules: &[(&'static str, &[&str])], function: &str) -> Option<&'static str> {
+fn find(rules: &[(&'static str, &str)], function: &str) -> Option<&'static str> {
     let bare = function.trim_start_matches('_');
-    rules.iter().find(|(_, names)| names.iter().any(|name| bare.starts_with(name))).map(|(part, _)| *part)
+    rules.iter().find(|(_, names)| names.split_whitespace().any(|name| bare.starts_with(name))).map(|(part, _)| *part)
 }
 
 #[cfg(test)]
