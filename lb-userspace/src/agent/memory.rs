@@ -1,6 +1,8 @@
 //! Memory that nobody uses any more, back to the kernel: reading a whole cluster takes much more for a moment than what is
 //! kept of it, and a start takes most of the program, of which little runs afterwards.
 
+use std::time::Duration;
+
 /// Services that change together from which on there is something to give back.
 const MANY: usize = 500;
 
@@ -10,6 +12,9 @@ pub(super) fn give_back_after(services: usize) {
         give_back();
     }
 }
+
+/// How long after an agent got ready what it did for that is over, and what it does from then on has begun.
+pub(super) const SETTLED: Duration = Duration::from_secs(2);
 
 /// Takes some milliseconds with tens of thousands of Services.
 #[cfg(target_env = "gnu")]

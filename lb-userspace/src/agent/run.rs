@@ -13,6 +13,7 @@ use super::{
     cluster,
     config::Settings,
     filter::FilterKeeper,
+    memory,
     metrics::TableReader,
     removal::Lookout,
     serve::Listeners,
@@ -84,6 +85,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         stale.look_for(agent.tables.take_retired_udp());
         let look_at = stale.at();
         let audit_at = agent.audit.at();
+        let let_go_at = agent.let_go_at;
         agent.keep_snapshot();
         let snapshot_at = agent.snapshots.as_ref().and_then(Snapshots::at);
         let event_at = agent.events.at();
@@ -170,6 +172,11 @@ pub async fn run(settings: Settings) -> Result<()> {
             }
             done = Snapshots::next(&mut agent.snapshots) => agent.snapshot_done(done),
             () = sleep_until(snapshot_at.unwrap_or_else(Instant::now)), if snapshot_at.is_some() => agent.snapshot_due(),
+            () = sleep_until(let_go_at.unwrap_or_else(Instant::now)), if let_go_at.is_some() => {
+                agent.let_go_at = None;
+                memory::let_go_of_program();
+                continue;
+            }
             () = sleep_until(audit_at.unwrap_or_else(Instant::now)), if audit_at.is_some() => {
                 agent.audit();
                 continue;

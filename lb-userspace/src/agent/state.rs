@@ -78,6 +78,8 @@ pub(super) struct Agent {
     pub(super) syncs: Syncs,
     /// What an earlier run left is pruned, and `ready` is said.
     pub(super) ready: bool,
+    /// When to let go of the program's pages that only the start needed.
+    pub(super) let_go_at: Option<Instant>,
     /// An earlier run left tables.
     pub(super) adopted: bool,
     pub(super) adopted_links: Vec<u32>,
@@ -195,6 +197,7 @@ impl Agent {
             failed: BTreeMap::new(),
             syncs: Syncs::default(),
             ready: false,
+            let_go_at: None,
             adopted: !fresh,
             adopted_links,
             config,
@@ -249,7 +252,7 @@ impl Agent {
             if done.is_ok() {
                 // Of what loading the programs took.
                 memory::give_back();
-                memory::let_go_of_program();
+                self.let_go_at = Some(Instant::now() + memory::SETTLED);
             }
             self.note("not ready yet", done);
         } else if self.prune == Prune::BadObject && !self.has_bad_objects() {

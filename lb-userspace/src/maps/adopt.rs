@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use foldhash::{HashMap, HashSet};
 
 use lb_common::abi::{Backend, ServiceKey, ServiceState, backend_state};
+use smallvec::SmallVec;
 
 use super::{
     content::slots_sum,
@@ -70,7 +71,7 @@ impl<S: MapStore> Tables<S> {
     /// Frontends, and the sets that they lead to. One that leads to a free index is deleted before the index can go to
     /// another service.
     fn adopt_frontends(&mut self, adopted: &mut Adopted) -> Result<(), StoreError> {
-        let mut by_index: BTreeMap<u32, Vec<ServiceKey>> = BTreeMap::new();
+        let mut by_index: BTreeMap<u32, SmallVec<[ServiceKey; 2]>> = BTreeMap::new();
         let mut broken: Vec<ServiceKey> = Vec::new();
         for (key, found) in self.store.services()? {
             if found.tag() == key.tag() {

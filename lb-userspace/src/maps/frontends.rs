@@ -148,8 +148,6 @@ impl<S: MapStore> Tables<S> {
             self.addresses.add(&put.key, put.reference);
             if let Some(set) = self.sets.get_mut(put.index()) {
                 if !set.keys.contains(&put.key) {
-                    // An address has two, and most sets have one address.
-                    set.keys.reserve_exact(if set.keys.is_empty() { 2 } else { 0 });
                     set.keys.push(put.key);
                 }
                 set.unseen = false;
@@ -222,7 +220,7 @@ impl<S: MapStore> Tables<S> {
         let Some(now) = self.frontends.remove(key) else { return };
         self.addresses.remove(key, now, service);
         if let Some(set) = self.sets.get_mut(now.index()) {
-            set.keys.retain(|other| other != key);
+            set.keys.retain(|other| *other != *key);
         }
     }
 }

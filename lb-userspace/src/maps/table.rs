@@ -57,8 +57,8 @@ pub(super) struct SetRecord {
     pub(super) run: Run,
     /// [`super::content::slots_sum`] of what was written there.
     pub(super) slots: u64,
-    /// Frontends that lead to it, each once.
-    pub(super) keys: Vec<ServiceKey>,
+    /// Frontends that lead to it, each once: an address has two, and most sets have one address.
+    pub(super) keys: SmallVec<[ServiceKey; 2]>,
     /// Each once.
     pub(super) ranges: Vec<RangeEntry>,
     /// Made by an apply, and no frontend has led to it so far.
