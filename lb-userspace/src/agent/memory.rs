@@ -1,7 +1,7 @@
 //! Memory that nobody uses any more, back to the kernel: reading a whole cluster takes much more for a moment than what is
 //! kept of it, and a start takes most of the program, of which little runs afterwards.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 /// Services that change together from which on there is something to give back.
 const MANY: usize = 500;
@@ -44,6 +44,9 @@ pub(super) fn let_go_of_program() {
             let done = unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
             if done == 0 {
                 bytes += end - start;
+            } else {
+                // Pages that somebody has locked stay: they cost memory and nothing else.
+                tracing::debug!("pages of the program are not let go of: {}", io::Error::last_os_error());
             }
         }
     }
