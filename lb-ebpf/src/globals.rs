@@ -26,6 +26,6 @@ pub(crate) static SKIP_NETNS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static HAS_COARSE_CLOCK: Global<u8> = Global::new(1);
 
-/// 1 if `devs` may hold links that packets are delivered through.
+/// 1 if `devs` may hold links that packets are delivered by, past the bridge.
 #[unsafe(no_mangle)]
 pub(crate) static DELIVERS: Global<u8> = Global::new(1);

@@ -1,5 +1,5 @@
 //! Where this node's pods are: the link and the link-layer address behind a pod's address, as its own packets show. So
-//! what is for a pod is put into its network namespace at once, past the bridge and the link's queue.
+//! what is for a pod leaves by its link, past the bridge, or is put into its network namespace at once.
 //!
 //! An entry is believed for a few ticks after the pod's last packet of one of our flows. A pod that is gone is silent, so
 //! nobody has to take its entry away; what is for a silent one takes the way over the bridge, which asks for it.
@@ -26,7 +26,7 @@ struct Place {
     ifindex: u32,
     /// The device that routes lead to: the bridge of the link, or the link.
     via: u32,
-    /// Its link-layer address in memory order, and two bytes of zero.
+    /// Its link-layer address in memory order, a byte of zero, and one of [`delivery`].
     mac: [u32; 2],
     /// Over the key and all of the above.
     check: u32,
@@ -83,7 +83,7 @@ fn note(skb: &Skb, ifindex: u32, s: &Scratch) {
 #[inline(never)]
 fn look(skb: &Skb, ifindex: u32, s: &Scratch, now: u32) -> u32 {
     let Some(dev) = Kernel.dev(ifindex) else { return 0 };
-    if dev.delivery != delivery::DIRECT {
+    if dev.delivery == delivery::BRIDGE {
         return 0;
     }
     let via = if dev.bridge != 0 { dev.bridge } else { ifindex };
@@ -97,7 +97,7 @@ fn look(skb: &Skb, ifindex: u32, s: &Scratch, now: u32) -> u32 {
     let mut place = Place {
         ifindex,
         via,
-        mac: [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0])],
+        mac: [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, dev.delivery])],
         check: 0,
         seen: now,
     };
@@ -107,8 +107,8 @@ fn look(skb: &Skb, ifindex: u32, s: &Scratch, now: u32) -> u32 {
     1
 }
 
-/// Puts a packet that is to leave by `oif` into the namespace of the pod that it is for; `None` if nobody knows where that
-/// is. What comes from a pod also shows where that one is.
+/// Takes a packet that is to leave by `oif` to the pod that it is for; `None` if nobody knows where that is. What comes from
+/// a pod also shows where that one is.
 #[inline(always)]
 pub(crate) fn deliver(skb: &mut Skb, link: Link, oif: u32, s: &Scratch) -> Option<Result<i32, Fault>> {
     if link.is_pod() {
@@ -120,5 +120,7 @@ pub(crate) fn deliver(skb: &mut Skb, link: Link, oif: u32, s: &Scratch) -> Optio
     if place.via != oif || link.l2_len() == 0 || Kernel.now().wrapping_sub(place.seen) > BELIEVED {
         return None;
     }
-    Some(skb.put_into(place.ifindex, place.mac))
+    let [a, b, c, d] = place.mac[0].to_ne_bytes();
+    let [e, f, _, how] = place.mac[1].to_ne_bytes();
+    Some(skb.hand_to(place.ifindex, [a, b, c, d, e, f], how == delivery::DIRECT))
 }

@@ -106,14 +106,17 @@ impl Skb {
         found && params.ifindex == via && params.dmac == *mac
     }
 
-    /// Puts the packet into the network namespace behind the link `ifindex`, at whose end this link-layer address is (in
-    /// memory order, two bytes of zero behind it). It bears the address that it came to as its sender's.
+    /// Sends the packet out of the link `ifindex`, at whose other end this link-layer address is; with `direct` it appears
+    /// there at once. It bears the address that it came to as its sender's.
     #[inline(always)]
-    pub(crate) fn put_into(&mut self, ifindex: u32, mac: [u32; 2]) -> Result<i32, Fault> {
+    pub(crate) fn hand_to(&mut self, ifindex: u32, mac: [u8; 6], direct: bool) -> Result<i32, Fault> {
         let [g, h, i, j, k, l] = self.read::<[u8; 6]>(0)?;
-        let [a, b, c, d] = mac[0].to_ne_bytes();
-        let [e, f, ..] = mac[1].to_ne_bytes();
+        let [a, b, c, d, e, f] = mac;
         self.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l])?;
+        if !direct {
+            // SAFETY: a helper without pointers.
+            return Ok(unsafe { bpf_redirect(ifindex, 0) } as i32);
+        }
         // SAFETY: helpers without pointers but the context. The frame was to another address up to now.
         Ok(unsafe {
             bpf_skb_change_type(self.0.skb.skb, PACKET_HOST);

@@ -26,7 +26,7 @@ pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
     run(ctx, Link::pod, |skb, link, s| pod::ingress(skb, &Kernel, link, s))
 }
 
-/// Host side of a pod's link: what goes to the pod.
+/// Host side of a pod's link, or the pods' bridge: what goes to pods.
 #[classifier]
 pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
     run(ctx, |ifindex| Link::pod(ifindex).out(), |skb, link, s| pod::egress(skb, &Kernel, link, s))

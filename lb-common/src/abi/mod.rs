@@ -18,8 +18,8 @@ pub use service::*;
 pub use sock::*;
 pub use tables::*;
 
-/// Version of the map layouts. It names the pin folder (`…/v4/`), so two versions never share a map.
-pub const VERSION: u32 = 4;
+/// Version of the map layouts. It names the pin folder (`…/v5/`), so two versions never share a map.
+pub const VERSION: u32 = 5;
 
 /// Names of the pinned maps, at most 15 characters each (the kernel's `BPF_OBJ_NAME_LEN` minus the NUL).
 pub mod map {
@@ -125,7 +125,7 @@ pub mod global {
     pub const SKIP_CGROUPS: &str = "SKIP_CGROUPS";
     /// u8: 1 if `skips` may hold network namespaces.
     pub const SKIP_NETNS: &str = "SKIP_NETNS";
-    /// u8: 1 if `devs` may hold links of [`super::delivery::DIRECT`].
+    /// u8: 0 if all of `devs` have [`super::delivery::BRIDGE`].
     pub const DELIVERS: &str = "DELIVERS";
     /// u8: aya-log's level; 0 switches datapath logging off and out of the program.
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";

@@ -94,10 +94,12 @@ pub mod dev_kind {
 
 /// Values of [`Dev::delivery`].
 pub mod delivery {
-    /// What is for the pod goes over its link, as from anybody.
-    pub const LINK: u8 = 0;
+    /// What is for the pod leaves by the device that routes lead to, which is the bridge where there is one.
+    pub const BRIDGE: u8 = 0;
+    /// It may leave by the link itself, past the bridge.
+    pub const LINK: u8 = 1;
     /// It may be put into the network namespace at the other end: the device is a veth.
-    pub const DIRECT: u8 = 1;
+    pub const DIRECT: u8 = 2;
 }
 
 /// Value of `devs`: a device that our programs are attached to.
@@ -131,10 +133,10 @@ impl Dev {
         Addr::from_words(if v4 { a } else { b })
     }
 
-    /// A device from its parts, with [`delivery::LINK`].
+    /// A device from its parts, with [`delivery::BRIDGE`].
     #[must_use]
     pub const fn new(kind: u8, l2_len: u8, mtu: u32, bridge: u32, source_v4: Addr, source_v6: Addr) -> Self {
-        Self { kind, l2_len, delivery: delivery::LINK, reserved: 0, mtu, bridge, source_v4, source_v6 }
+        Self { kind, l2_len, delivery: delivery::BRIDGE, reserved: 0, mtu, bridge, source_v4, source_v6 }
     }
 }
 
@@ -166,6 +168,9 @@ pub struct Config {
     pub grace_until: u32,
     /// One of [`forwarding`].
     pub forwarding: u32,
+    /// 0: no flow between pods of one bridge has taken the host's stack since the tables were made. The agent's own note:
+    /// replies of such flows are met on the pods' links only, all others on the bridge.
+    pub stack_taken: u32,
     /// Source of translated packets to backends in other nodes' pod networks: this node's pod gateway, which the node
     /// itself never uses towards them. [`Addr::UNSPECIFIED`]: none.
     pub pod_source_v4: Addr,

@@ -39,8 +39,8 @@ fn decide<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &
     translate(packet, tables, s)
 }
 
-/// A packet towards a pod, on the host side of its link: replies of flows that take the host's stack, and the node's own
-/// connections to a pod that asked itself from the same port.
+/// A packet towards a pod, on the host side of its link or where it enters their bridge: replies of flows that take the
+/// host's stack, and the node's own connections to a pod that asked itself from the same port.
 #[inline(always)]
 pub fn egress<P: HostPacket, T: Tables>(packet: &mut P, tables: &T, link: Link, s: &mut Scratch) -> Verdict {
     if packet.is_redirected() {

@@ -254,6 +254,7 @@ impl World {
             pod_nets: self.pod_nets.iter().map(|(addr, len)| (mapped_len(addr, *len), *addr)).collect(),
             devs: self.devs.clone(),
             config: Config {
+                stack_taken: 0,
                 local_path: self.local_path,
                 forwarding: self.forwarding,
                 grace_until: self.grace.map_or(0, |ticks| now.wrapping_add_signed(ticks)),

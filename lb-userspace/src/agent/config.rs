@@ -128,8 +128,8 @@ pub struct AgentArgs {
     /// bridge-nf-call-iptables=1 where conntrack rules look), or auto (stack where that is 1). Default: auto.
     #[arg(long, env = "BERRYLB_LOCAL_PATH", value_name = "WAY")]
     pub local_path: Option<LocalPath>,
-    /// How packets of a Service get to a pod of this node: link (by its link, as all others) or direct (into its network
-    /// namespace, past queueing, tc programs and captures on its link). Default: link.
+    /// How packets of a Service get to a pod of this node: bridge (as all others), link (by its link, past the bridge) or
+    /// direct (into its network namespace, past queueing, tc programs and captures on its link). Default: link.
     #[arg(long, env = "BERRYLB_POD_DELIVERY", value_name = "HOW")]
     pub pod_delivery: Option<PodDelivery>,
     /// How packets from outside get to backends on other nodes: snat (with an address of this node as source; replies

@@ -5,12 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use ipnet::IpNet;
 use lb_common::abi::{Config, Dev, local_path};
 
-use super::{
-    api::ApiLink,
-    config::Settings,
-    values::{LocalPath, PodDelivery},
-    xdp::XdpLinks,
-};
+use super::{api::ApiLink, config::Settings, values::LocalPath, xdp::XdpLinks};
 use crate::{
     loader::{Datapath, Error as LoadError, LinkPin},
     maps::{MapStore, PodNet, StoreError},
@@ -39,8 +34,8 @@ struct Unserved {
     reason: Option<String>,
 }
 
-/// How links are told apart, from the settings.
-pub(super) fn classify_options(settings: &Settings) -> ClassifyOptions {
+/// How links are told apart, from the settings. `at_bridge`: replies to pods are looked for where they enter the bridge.
+pub(super) fn classify_options(settings: &Settings, at_bridge: bool) -> ClassifyOptions {
     ClassifyOptions {
         patterns: Patterns {
             pod_links: settings.pod_links.clone(),
@@ -50,7 +45,8 @@ pub(super) fn classify_options(settings: &Settings) -> ClassifyOptions {
         node_addresses: settings.node_address.clone().unwrap_or_default(),
         cluster_cidrs: settings.cluster_cidr.clone(),
         xdp: settings.xdp,
-        direct: settings.pod_delivery == PodDelivery::Direct,
+        at_bridge,
+        delivery: settings.pod_delivery.into(),
     }
 }
 
@@ -162,7 +158,7 @@ impl Links {
     }
 
     fn wants(&self, role: &LinkRole) -> bool {
-        self.packet_path || role.kind != LinkKind::Pod
+        self.packet_path || !matches!(role.kind, LinkKind::Pod | LinkKind::Bridge)
     }
 
     /// From now on programs are attached, and those that waited for this are.
@@ -332,6 +328,24 @@ pub(super) fn local_path(wanted: LocalPath) -> u32 {
             }
         },
     }
+}
+
+/// The run-time configuration, but for what the node's links say. `earlier`: the one of an earlier run of these tables, whose
+/// time of grace goes on across restarts, as its flows do.
+pub(super) fn first_config(settings: &Settings, grace_until: u32, earlier: Option<Config>) -> Config {
+    let local_path = local_path(settings.local_path);
+    let mut config = Config {
+        local_path,
+        grace_until,
+        forwarding: settings.forwarding.into(),
+        stack_taken: u32::from(local_path == local_path::STACK),
+        ..Config::default()
+    };
+    if let Some(earlier) = earlier {
+        config.grace_until = earlier.grace_until;
+        config.stack_taken |= earlier.stack_taken;
+    }
+    config
 }
 
 /// Writes the run-time configuration if it differs.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use lb_common::abi::{Config, ticks};
+use lb_common::abi::{Config, local_path, ticks};
 use tokio::time::Instant;
 
 use super::{
@@ -119,7 +119,7 @@ impl Agent {
             socket_lb: settings.socket_lb,
             skip_cgroups: settings.skip_rules.depths().map_err(anyhow::Error::msg)?,
             skip_netns: !settings.skip_rules.netns.is_empty(),
-            direct_delivery: settings.pod_delivery == PodDelivery::Direct,
+            delivers: settings.pod_delivery != PodDelivery::Bridge,
             tc_hook: settings.tc,
             table_sizes: lb_common::abi::map::ALL
                 .into_iter()
@@ -157,12 +157,8 @@ impl Agent {
         let interval = Duration::from_secs(settings.state_interval.into());
         let snapshots = state.map(|dir| Snapshots::start(dir, interval, boots));
         let grace = if fresh && settings.grace_seconds > 0 { now_ticks()? + ticks(settings.grace_seconds) } else { 0 };
-        let config = Config {
-            local_path: links::local_path(settings.local_path),
-            grace_until: grace,
-            forwarding: settings.forwarding.into(),
-            ..Config::default()
-        };
+        let earlier = if fresh { None } else { Some(tables.store().config()?) };
+        let config = links::first_config(&settings, grace, earlier);
         let planner = Planner::new(PlanConfig {
             node_name: settings.node_name.clone(),
             node_addresses: settings.node_address.clone(),
@@ -179,7 +175,7 @@ impl Agent {
             Some(_) | None => Events::default(),
         };
         let mut agent = Self {
-            classify: links::classify_options(&settings),
+            classify: links::classify_options(&settings, config.stack_taken == 0),
             table: Table::default(),
             links: Links::new(settings.packet_path, takes_over, settings.xdp),
             settings,
@@ -209,10 +205,6 @@ impl Agent {
             events,
             taken_away: false,
         };
-        if !fresh {
-            // The first run's grace goes on across restarts.
-            agent.config.grace_until = agent.tables.store().config()?.grace_until;
-        }
         agent.apply_skips();
         agent.follow(follower, false);
         Ok(agent)
@@ -344,12 +336,16 @@ impl Agent {
     }
 
     pub(super) fn follow_table(&mut self, resynced: bool) {
+        self.follow_links(resynced);
+        self.configure();
+    }
+
+    fn follow_links(&mut self, resynced: bool) {
         let next = Topology::derive(&self.table, &self.classify);
         self.links.follow(next, resynced, &mut self.datapath, self.tables.store_mut());
         if self.links.has_failures() {
             self.schedule_retry();
         }
-        self.configure();
     }
 
     pub(super) fn configure(&mut self) {
@@ -359,6 +355,12 @@ impl Agent {
             tracing::info!("bridge-nf-call-iptables changed: flows on one bridge take another way from now on");
         }
         self.config.local_path = local_path;
+        if local_path == local_path::STACK && self.config.stack_taken == 0 {
+            self.config.stack_taken = 1;
+            // Before such a flow is there: its replies do not come by the bridge's own hook.
+            self.classify.at_bridge = false;
+            self.follow_links(false);
+        }
         let written = links::configure(self.tables.store_mut(), self.config);
         self.note("the datapath's configuration is not written", written.map(drop));
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{forwarding, socket_lb};
+use lb_common::abi::{delivery, forwarding, socket_lb};
 use serde::Deserialize;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -268,9 +268,11 @@ choices! {
     }
     /// How packets of a Service get to a pod of this node.
     PodDelivery {
-        /// By its link.
+        /// As routes lead there: by the bridge.
+        Bridge,
+        /// By its link, past the bridge.
         Link,
-        /// Into its network namespace.
+        /// Into its network namespace, past its link.
         Direct,
     }
     /// How packets from outside get to other nodes' backends.
@@ -305,6 +307,16 @@ impl fmt::Display for LocalPath {
             Self::Redirect => "redirect",
             Self::Stack => "stack",
         })
+    }
+}
+
+impl From<PodDelivery> for u8 {
+    fn from(how: PodDelivery) -> Self {
+        match how {
+            PodDelivery::Bridge => delivery::BRIDGE,
+            PodDelivery::Link => delivery::LINK,
+            PodDelivery::Direct => delivery::DIRECT,
+        }
     }
 }
 

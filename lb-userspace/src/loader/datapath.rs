@@ -64,8 +64,8 @@ pub struct DatapathOptions {
     pub skip_cgroups: u32,
     /// Network namespaces may be left to the packet path.
     pub skip_netns: bool,
-    /// Links may be such that packets are put into the namespace at their other end.
-    pub direct_delivery: bool,
+    /// Packets may get to pods past the bridge, or past their links.
+    pub delivers: bool,
     /// `None`: the best that this kernel has.
     pub tc_hook: Option<TcHook>,
     /// Entries of the tables named in [`lb_common::abi::map`]; others have what the object says.
@@ -84,7 +84,7 @@ impl DatapathOptions {
             socket_lb: socket_lb::TCP | socket_lb::UDP,
             skip_cgroups: 0,
             skip_netns: false,
-            direct_delivery: true,
+            delivers: true,
             tc_hook: None,
             table_sizes: Vec::new(),
             log_level: None,
@@ -149,7 +149,7 @@ impl Datapath {
         let has = |feature| u8::from(probe.has(feature));
         let (set_retval, coarse_clock) = (has(Feature::SetRetval), has(Feature::CoarseClock));
         let skip_cgroups = skip_levels(cgroup.as_ref(), options.skip_cgroups)?;
-        let (skip_netns, delivers) = (u8::from(options.skip_netns), u8::from(options.direct_delivery));
+        let (skip_netns, delivers) = (u8::from(options.skip_netns), u8::from(options.delivers));
         let log_level = logs::level_number(options.log_level);
 
         let mut loader = EbpfLoader::new();

@@ -11,7 +11,7 @@ pub enum Error {
     /// The kernel refused an operation on a named object.
     #[error("{what}: {cause}{}", Advice(cause))]
     Kernel {
-        /// Operation and object, such as `pin link /sys/fs/bpf/berrylb/v4/links/connect4`.
+        /// Operation and object, such as `pin link /sys/fs/bpf/berrylb/v5/links/connect4`.
         what: String,
         /// What the kernel answered.
         cause: io::Error,

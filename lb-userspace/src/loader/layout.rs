@@ -1,11 +1,11 @@
 //! Where things are pinned below `--bpffs`. It only makes and reads paths; it never touches the kernel.
 //!
 //! ```text
-//! <bpffs>/v4/<map>
-//! <bpffs>/v4/unconfirmed
-//! <bpffs>/v4/links/<socket program>
-//! <bpffs>/v4/links/<tc program>-<ifindex>
-//! <bpffs>/v4/links/uplink_xdp-<ifindex>
+//! <bpffs>/v5/<map>
+//! <bpffs>/v5/unconfirmed
+//! <bpffs>/v5/links/<socket program>
+//! <bpffs>/v5/links/<tc program>-<ifindex>
+//! <bpffs>/v5/links/uplink_xdp-<ifindex>
 //! ```
 //! A bpffs refuses names with a dot, so links are named by interface index and not by a name such as `eth0.5`.
 

@@ -79,7 +79,9 @@ impl fmt::Display for Direction {
 /// Programs of a device, in the order in which they are attached: what translates back comes first.
 pub(super) fn programs(role: &LinkRole) -> &'static [&'static str] {
     match role.kind {
-        LinkKind::Pod => &[program::POD_EGRESS, program::POD_INGRESS],
+        LinkKind::Pod if role.answers => &[program::POD_EGRESS, program::POD_INGRESS],
+        LinkKind::Pod => &[program::POD_INGRESS],
+        LinkKind::Bridge => &[program::POD_EGRESS],
         LinkKind::Uplink | LinkKind::Overlay if role.l2_len == 0 => &[program::UPLINK_L3_OUT, program::UPLINK_L3],
         LinkKind::Uplink | LinkKind::Overlay => &[program::UPLINK_EGRESS, program::UPLINK_INGRESS],
     }
@@ -212,15 +214,19 @@ mod tests {
 
     #[test]
     fn a_role_chooses_programs_by_kind_and_header() {
-        let role = |kind, l2_len| LinkRole {
+        let with = |kind, l2_len, answers| LinkRole {
             ifindex: 2,
             name: "x".into(),
             kind,
             l2_len,
             reason: String::new(),
             xdp: XdpPlan::Driver,
+            answers,
         };
-        assert_eq!(programs(&role(LinkKind::Pod, 14)), [program::POD_EGRESS, program::POD_INGRESS]);
+        let role = |kind, l2_len| with(kind, l2_len, false);
+        assert_eq!(programs(&with(LinkKind::Pod, 14, true)), [program::POD_EGRESS, program::POD_INGRESS]);
+        assert_eq!(programs(&role(LinkKind::Pod, 14)), [program::POD_INGRESS]);
+        assert_eq!(programs(&role(LinkKind::Bridge, 14)), [program::POD_EGRESS]);
         for kind in [LinkKind::Uplink, LinkKind::Overlay] {
             assert_eq!(programs(&role(kind, 14)), [program::UPLINK_EGRESS, program::UPLINK_INGRESS]);
             assert_eq!(programs(&role(kind, 0)), [program::UPLINK_L3_OUT, program::UPLINK_L3]);

@@ -51,7 +51,7 @@ pub struct BpfStore {
 }
 
 impl BpfStore {
-    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v4`).
+    /// Opens the maps that are pinned in the folder `dir`, one ABI version's (`<bpffs>/v5`).
     ///
     /// # Errors
     /// If one is missing, is not as the ABI wants it, or cannot be opened.

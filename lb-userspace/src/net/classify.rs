@@ -11,7 +11,9 @@
 //!    (a node of a lab hangs on such a one) or is a port of a bridge that is an uplink itself;
 //! 7. what holds a global address and leads out of the node is an uplink.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
+
+use lb_common::abi::delivery;
 
 use super::{
     glob::Glob,
@@ -56,6 +58,8 @@ pub enum LinkKind {
     Uplink,
     /// Leads to other nodes' pods.
     Overlay,
+    /// The bridge of pods' links: what is routed to these pods leaves by it.
+    Bridge,
 }
 
 impl LinkKind {
@@ -64,6 +68,7 @@ impl LinkKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pod => "pod",
+            Self::Bridge => "bridge",
             Self::Uplink => "uplink",
             Self::Overlay => "overlay",
         }
@@ -85,6 +90,8 @@ pub struct LinkRole {
     pub reason: String,
     /// XDP beside the tc programs.
     pub xdp: XdpPlan,
+    /// Of a pod's link: replies that come out of the host's stack are translated on it, and not on its bridge.
+    pub answers: bool,
 }
 
 /// One link and the decision about it.
@@ -102,15 +109,17 @@ pub struct Classified {
     pub reason: String,
     /// XDP beside the tc programs.
     pub xdp: XdpPlan,
-    /// Of a pod's link: packets may be put into the namespace at its other end.
-    pub direct: bool,
+    /// Of a pod's link: replies that come out of the host's stack are translated on it, and not on its bridge.
+    pub answers: bool,
+    /// Of a pod's link: how packets get to the pod, one of [`delivery`].
+    pub delivery: u8,
 }
 
 impl Classified {
     /// The role, if it has one.
     #[must_use]
     pub fn role(&self) -> Option<LinkRole> {
-        let Self { ifindex, name, kind, l2_len, reason, xdp, direct: _ } = self;
+        let Self { ifindex, name, kind, l2_len, reason, xdp, answers, delivery: _ } = self;
         Some(LinkRole {
             ifindex: *ifindex,
             name: name.clone(),
@@ -118,6 +127,7 @@ impl Classified {
             l2_len: *l2_len,
             reason: reason.clone(),
             xdp: xdp.clone(),
+            answers: *answers,
         })
     }
 }
@@ -144,26 +154,47 @@ pub struct ClassifyOptions {
     pub cluster_cidrs: Vec<IpNet>,
     /// `--xdp`.
     pub xdp: XdpMode,
-    /// `--pod-delivery direct`.
-    pub direct: bool,
+    /// Replies are translated on the bridge of the pods where they have one: no flow between its ports takes the stack.
+    pub at_bridge: bool,
+    /// `--pod-delivery`, one of [`delivery`]: links that it is nothing for have less.
+    pub delivery: u8,
 }
 
 /// Decides about every link, in order of index.
 #[must_use]
 pub fn classify(table: &Table, options: &ClassifyOptions) -> Vec<Classified> {
     let view = View { table, options };
-    table
+    let mut all: Vec<Classified> = table
         .links()
         .map(|link| {
             let (kind, reason) = view.decide(link);
             let l2_len = if link.layer == Layer::None { 0 } else { 14 };
             let xdp = XdpPlan::new(link, kind, options.xdp);
-            // `bpf_redirect_peer` drops what is for any other device, and what would stay in its namespace.
-            let leads_elsewhere = link.kind.as_deref() == Some("veth") && link.peer_netns.is_some();
-            let direct = options.direct && kind == Some(LinkKind::Pod) && leads_elsewhere;
-            Classified { ifindex: link.ifindex, name: link.name.clone(), kind, l2_len, reason, xdp, direct }
+            let delivery = view.delivery(link, kind);
+            let (ifindex, name, answers) = (link.ifindex, link.name.clone(), kind == Some(LinkKind::Pod));
+            Classified { ifindex, name, kind, l2_len, reason, xdp, answers, delivery }
         })
-        .collect()
+        .collect();
+    if options.at_bridge {
+        answer_at_bridges(table, &mut all);
+    }
+    all
+}
+
+/// Has replies to pods translated where they enter the pods' bridge, so that what passes between its ports need not be
+/// looked at twice. A bridge that is something else already is left out, and its ports answer for themselves.
+fn answer_at_bridges(table: &Table, all: &mut [Classified]) {
+    let bridges: BTreeSet<u32> =
+        all.iter().filter(|link| link.answers).filter_map(|link| table.bridge_of(link.ifindex)).collect();
+    let mut taken = BTreeSet::new();
+    for bridge in all.iter_mut().filter(|link| link.kind.is_none() && bridges.contains(&link.ifindex)) {
+        bridge.kind = Some(LinkKind::Bridge);
+        bridge.reason = "the bridge of pods".to_owned();
+        taken.insert(bridge.ifindex);
+    }
+    for link in all.iter_mut().filter(|link| link.answers) {
+        link.answers = table.bridge_of(link.ifindex).is_none_or(|bridge| !taken.contains(&bridge));
+    }
 }
 
 type Decision = (Option<LinkKind>, String);
@@ -187,9 +218,28 @@ impl View<'_> {
             Some(LinkKind::Pod) => (pod_links.is_some(), "--pod-links"),
             Some(LinkKind::Uplink) => (uplinks.is_some(), "--uplinks"),
             Some(LinkKind::Overlay) => (overlays.is_some(), "--overlays"),
-            None => (false, ""),
+            Some(LinkKind::Bridge) | None => (false, ""),
         };
         if given { (None, format!("not named by {flag}")) } else { decision }
+    }
+
+    /// How packets get to the pod behind a link.
+    fn delivery(&self, link: &Link, kind: Option<LinkKind>) -> u8 {
+        if kind != Some(LinkKind::Pod) {
+            return delivery::BRIDGE;
+        }
+        // `bpf_redirect_peer` drops what is for any other device, and what would stay in its namespace.
+        let leads_elsewhere = link.kind.as_deref() == Some("veth") && link.peer_netns.is_some();
+        if self.options.delivery == delivery::DIRECT && leads_elsewhere {
+            return delivery::DIRECT;
+        }
+        // Routes lead to a link without a bridge anyway; and a bridge with VLANs decides who may hear whom.
+        let bridge = self.table.bridge_of(link.ifindex).and_then(|index| self.table.link(index));
+        if self.options.delivery == delivery::BRIDGE || bridge.is_none_or(|bridge| bridge.filters_vlans) {
+            delivery::BRIDGE
+        } else {
+            delivery::LINK
+        }
     }
 
     fn by_pattern(&self, link: &Link) -> Option<Decision> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{Addr, Dev, delivery, dev_kind};
+use lb_common::abi::{Addr, Dev, dev_kind};
 
 use super::{
     classify::{Classified, LinkKind},
@@ -16,7 +16,7 @@ use super::{
 /// Names under which network plugins make the bridge of a node's pods.
 const BRIDGE_NAMES: [&str; 4] = ["cni0", "cbr0", "kube-bridge", "weave"];
 
-/// Entries by interface index.
+/// Entries by interface index. The program on a bridge of pods needs none.
 ///
 /// The source addresses are those that a packet gets when its own source has to be replaced:
 /// on a pod link that is a port of a bridge, the bridge's; on a routed pod link, its own or else the node's;
@@ -37,17 +37,16 @@ pub fn devs(
             let found = table.link(link.ifindex)?;
             let own = sources(table, link.ifindex);
             let (kind, bridge, sources) = match kind {
-                LinkKind::Pod => match bridge_of(table, link.ifindex) {
+                LinkKind::Pod => match table.bridge_of(link.ifindex) {
                     Some(bridge) => (dev_kind::POD, bridge, sources(table, bridge)),
                     None => (dev_kind::POD, 0, own.or(first_of_each(node_addresses.iter().copied()))),
                 },
                 LinkKind::Uplink => (dev_kind::UPLINK, 0, own),
                 LinkKind::Overlay => (dev_kind::OVERLAY, 0, gateway.or(own)),
+                LinkKind::Bridge => return None,
             };
             let mut dev = Dev::new(kind, link.l2_len, found.mtu, bridge, sources.v4, sources.v6);
-            if link.direct {
-                dev.delivery = delivery::DIRECT;
-            }
+            dev.delivery = link.delivery;
             Some((link.ifindex, dev))
         })
         .collect()
@@ -74,15 +73,15 @@ pub fn pod_gateway(table: &Table, classified: &[Classified]) -> PodGateway {
     let of = |kind| classified.iter().filter(move |link| link.kind == Some(kind));
     let overlays: Vec<IpAddr> =
         of(LinkKind::Overlay).flat_map(|link| table.global_addresses(link.ifindex).map(|address| address.ip)).collect();
-    let with_pods: BTreeSet<u32> = of(LinkKind::Pod).filter_map(|link| bridge_of(table, link.ifindex)).collect();
-    let candidates = table.links().filter(|link| link.kind.as_deref() == Some("bridge")).filter_map(|link| {
+    let with_pods: BTreeSet<u32> = of(LinkKind::Pod).filter_map(|link| table.bridge_of(link.ifindex)).collect();
+    let candidates = table.links().filter(|link| link.is_bridge()).filter_map(|link| {
         let index = link.ifindex;
         let ours = classified.iter().find(|decided| decided.ifindex == index)?;
         let named = BRIDGE_NAMES.contains(&link.name.as_str());
         let networks = networks(table, index);
         let of_overlay = networks.iter().any(|net| overlays.iter().any(|ip| net.contains(ip)));
         let pods = with_pods.contains(&index);
-        (ours.kind.is_none() && (pods || of_overlay || named))
+        (matches!(ours.kind, None | Some(LinkKind::Bridge)) && (pods || of_overlay || named))
             .then_some(((!of_overlay, !named, !pods, index), networks))
     });
     let Some(((.., index), networks)) = candidates.min_by_key(|(rank, _)| *rank) else { return PodGateway::default() };
@@ -110,12 +109,6 @@ pub(super) fn pod_sources(
         .or(own)
         .or(first_of_each(node_addresses.iter().copied().filter(|ip| !ip.is_loopback())));
     (v4, v6)
-}
-
-/// The bridge that a link is a port of.
-fn bridge_of(table: &Table, ifindex: u32) -> Option<u32> {
-    let master = table.link(table.link(ifindex)?.master?)?;
-    (master.kind.as_deref() == Some("bridge")).then_some(master.ifindex)
 }
 
 /// One address of each family; unspecified where there is none.
@@ -150,6 +143,8 @@ fn first_of_each(addresses: impl Iterator<Item = IpAddr>) -> Sources {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::abi::delivery;
+
     use super::{
         super::{
             classify::{ClassifyOptions, Patterns, classify},
@@ -241,21 +236,27 @@ mod tests {
     }
 
     #[test]
-    fn only_a_veth_to_another_namespace_is_delivered_through() {
+    fn how_packets_get_to_a_pod_depends_on_its_link_and_its_bridge() {
         let mut t = TestTable::default();
         t.link(2, "eth0", None).address(2, "192.168.1.2", 24);
-        t.pod(5, "veth5", None);
-        t.link(6, "tap6", Some("tun"));
+        t.link(3, "cni0", Some("bridge"));
+        t.link(4, "br-vlan", Some("bridge")).vlan_filtering(4);
+        t.pod(5, "veth5", None).pod(6, "veth6", Some(3)).pod(7, "veth7", Some(4));
+        t.link(8, "tap8", Some("tun")).link(9, "tap9", Some("tun")).port_of(9, 3);
         let patterns = Patterns {
             pod_links: Some(vec!["tap*".parse().expect("glob"), "veth*".parse().expect("glob")]),
             ..Patterns::default()
         };
-        let options = ClassifyOptions { patterns, direct: true, ..with(&["192.168.1.2".parse().expect("ip")]) };
-        let by = |options: &ClassifyOptions| {
-            derived(&t, options).into_iter().map(|(n, dev)| (n, dev.delivery)).collect::<Vec<_>>()
+        let options =
+            ClassifyOptions { patterns, delivery: delivery::DIRECT, ..with(&["192.168.1.2".parse().expect("ip")]) };
+        let by = |delivery| {
+            let options = ClassifyOptions { delivery, ..options.clone() };
+            derived(&t, &options).into_iter().map(|(n, dev)| (n, dev.delivery)).collect::<Vec<_>>()
         };
-        assert_eq!(by(&options), [(2, delivery::LINK), (5, delivery::DIRECT), (6, delivery::LINK)]);
-        assert_eq!(by(&ClassifyOptions { direct: false, ..options }), [2, 5, 6].map(|n| (n, delivery::LINK)));
+        let (bridge, link, direct) = (delivery::BRIDGE, delivery::LINK, delivery::DIRECT);
+        assert_eq!(by(direct), [(2, bridge), (5, direct), (6, direct), (7, direct), (8, bridge), (9, link)]);
+        assert_eq!(by(link), [(2, bridge), (5, bridge), (6, link), (7, bridge), (8, bridge), (9, link)]);
+        assert_eq!(by(bridge), [2, 5, 6, 7, 8, 9].map(|n| (n, bridge)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoBridge, InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
 };
 
 use super::routes::{self, Route};
@@ -43,6 +43,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Set if that device lives in another network namespace.
     pub peer_netns: Option<i32>,
+    /// A bridge that keeps VLANs apart.
+    pub filters_vlans: bool,
     /// Largest packet without link-layer header, in bytes.
     pub mtu: u32,
     /// Link-layer address, as many bytes as the kind has.
@@ -55,6 +57,14 @@ pub struct Link {
     pub layer: Layer,
     /// Tells this device from an earlier one that had the same index.
     pub serial: u64,
+}
+
+impl Link {
+    /// Whether it is a bridge.
+    #[must_use]
+    pub fn is_bridge(&self) -> bool {
+        self.kind.as_deref() == Some("bridge")
+    }
 }
 
 /// An address of a device.
@@ -113,6 +123,13 @@ impl Table {
     #[must_use]
     pub fn link(&self, ifindex: u32) -> Option<&Link> {
         self.links.get(&ifindex)
+    }
+
+    /// The bridge that a link is a port of.
+    #[must_use]
+    pub fn bridge_of(&self, ifindex: u32) -> Option<u32> {
+        let master = self.link(self.link(ifindex)?.master?)?;
+        master.is_bridge().then_some(master.ifindex)
     }
 
     /// Addresses of a link, in the kernel's order.
@@ -193,6 +210,7 @@ impl Table {
             master: None,
             peer: None,
             peer_netns: None,
+            filters_vlans: false,
             mtu: 0,
             mac: Vec::new(),
             up: message.header.flags.contains(LinkFlags::Up),
@@ -213,10 +231,15 @@ impl Table {
                 LinkAttribute::Link(index) => link.peer = Some(*index).filter(|index| *index != 0),
                 LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
                 LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind.to_string()),
-                        _ => None,
-                    });
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                            LinkInfo::Data(InfoData::Bridge(data)) => {
+                                link.filters_vlans = data.contains(&InfoBridge::VlanFiltering(true));
+                            }
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }

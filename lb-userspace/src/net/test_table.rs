@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 
@@ -47,6 +47,12 @@ impl TestTable {
     /// Makes a link a port.
     pub(super) fn port_of(&mut self, ifindex: u32, master: u32) -> &mut Self {
         self.more(ifindex, LinkAttribute::Controller(master))
+    }
+
+    /// Makes a bridge keep VLANs apart.
+    pub(super) fn vlan_filtering(&mut self, ifindex: u32) -> &mut Self {
+        let data = InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]);
+        self.more(ifindex, LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]))
     }
 
     /// Another MTU.

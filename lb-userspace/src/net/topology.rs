@@ -10,7 +10,7 @@ use lb_common::abi::{Addr, Dev, dev_kind};
 
 use super::{
     addresses::node_addresses,
-    classify::{Classified, ClassifyOptions, LinkRole, classify},
+    classify::{Classified, ClassifyOptions, LinkKind, LinkRole, classify},
     devs::{devs, pod_gateway, pod_sources},
     links::Table,
     pod_nets::pod_nets,
@@ -112,9 +112,14 @@ impl Topology {
             // A new name or reason alone changes no program.
             !resynced
                 && self.roles.get(index).is_some_and(|(serial, old)| {
-                    (*serial, old.kind, old.l2_len, &old.xdp) == (role.0, role.1.kind, role.1.l2_len, &role.1.xdp)
+                    (*serial, old.kind, old.l2_len, old.answers, &old.xdp)
+                        == (role.0, role.1.kind, role.1.l2_len, role.1.answers, &role.1.xdp)
                 })
         };
+        let mut attach: Vec<LinkRole> =
+            next.roles.iter().filter(|(index, role)| !same(index, role)).map(|(_, (_, role))| role.clone()).collect();
+        // Replies are looked for there before they are not any more on the links of its pods.
+        attach.sort_by_key(|role| role.kind != LinkKind::Bridge);
         TopologyChanges {
             set_devs: next
                 .devs
@@ -122,12 +127,7 @@ impl Topology {
                 .filter(|(index, dev)| self.devs.get(index) != Some(dev))
                 .map(|(index, dev)| (*index, *dev))
                 .collect(),
-            attach: next
-                .roles
-                .iter()
-                .filter(|(index, role)| !same(index, role))
-                .map(|(_, (_, role))| role.clone())
-                .collect(),
+            attach,
             detach: self.roles.keys().filter(|index| !next.roles.contains_key(index)).copied().collect(),
             remove_devs: self.devs.keys().filter(|index| !next.devs.contains_key(index)).copied().collect(),
             addresses: self.node_addresses != next.node_addresses || self.sources() != next.sources(),
@@ -138,10 +138,7 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{classify::LinkKind, test_table::TestTable},
-        *,
-    };
+    use super::{super::test_table::TestTable, *};
 
     fn derive(t: &TestTable) -> Topology {
         Topology::derive(&t.table, &ClassifyOptions::default())
@@ -181,6 +178,36 @@ mod tests {
         assert_eq!(changes.set_devs.first().map(|(index, dev)| (*index, dev.bridge)), Some((5, 3)));
         t.pod(5, "renamed", Some(3));
         assert!(derive(&t).changes(&derive(&t), false).is_empty());
+    }
+
+    #[test]
+    fn what_answers_changes_from_the_bridge_to_the_links_and_back_without_a_gap() {
+        let mut t = node();
+        t.link(9, "veth9", None).pod(1, "veth1", Some(3)).pod(5, "veth5", Some(3)).pod(6, "veth6", None);
+        let links = derive(&t);
+        let options = ClassifyOptions { at_bridge: true, ..ClassifyOptions::default() };
+        let bridge = Topology::derive(&t.table, &options);
+        let roles = |roles: Vec<&LinkRole>| {
+            roles.into_iter().map(|role| (role.ifindex, role.kind, role.answers)).collect::<Vec<_>>()
+        };
+        let (pod, at_bridge) = (LinkKind::Pod, (3, LinkKind::Bridge, false));
+        // A pod that is routed to has no bridge.
+        let uplink = (2, LinkKind::Uplink, false);
+        assert_eq!(roles(links.roles().collect()), [(1, pod, true), uplink, (5, pod, true), (6, pod, true)]);
+        assert_eq!(
+            roles(bridge.roles().collect()),
+            [(1, pod, false), uplink, at_bridge, (5, pod, false), (6, pod, true)]
+        );
+        let there = links.changes(&bridge, false);
+        assert_eq!(roles(there.attach.iter().collect()), [at_bridge, (1, pod, false), (5, pod, false)]);
+        assert!(there.detach.is_empty());
+        let back = bridge.changes(&links, false);
+        assert_eq!(roles(back.attach.iter().collect()), [(1, pod, true), (5, pod, true)]);
+        assert_eq!(back.detach, [3], "after what was attached");
+        assert!(back.set_devs.is_empty() && back.remove_devs.is_empty() && !back.addresses);
+        // The last pod of a bridge takes its program along.
+        t.gone(1).gone(5);
+        assert_eq!(bridge.changes(&Topology::derive(&t.table, &options), false).detach, [1, 3, 5]);
     }
 
     #[test]

@@ -85,6 +85,7 @@ mod tests {
             master: None,
             peer: None,
             peer_netns: None,
+            filters_vlans: false,
             mtu: 1500,
             mac: vec![2; 6],
             up: true,

@@ -139,7 +139,15 @@ pub(crate) fn try_load(options: &DatapathOptions) -> Result<Datapath, Error> {
 /// A role on an Ethernet device.
 pub(crate) fn role(ifindex: u32, kind: LinkKind) -> LinkRole {
     let xdp = XdpPlan::Not("a test without XDP".to_owned());
-    LinkRole { ifindex, name: format!("index {ifindex}"), kind, l2_len: 14, reason: "a test".to_owned(), xdp }
+    LinkRole {
+        ifindex,
+        name: format!("index {ifindex}"),
+        kind,
+        l2_len: 14,
+        reason: "a test".to_owned(),
+        xdp,
+        answers: kind == LinkKind::Pod,
+    }
 }
 
 /// A tc program's place.

@@ -1,5 +1,5 @@
-//! `--pod-delivery direct`: what a Service sends to a pod of this node appears in its network namespace at once, and does not
-//! come by its link.
+//! `--pod-delivery`: what a Service sends to a pod of this node comes by the bridge, by the pod's link past the bridge, or
+//! appears in its network namespace at once.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,38 +21,49 @@ use crate::{
 const FORGOTTEN: Duration = Duration::from_secs(6);
 const PINGS: u64 = 200;
 
-/// Packets that went to a pod by its link.
-fn by_link(world: &World, pod: &Pod) -> u64 {
-    let shown = world.node("raspi002").sh(&format!("ip -j -s link show dev {}", pod.link())).unwrap();
+/// Packets that left a node by a device.
+fn sent_by(world: &World, device: &str) -> u64 {
+    let shown = world.node("raspi002").sh(&format!("ip -j -s link show dev {device}")).unwrap();
     let links: serde_json::Value = serde_json::from_str(&shown).unwrap();
     links[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or_else(|| panic!("{shown}"))
 }
 
-/// How many packets came to each of these pods by its link while `client` asked a Service many times on one connection.
-fn pings(world: &World, client: &impl Host, to: SocketAddr, pods: [&Pod; 2]) -> [u64; 2] {
+/// How many packets left by each of these devices while `client` asked a Service many times on one connection.
+fn pings<const N: usize>(
+    world: &World,
+    client: &impl Host,
+    to: SocketAddr,
+    server: &Pod,
+    devices: [&str; N],
+) -> [u64; N] {
     let mut peer = client.peer().unwrap();
     let id = peer.ask(Open::tcp(to)).unwrap().id.unwrap();
     let mut ask = |count: u64| {
         for _ in 0..count {
             let answer = peer.ask(Ping::new(id)).unwrap().result.unwrap();
-            assert_eq!(answer.name, pods[1].name(), "{to}");
+            assert_eq!(answer.name, server.name(), "{to}");
         }
     };
     // The first packets tell where the pods are.
     ask(3);
-    let before = pods.map(|pod| by_link(world, pod));
+    let before = devices.map(|device| sent_by(world, device));
     ask(PINGS);
-    [0, 1].map(|n| by_link(world, pods[n]) - before[n])
+    std::array::from_fn(|n| sent_by(world, devices[n]) - before[n])
 }
 
 #[test]
-fn a_pods_link_is_passed_by_both_ways_only_if_asked_for() {
-    for (flag, direct) in [("link", false), ("direct", true)] {
+fn the_bridge_and_a_pods_link_are_passed_as_far_as_asked_for() {
+    // By the bridge, and by both pods' links.
+    for (flags, passed) in [
+        (["--pod-delivery", "bridge"].as_slice(), [true, true, true]),
+        (&[], [false, true, true]),
+        (&["--pod-delivery", "direct"], [false, false, false]),
+    ] {
         let mut world = World::new(LabConfig::default());
         let node = world.node("raspi002");
         let (client, server) = (node.add_pod("client").unwrap(), node.add_pod("server").unwrap());
         let _serving = server.serve(&[80]).unwrap();
-        world.start("raspi002", &["--socket-lb", "off", "--local-path", "redirect", "--pod-delivery", flag]);
+        world.start("raspi002", &[&["--socket-lb", "off", "--local-path", "redirect"], flags].concat());
         world.put("sample", &[&manifest(&sample_service(), &[&server])]);
         for vip in VIPS {
             for call in Call::ALL {
@@ -62,9 +73,8 @@ fn a_pods_link_is_passed_by_both_ways_only_if_asked_for() {
             // Packets of full size, segmentation offload and partial checksums.
             let echoed = client.ask(Big::new(at(vip), 1 << 20)).unwrap();
             assert_eq!(echoed.result.unwrap().name, "server");
-            let counts = pings(&world, &client, at(vip), [&client, &server]);
-            let few = |count: u64| count < PINGS / 4;
-            assert!(counts.iter().all(|count| few(*count) == direct), "{flag}, {vip}: {counts:?} of {PINGS} by link");
+            let counts = pings(&world, &client, at(vip), &server, ["cni0", client.link(), server.link()]);
+            assert_eq!(counts.map(|count| count > PINGS / 4), passed, "{flags:?}, {vip}: {counts:?} of {PINGS}");
         }
     }
 }
@@ -83,8 +93,8 @@ fn from_outside_and_to_a_pod_that_took_anothers_address() {
     world.put("sample", &[&manifest(&service, &[&first])]);
     for ip in world.node("raspi002").ips() {
         let to = SocketAddr::new(ip, 30_080);
-        let counts = pings(&world, world.lab.outside(), to, [&bystander, &first]);
-        assert!(counts[1] < PINGS / 4, "{to}: {counts:?} of {PINGS} by link");
+        let counts = pings(&world, world.lab.outside(), to, &first, [first.link()]);
+        assert!(counts[0] < PINGS / 4, "{to}: {counts:?} of {PINGS} by link");
     }
     drop(serving);
     drop(first);

@@ -1,11 +1,14 @@
 //! A flow passes the host's stack in both directions or in neither: with a rule that drops what conntrack calls INVALID
 //! in place, not one packet is dropped, whatever way flows on one bridge take and whatever the bridge does.
 
-use lb_lab::{Host, LabConfig, Network, Place, Pod, peer::Big};
+use lb_lab::{
+    Host, LabConfig, Network, Place, Pod,
+    peer::{Big, Open, Peer, Ping},
+};
 
 use crate::{
     rules::{Call, Manner},
-    world::{Sample, VIPS, World, at, json, manifest, sample_service},
+    world::{Sample, VIPS, World, at, eventually, json, manifest, sample_service},
 };
 
 /// Both directions through the stack need `bridge-nf-call-iptables=1`, so `stack` has no case without.
@@ -103,4 +106,60 @@ fn check(case: Case) {
 fn megabyte(client: &Place, vip: &str, backend: &Pod) {
     let echoed = client.ask(Big::new(at(vip), 1 << 20)).unwrap();
     assert_eq!(echoed.result.unwrap_or_else(|failure| panic!("1 MiB to {vip}: {failure}")).name, backend.name());
+}
+
+/// Replies are translated where they enter the pods' bridge, and on their links as soon as flows between them may take the
+/// stack: from then on, whatever comes, as such flows live on.
+#[test]
+fn where_replies_are_translated_follows_the_bridge_and_no_connection_notices() {
+    const NODE: &str = "raspi002";
+    let mut world = World::new(LabConfig { bridge_netfilter: false, ..LabConfig::default() });
+    let sample = Sample::start(&world.lab, &[80]);
+    let client = world.node(NODE).add_pod("client").unwrap();
+    let here = sample.pods.iter().find(|pod| pod.node_name() == NODE).unwrap();
+    let there = sample.pods.iter().find(|pod| pod.node_name() != NODE).unwrap();
+    world.start(NODE, &["--socket-lb", "off"]);
+    let at_bridge = |world: &World| {
+        let links = json(world.agent(NODE), &["link", "list"]);
+        let bridge = links.as_array().unwrap().iter().find(|link| link["name"] == "cni0").cloned();
+        bridge.inspect(|bridge| assert_eq!((&bridge["kind"], &bridge["attached"]), (&"bridge".into(), &true.into())));
+        links.as_array().unwrap().iter().any(|link| link["name"] == "cni0")
+    };
+    // A link that comes has the agent look at the bridge's settings at once, and not only every half a minute.
+    let netfilter = |world: &World, value: &str, pod: &str| {
+        let settings = [("bridge/bridge-nf-call-iptables", value), ("bridge/bridge-nf-call-ip6tables", value)];
+        world.node(NODE).netns().set(&settings).unwrap();
+        world.node(NODE).add_pod(pod).unwrap()
+    };
+    let mut connections: Vec<(Peer, u32, String)> = Vec::new();
+    let open = |world: &World, connections: &mut Vec<(Peer, u32, String)>| {
+        for backend in [here, there] {
+            world.put("sample", &[&manifest(&sample_service(), &[backend])]);
+            for vip in VIPS {
+                for call in Call::ALL {
+                    let answers = call.ask(client.place(), at(vip), Manner::times(20));
+                    assert_eq!(answers.names(), [(backend.name().to_owned(), 20)].into(), "{call:?} to {vip}");
+                }
+                let mut peer = client.peer().unwrap();
+                let id = peer.ask(Open::tcp(at(vip))).unwrap().id.unwrap();
+                connections.push((peer, id, backend.name().to_owned()));
+            }
+        }
+        for (number, (peer, id, backend)) in connections.iter_mut().enumerate() {
+            let answer = peer.ask(Ping::new(*id)).unwrap().result;
+            assert_eq!(answer.map(|seen| seen.name).as_ref(), Ok(&*backend), "connection {number}");
+        }
+    };
+    assert!(at_bridge(&world));
+    open(&world, &mut connections);
+
+    let _one = netfilter(&world, "1", "one");
+    eventually("the links answer", || if at_bridge(&world) { Err("the bridge does".into()) } else { Ok(()) });
+    open(&world, &mut connections);
+
+    let _two = netfilter(&world, "0", "two");
+    open(&world, &mut connections);
+    world.agent_mut(NODE).restart().unwrap();
+    assert!(!at_bridge(&world), "flows that took the stack are there");
+    open(&world, &mut connections);
 }

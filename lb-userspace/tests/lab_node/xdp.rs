@@ -62,6 +62,7 @@ fn listen_for_frames(lab: &Lab) {
             l2_len: 14,
             reason: "a wire's end".to_owned(),
             xdp: XdpPlan::Driver,
+            answers: false,
         };
         Ok(Datapath::load(object::bytes()?, &options)?.settle_xdp(&role)?)
     };
