@@ -148,7 +148,7 @@ impl Order {
     }
 
     /// The numbers below `count`, each once.
-    fn next(&mut self, count: usize) -> Vec<usize> {
+    pub(super) fn next(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
         for last in (1..count).rev() {
             // xorshift64: good enough to shuffle by.

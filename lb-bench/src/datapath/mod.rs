@@ -77,13 +77,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let start = Instant::now();
     eprintln!("{} stations …", keys.len());
-    let stations = Stations::new(&keys, options)?;
+    let mut stations = Stations::new(&keys, options)?;
     without(&mut scenarios, &stations.absent);
     report.absent.extend(stations.absent.iter().cloned());
     eprintln!("  set up in {:.0} s", start.elapsed().as_secs_f64());
     let mut order = Order::new();
     if options.profile {
         for scenario in &scenarios {
+            stations.restart_agents(&mut order).context("start the agents once more")?;
             let profile = || profile::profile(&stations, scenario, options, &mut order);
             within(&stations, scenario, profile).with_context(|| format!("profile {}", scenario.name()))?;
         }
@@ -92,6 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut passes: Vec<Vec<Vec<Pass>>> = vec![Vec::new(); scenarios.len()];
     // Each pass goes through all scenarios, so that slow changes of the machine become part of the noise that is told.
     for pass in 0..options.passes() {
+        stations.restart_agents(&mut order).context("start the agents once more")?;
         for (scenario, passes) in scenarios.iter().zip(&mut passes) {
             let taken = one_pass(&stations, scenario, options, &mut order);
             passes.push(taken.with_context(|| format!("measure {}", scenario.name()))?);

@@ -18,7 +18,7 @@ use lb_lab::{
 use serde_json::Value;
 
 use super::{
-    crew::Worker,
+    crew::{Order, Worker},
     iptables,
     kube_proxy::KubeProxy,
     modes::{Absent, Mode},
@@ -94,6 +94,20 @@ impl Stations {
             let (own, pods) = (node.addresses(), node.gateway());
             self.lab.outside().route(pods.v4.trunc().into(), own.v4.addr().into())?;
             self.lab.outside().route(pods.v6.trunc().into(), own.v6.addr().into())?;
+        }
+        Ok(())
+    }
+
+    /// Starts all agents once more, in another order. So their programs are loaded anew, to other places: how fast machine code
+    /// runs also depends on what else has its address in the processor's tables, and that would favour one mode as long as it
+    /// stays where it is.
+    ///
+    /// # Errors
+    /// An agent does not end or start.
+    pub(super) fn restart_agents(&mut self, order: &mut Order) -> Result<()> {
+        let mut agents: Vec<&mut Agent> = self.stations.values_mut().flat_map(|station| &mut station.agents).collect();
+        for next in order.next(agents.len()) {
+            agents[next].restart()?;
         }
         Ok(())
     }
