@@ -169,7 +169,7 @@ impl Cluster {
              {enter} {}\n  \
              {enter} outside curl -m 2 {CLUSTER_IP}:8080\n  \
              {enter} {} berrylb service list\n  \
-             bpftool map dump pinned {}/v4/services\n\n\
+             bpftool map dump pinned {}/v*/services\n\n\
              Objects to change: {}\nLogs: {}/*/agent.err",
             self.control_plane().name(),
             first.name(),
