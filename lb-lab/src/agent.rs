@@ -153,11 +153,20 @@ impl Agent {
     /// # Errors
     /// It does not end with status 0, or is not ready in time.
     pub fn restart(&mut self) -> Result<()> {
+        self.restart_within(READY_LIMIT)
+    }
+
+    /// As [`Self::restart`], with more time than usual, for folders of very many objects.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub fn restart_within(&mut self, limit: Duration) -> Result<()> {
         let status = self.terminate()?;
         if !status.success() {
             bail!("the agent of {} ended with {status} after SIGTERM", self.args.name);
         }
-        self.start_again()
+        self.start_unready()?;
+        self.wait_ready_within(limit)
     }
 
     /// The running process.

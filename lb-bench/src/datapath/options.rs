@@ -60,13 +60,13 @@ pub(crate) struct Options {
     /// --quick 1,1000
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=50_000))]
     services: Vec<u32>,
-    /// Turns of every mode in each pass. Default: 50, with --quick 20
+    /// Turns of every mode in each pass. Default: 40, with --quick 20
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Milliseconds of a turn. Default: 10, with --quick 5
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=1000))]
     slice: Option<u64>,
-    /// Passes through all scenarios, each with new processes. Default: 5, with --quick 3
+    /// Passes through all scenarios, each with new processes. Default: 4, with --quick 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     passes: Option<u32>,
     /// Processor that everything is measured on. Default: the last one
@@ -103,7 +103,7 @@ impl Options {
     }
 
     pub(super) fn rounds(&self) -> u32 {
-        self.or_default(self.rounds, 20, 50)
+        self.or_default(self.rounds, 20, 40)
     }
 
     /// Milliseconds.
@@ -112,7 +112,7 @@ impl Options {
     }
 
     pub(super) fn passes(&self) -> u32 {
-        self.or_default(self.passes, 3, 5)
+        self.or_default(self.passes, 3, 4)
     }
 
     /// # Errors

@@ -107,7 +107,7 @@ impl Stations {
     pub(super) fn restart_agents(&mut self, order: &mut Order) -> Result<()> {
         let mut agents: Vec<&mut Agent> = self.stations.values_mut().flat_map(|station| &mut station.agents).collect();
         for next in order.next(agents.len()) {
-            agents[next].restart()?;
+            agents[next].restart_within(PATIENCE)?;
         }
         Ok(())
     }
