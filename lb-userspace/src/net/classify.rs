@@ -182,12 +182,14 @@ pub fn classify(table: &Table, options: &ClassifyOptions) -> Vec<Classified> {
 }
 
 /// Has replies to pods translated where they enter the pods' bridge, so that what passes between its ports need not be
-/// looked at twice. A bridge that is something else already is left out, and its ports answer for themselves.
+/// looked at twice. A bridge that is something else already is left out, and so is one that keeps VLANs apart, as frames may
+/// enter it with a tag that they leave it without: the ports answer for themselves.
 fn answer_at_bridges(table: &Table, all: &mut [Classified]) {
     let bridges: BTreeSet<u32> =
         all.iter().filter(|link| link.answers).filter_map(|link| table.bridge_of(link.ifindex)).collect();
+    let plain = |index: u32| bridges.contains(&index) && table.link(index).is_some_and(|bridge| !bridge.filters_vlans);
     let mut taken = BTreeSet::new();
-    for bridge in all.iter_mut().filter(|link| link.kind.is_none() && bridges.contains(&link.ifindex)) {
+    for bridge in all.iter_mut().filter(|link| link.kind.is_none() && plain(link.ifindex)) {
         bridge.kind = Some(LinkKind::Bridge);
         bridge.reason = "the bridge of pods".to_owned();
         taken.insert(bridge.ifindex);

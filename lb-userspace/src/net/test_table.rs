@@ -13,7 +13,7 @@ use netlink_packet_route::{
 use super::links::Table;
 
 /// A table and the messages that its links came from.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct TestTable {
     pub(super) table: Table,
     links: std::collections::BTreeMap<u32, LinkMessage>,

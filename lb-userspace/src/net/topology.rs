@@ -205,6 +205,8 @@ mod tests {
         assert_eq!(roles(back.attach.iter().collect()), [(1, pod, true), (5, pod, true)]);
         assert_eq!(back.detach, [3], "after what was attached");
         assert!(back.set_devs.is_empty() && back.remove_devs.is_empty() && !back.addresses);
+        let filtering = Topology::derive(&t.clone().vlan_filtering(3).table, &options);
+        assert_eq!(filtering, Topology::derive(&t.clone().vlan_filtering(3).table, &ClassifyOptions::default()));
         // The last pod of a bridge takes its program along.
         t.gone(1).gone(5);
         assert_eq!(bridge.changes(&Topology::derive(&t.table, &options), false).detach, [1, 3, 5]);

@@ -112,13 +112,19 @@ fn megabyte(client: &Place, vip: &str, backend: &Pod) {
 /// stack: from then on, whatever comes, as such flows live on.
 #[test]
 fn where_replies_are_translated_follows_the_bridge_and_no_connection_notices() {
+    for hook in ["auto", "clsact"] {
+        follow_the_bridge(hook);
+    }
+}
+
+fn follow_the_bridge(hook: &str) {
     const NODE: &str = "raspi002";
     let mut world = World::new(LabConfig { bridge_netfilter: false, ..LabConfig::default() });
     let sample = Sample::start(&world.lab, &[80]);
     let client = world.node(NODE).add_pod("client").unwrap();
     let here = sample.pods.iter().find(|pod| pod.node_name() == NODE).unwrap();
     let there = sample.pods.iter().find(|pod| pod.node_name() != NODE).unwrap();
-    world.start(NODE, &["--socket-lb", "off"]);
+    world.start(NODE, &["--socket-lb", "off", "--tc", hook]);
     let at_bridge = |world: &World| {
         let links = json(world.agent(NODE), &["link", "list"]);
         let bridge = links.as_array().unwrap().iter().find(|link| link["name"] == "cni0").cloned();
