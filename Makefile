@@ -17,7 +17,7 @@ build: ## Build the BPF object and the berrylb binary that embeds it
 test: ## Run all checks and tests; `make test LEVELS="fmt unit"` runs some of them
 	@$(XTASK) test $(LEVELS)
 
-demo: ## Play the story on this machine's kernel: two nodes, three nginx pods, a Service
+demo: ## Play the story on this machine's kernel: three nodes, three nginx pods on two of them, a Service
 	@$(XTASK) demo
 
 lab: ## Set the demo's nodes and pods up, and keep them up to look around in
@@ -27,9 +27,8 @@ image: ## Make static binaries and container images for arm64 and amd64, in targ
 	@$(XTASK) setup --for dist
 	@$(XTASK) image
 
-bench: ## Measure agent and data path on this machine; `make bench ARGS=--quick` within five minutes
-	@$(XTASK) bench control-plane $(ARGS)
-	@$(XTASK) bench datapath $(ARGS)
+bench: ## Measure agent and data path on this machine in half an hour; `make bench ARGS=--quick` in three minutes
+	@$(XTASK) bench $(ARGS)
 
 miri: ## Run the datapath core's tests under Miri (needs a rustup nightly with miri)
 	@$(XTASK) miri

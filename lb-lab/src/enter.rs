@@ -44,7 +44,7 @@ for group in {cgroup}/"$name"/host {cgroup}/*/pod-"$name" {cgroup}/"$name"; do
         exec nsenter --net="$net" "$@"
     fi
 done
-echo "enter: lab {lab} has no node, pod or machine $name" >&2
+echo "enter: lab {lab} has no node, pod or machine $name; \`sh $0\` without a name lists them" >&2
 exit 2
 "#
     );

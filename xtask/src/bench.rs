@@ -1,9 +1,12 @@
 //! `cargo xtask bench`: builds what is measured and what measures, then hands over to lb-bench's program as root.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use crate::{
     build_agent, play, process,
@@ -11,18 +14,32 @@ use crate::{
     test,
 };
 
-/// What is measured.
+/// What is measured: both, one after the other, where nothing is named.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    half: Option<Half>,
+    /// Both within three minutes in place of thirty, once everything is built
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What can be measured by itself.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
+enum Half {
     /// What the agent costs and how fast it is, by number of Services: first sync, starts, memory, single changes, CPU
+    #[command(disable_help_flag = true)]
     ControlPlane {
-        /// Passed on; `--help` lists them: --quick, --services 10,1000, --json FILE and more
+        /// Passed on: --quick, --services 10,1000, --json FILE; --help, which lists them all, builds first
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// What connections and packets cost by each way of serving Services, beside direct access and kube-proxy's rules
+    #[command(disable_help_flag = true)]
     Datapath {
-        /// Passed on; `--help` lists them: --quick, --only crr/pod, --profile, --json FILE, --compare FILE and more
+        /// Passed on: --quick, --only crr/pod, --profile, --json FILE, --compare FILE; --help, which lists them all, builds
+        /// first
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -36,21 +53,30 @@ pub(crate) fn run(what: &Bench) -> Result<()> {
     setup::run(Purpose::Demo)?;
     let berrylb = build_agent::build()?;
     process::run(process::cargo().args(["build", "--release", "--package", "lb-bench"]))?;
-    let mut command = play::as_root(&process::target_dir().join("release/berrylb-bench"), "bench")?;
-    match what {
-        Bench::ControlPlane { args } => {
-            process::run(command.arg("control-plane").arg("--berrylb").arg(berrylb).args(args))
-        }
-        Bench::Datapath { args } => {
-            command.arg("datapath").arg("--berrylb").arg(berrylb);
-            // Whoever asks for some scenarios or for help does not want to wait for single packets.
-            let all = !args.iter().any(|arg| arg.starts_with("--only") || matches!(arg.as_str(), "--list" | "--help"));
-            if all {
-                command.arg("--packets").arg(single_packets()?);
-            }
-            process::run(command.args(args))
+    let program = process::target_dir().join("release/berrylb-bench");
+    match &what.half {
+        Some(Half::ControlPlane { args }) => measure(&program, "control-plane", &berrylb, args),
+        Some(Half::Datapath { args }) => datapath(&program, &berrylb, args),
+        None => {
+            let args: Vec<String> = what.quick.then(|| "--quick".to_owned()).into_iter().collect();
+            measure(&program, "control-plane", &berrylb, &args)?;
+            datapath(&program, &berrylb, &args)
         }
     }
+}
+
+fn datapath(program: &Path, berrylb: &Path, args: &[String]) -> Result<()> {
+    let mut args = args.to_vec();
+    // Whoever asks for some scenarios or for help does not want to wait for single packets.
+    let some = |arg: &String| arg.starts_with("--only") || matches!(arg.as_str(), "--list" | "--help" | "-h");
+    if !args.iter().any(some) {
+        args.extend(["--packets".to_owned(), single_packets()?.display().to_string()]);
+    }
+    measure(program, "datapath", berrylb, &args)
+}
+
+fn measure(program: &Path, half: &str, berrylb: &Path, args: &[String]) -> Result<()> {
+    process::run(play::as_root(program, "bench")?.arg(half).arg("--berrylb").arg(berrylb).args(args))
 }
 
 /// Has the test that measures single packets write its figures, and gives the file.

@@ -60,7 +60,7 @@ enum Task {
     },
     /// Write the files in manifests/ that are made of its folders; needs kubectl
     Manifests,
-    /// Run the checks and tests, by level; all but `manifests` and `image` when none is named
+    /// Run the checks and tests, by level; all but `manifests`, `image` and `kubernetes` when none is named
     ///
     /// The last line is the total. Each level's output is in target/test-logs/LEVEL.log while it runs and afterwards, and is
     /// shown when it fails. A level that cannot run here is named as such, and with CI=true in the environment it fails the
@@ -88,7 +88,7 @@ enum Task {
         #[arg(long)]
         short: bool,
     },
-    /// Play the story on this machine's kernel: two nodes, three pods, a Service
+    /// Play the story on this machine's kernel: three nodes, three pods on two of them, a Service
     Demo {
         /// Passed on; `-- --help` lists them
         #[arg(last = true)]
@@ -100,11 +100,8 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Measure the release binary on this machine
-    Bench {
-        #[command(subcommand)]
-        what: bench::Bench,
-    },
+    /// Measure the release binary on this machine: the agent, then the data path
+    Bench(bench::Bench),
     /// Format the Rust sources, the BPF programs too
     Fmt,
     /// Run lb-common's tests under Miri (needs a rustup nightly with the miri component)
@@ -138,7 +135,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Demo { args } => play::demo(&args),
         Task::Lab { args } => play::lab(&args),
-        Task::Bench { what } => bench::run(&what),
+        Task::Bench(what) => bench::run(&what),
         Task::Fmt => {
             setup::run(setup::Purpose::Test)?;
             process::run(process::cargo().args(["fmt", "--all"]))

@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// The berrylb program; several take turns in every round, to be compared
     #[arg(long, value_name = "FILE", required = true)]
     berrylb: Vec<PathBuf>,
-    /// Fewer rounds and shorter times: within two minutes
+    /// Shorter times: within a minute
     #[arg(long)]
     quick: bool,
     /// Numbers of Services. Default: 10,1000,10000,50000, without the last with --quick
@@ -52,19 +52,19 @@ pub(crate) struct Options {
     /// Also write all figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Rounds of first syncs, starts and restarts. Default: 7, with --quick 3
+    /// Rounds of first syncs, starts and restarts. Default: 3
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// Seconds before the agent counts as at rest. Default: 10, with --quick 3
+    /// Seconds before the agent counts as at rest. Default: 5, with --quick 3
     #[arg(long, value_name = "S")]
     settle: Option<u64>,
-    /// Single changes. Default: 1000, with --quick 200
+    /// Single changes. Default: 500, with --quick 200
     #[arg(long, value_name = "N")]
     changes: Option<u32>,
-    /// Seconds at rest. Default: 60, with --quick 10
+    /// Seconds at rest. Default: 30, with --quick 5
     #[arg(long, value_name = "S")]
     idle: Option<u64>,
-    /// Seconds of 100 changes each. Default: 20, with --quick 5
+    /// Seconds of 100 changes each. Default: 10, with --quick 3
     #[arg(long, value_name = "S")]
     load: Option<u64>,
 }
@@ -152,7 +152,7 @@ fn measure(options: &Options, node: &Node, cluster: Cluster) -> Result<SizeRepor
         options.berrylb.iter().map(|binary| Program::new(node, &server, binary, cluster)).collect();
     let mut first_syncs: Vec<FirstSync> = Vec::new();
     let mut all: Vec<Rounds> = programs.iter().map(|_| Rounds::default()).collect();
-    let last = options.or_default(options.rounds, 3, 7).max(1) - 1;
+    let last = options.rounds.unwrap_or(3).max(1) - 1;
     for round in 0..=last {
         first_syncs.push(first_sync::round(node, cluster)?);
         for (program, rounds) in programs.iter().zip(&mut all) {
@@ -181,18 +181,18 @@ fn rest(
     agent: &mut lb_lab::Agent,
 ) -> Result<Rest> {
     let seconds = |given, quick, full| Duration::from_secs(options.or_default(given, quick, full));
-    thread::sleep(seconds(options.settle, 3, 10));
+    thread::sleep(seconds(options.settle, 3, 5));
     let memory = agents::memory(agent.running()?.pid())?;
-    let idle_time = seconds(options.idle, 10, 60);
+    let idle_time = seconds(options.idle, 5, 30);
     let (idle, ()) = events::millicores(node.cgroup(), || {
         thread::sleep(idle_time);
         Ok(())
     })?;
     let mut changes = Changes::new(node, server, cluster)?;
     let (_, from) = events::told(agent, 0)?;
-    let outside = changes.outside(options.or_default(options.changes, 200, 1000))?;
+    let outside = changes.outside(options.or_default(options.changes, 200, 500))?;
     let (inside, from) = events::told(agent, from)?;
-    let load_time = seconds(options.load, 5, 20);
+    let load_time = seconds(options.load, 3, 10);
     let (load, loaded) = events::millicores(node.cgroup(), || changes.load(load_time))?;
     let (under_load, _) = events::told(agent, from)?;
     changes.undo()?;

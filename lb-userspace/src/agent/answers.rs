@@ -4,6 +4,7 @@ use std::{path::Path, time::SystemTime};
 
 use super::{
     api::{ApiAnswer, ApiHealthCheck, ApiSnapshot},
+    cluster::Cluster,
     health_checks::HealthAnswer,
     state::Agent,
     status::{Question, Repair},
@@ -19,6 +20,9 @@ impl Agent {
             }
             Question::Verify(repair, sender) => {
                 let verdict = self.verify(repair == Repair::Yes, Scope::All).map_err(|error| format!("{error:#}"));
+                for difference in verdict.iter().flat_map(|verdict| &verdict.repaired) {
+                    tracing::info!("mended, as somebody has asked for: {difference}");
+                }
                 let _gone = sender.send(verdict);
             }
             Question::Metrics(reading, sender) => {
@@ -55,11 +59,22 @@ impl Agent {
             skipped: self.skips.names(),
             links: self.links.names(),
             snapshot: self.snapshot_status(),
+            remarks: self.remarks(),
             failed: {
                 let services = self.failed.values().map(|failed| &failed.reason);
                 services.chain(self.health_checks.failures()).cloned().collect()
             },
         }
+    }
+
+    /// What objects that are bad, or that the plan has something to say of, mean for their Services.
+    fn remarks(&mut self) -> Vec<String> {
+        let of_files = self.files.problems().map(|(service, why)| format!("service {service}: {why}"));
+        let bad = self.cluster.iter().flat_map(Cluster::bad_services);
+        let of_cluster = bad.map(|(service, why)| format!("service {service}: {why}; this version of it is left out"));
+        let mut remarks: Vec<String> = of_files.chain(of_cluster).collect();
+        remarks.extend(self.planner.diagnostics().iter().map(ToString::to_string));
+        remarks
     }
 
     pub(super) fn snapshot_status(&self) -> Option<ApiSnapshot> {

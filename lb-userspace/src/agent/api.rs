@@ -93,6 +93,10 @@ pub struct ApiAnswer {
     pub health_checks: Vec<ApiHealthCheck>,
     /// Services that are not, or only partly, in the datapath, and why.
     pub failed: Vec<String>,
+    /// What else there is to know of Services: objects that are not understood, addresses that others have. Each begins with
+    /// `service NAMESPACE/NAME`.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// Cgroups and network namespaces whose sockets are left to the packet path.
     #[serde(default)]
     pub skipped: Vec<String>,

@@ -18,6 +18,9 @@ impl Agent {
         for message in outcome.messages {
             tracing::warn!("{message}");
         }
+        for message in outcome.good_again {
+            tracing::info!("{message}");
+        }
         let now = SystemTime::now();
         for change in outcome.changes {
             self.own_node.note(&change, &self.settings.node_name);

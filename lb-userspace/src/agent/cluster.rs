@@ -56,6 +56,12 @@ impl Cluster {
         self.bad.get(&ObjectRef::new(Kind::Service, service.namespace(), service.name()))
     }
 
+    /// The Services that are left out, and why.
+    pub(super) fn bad_services(&self) -> impl Iterator<Item = (ServiceName, &str)> {
+        let services = self.bad.iter().filter(|(key, _)| key.kind == Kind::Service);
+        services.map(|(key, bad)| (ServiceName::new(&key.namespace, &key.name), bad.cause.as_str()))
+    }
+
     /// The Services for which [`Self::bad_service`] says something else than at the last call.
     pub(super) fn take_changed_services(&mut self) -> BTreeSet<ServiceName> {
         std::mem::take(&mut self.changed_services)
@@ -88,7 +94,7 @@ impl Cluster {
             match event {
                 Event::Put(object) => {
                     if !self.bad.is_empty() && self.forget_bad(&object.key()) {
-                        outcome.messages.push(format!("{}: is good again", object.key()));
+                        outcome.good_again.push(format!("{}: is good again", object.key()));
                     }
                     outcome.changes.push(ObjectChange::Upsert(object));
                 }
@@ -210,6 +216,7 @@ mod tests {
         let name = |name| ServiceName::new("default", name);
         cluster.take(update(Kind::Service, vec![bad("a"), bad("b"), Event::Gone(key(Kind::Service, "a"))]));
         assert_eq!(cluster.take_changed_services(), BTreeSet::from([name("a"), name("b")]));
+        assert_eq!(cluster.bad_services().collect::<Vec<_>>(), [(name("b"), "x")]);
         assert_eq!(cluster.bad_service(&name("b")), Some(&BadObject { cause: "x".into(), uid: Uid::new("u") }));
         cluster.take(update(Kind::Node, vec![Event::Whole(BTreeSet::new())]));
         assert!(cluster.has_bad_objects(), "a list of another kind says nothing of it");

@@ -10,8 +10,9 @@ use std::{
 };
 
 use crate::{
-    k8s::{self, BadObject, Meant, Parsed},
+    k8s::{self, BadObject, Located, Meant, Parsed},
     model::{Kind, Object, ObjectRef},
+    plan::state::ServiceName,
 };
 
 /// Where a file stands in the order of reading: the number of its `--from`, then its path.
@@ -38,6 +39,8 @@ pub(super) enum ObjectChange {
 struct FileState {
     bytes: Vec<u8>,
     parsed: Parsed,
+    /// Services that are not served as the file says, as it could not be understood.
+    problems: Vec<(ServiceName, String)>,
 }
 
 /// All files.
@@ -55,6 +58,8 @@ pub(super) struct Outcome {
     pub(super) changes: Vec<ObjectChange>,
     /// One line each, for the log.
     pub(super) messages: Vec<String>,
+    /// The same, of what is no fault any more.
+    pub(super) good_again: Vec<String>,
 }
 
 impl FileSet {
@@ -68,6 +73,11 @@ impl FileSet {
         self.files.values().any(|file| !file.parsed.bad.is_empty())
     }
 
+    /// Services that are not served as the files say, and why.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &(ServiceName, String)> {
+        self.files.values().flat_map(|file| &file.problems)
+    }
+
     /// The file's text is now this.
     pub(super) fn update(&mut self, key: &FileKey, bytes: Vec<u8>) -> Outcome {
         let old = self.files.remove(key).unwrap_or_default();
@@ -78,15 +88,23 @@ impl FileSet {
         let mut parsed = k8s::parse(&key.path.to_string_lossy(), &bytes);
         let mut outcome = Outcome::default();
         outcome.messages.extend(parsed.bad.iter().map(|bad| told(bad, &old.parsed)));
+        let (strays, known) = (parsed.stray_slices(), old.parsed.stray_slices().map(|stray| stray.key));
+        let known: BTreeSet<ObjectRef> = known.collect();
+        outcome.messages.extend(strays.filter(|stray| !known.contains(&stray.key)).map(|stray| stray.to_string()));
+        outcome.good_again = good_again(key, &old.parsed, &parsed);
         if parsed.unknown != old.parsed.unknown {
             let unknown = parsed.unknown.iter().map(|(kind, count)| kind.message(*count));
             outcome.messages.extend(unknown.map(|message| format!("{}: {message}", key.path.display())));
         }
+        let mut problems = Vec::new();
         if !parsed.bad.is_empty() {
+            let read = parsed.objects.len();
             parsed.keep_last_good(&old.parsed);
+            let kept = &parsed.objects[..parsed.objects.len() - read];
+            problems = parsed.bad.iter().flat_map(|bad| problems_of(bad, &old.parsed, kept)).collect();
         }
         self.replace(key, &old.parsed, &parsed, &mut outcome);
-        self.files.insert(key.clone(), FileState { bytes, parsed });
+        self.files.insert(key.clone(), FileState { bytes, parsed, problems });
         outcome
     }
 
@@ -155,6 +173,51 @@ fn told(bad: &BadObject, old: &Parsed) -> String {
             format!("{}; what this file held before stays in force", bad.problem())
         }
         Meant::Object(_) | Meant::Unclear | Meant::Nothing => bad.to_string(),
+    }
+}
+
+/// What was bad in the file and is not any more.
+fn good_again(key: &FileKey, old: &Parsed, new: &Parsed) -> Vec<String> {
+    let still = |meant: &Meant| new.bad.iter().any(|bad| bad.meant == *meant);
+    let mut over: Vec<&Meant> = Vec::new();
+    for BadObject { meant, .. } in &old.bad {
+        if !still(meant) && !over.contains(&meant) {
+            over.push(meant);
+        }
+    }
+    let path = key.path.display();
+    let told = over.into_iter().map(|meant| match meant {
+        Meant::Object(name) => match new.objects.iter().find(|located| located.object.key() == *name) {
+            Some(located) => format!("{}: {name}: is good again", located.at),
+            None => format!("{path}: {name}, which was bad, is not there any more"),
+        },
+        Meant::Unclear => format!("{path}: which objects it holds can be told again"),
+        Meant::Nothing => format!("{path}: what was bad without being any object of ours is not there any more"),
+    });
+    told.collect()
+}
+
+/// The Services that are not served as the file says because of this object. `kept`: what was put back.
+fn problems_of(bad: &BadObject, old: &Parsed, kept: &[Located]) -> Vec<(ServiceName, String)> {
+    let told = told(bad, old);
+    let services: BTreeSet<ServiceName> = match &bad.meant {
+        Meant::Object(name) if name.kind == Kind::Service => [ServiceName::new(&name.namespace, &name.name)].into(),
+        Meant::Object(name) => {
+            kept.iter().filter(|l| l.object.key() == *name).filter_map(|l| service_of(&l.object)).collect()
+        }
+        Meant::Unclear => kept.iter().filter_map(|located| service_of(&located.object)).collect(),
+        Meant::Nothing => BTreeSet::new(),
+    };
+    services.into_iter().map(|service| (service, told.clone())).collect()
+}
+
+/// The Service that an object belongs to.
+fn service_of(object: &Object) -> Option<ServiceName> {
+    match object {
+        Object::Service(service) => Some(service.name.clone()),
+        Object::EndpointSlice(slice) => slice.service.clone(),
+        Object::Endpoints(endpoints) => Some(endpoints.name.clone()),
+        Object::Node(_) => None,
     }
 }
 
@@ -243,10 +306,51 @@ mod tests {
         let broken = set.update(&key(0, "x.yaml"), b"apiVersion: v1\nkind: [".to_vec());
         assert_eq!(names(&broken), [""; 0]);
         assert!(broken.messages[0].ends_with("what this file held before stays in force"), "{broken:?}");
+        let problems = |set: &FileSet| set.problems().map(|(name, why)| format!("{name} {why}")).collect::<Vec<_>>();
+        let both = problems(&set);
+        assert!(
+            both.len() == 2 && both[0].starts_with("default/a x.yaml:1: ") && both[1].starts_with("default/b "),
+            "{both:?}"
+        );
         let new = set.update(&key(0, "y.yaml"), service("c", "nonsense").into());
         assert!(new.messages[0].ends_with("this object is left out"), "{new:?}");
+        assert!(problems(&set)[2].starts_with("default/c "));
         let gone = set.update(&key(0, "x.yaml"), service("b", "10.96.0.7").into());
         assert_eq!(names(&gone), ["-Service default/a"]);
+        assert_eq!(problems(&set).len(), 1);
+    }
+
+    #[test]
+    fn what_is_good_again_is_told_once() {
+        let mut set = FileSet::default();
+        let mut told = |text: String| set.update(&key(0, "x.yaml"), text.into()).good_again;
+        let two = |a: &str| format!("{}---\n{}", service("b", "10.96.0.2"), service("a", a));
+        assert_eq!(told(two("nonsense")), [""; 0]);
+        assert_eq!(told(two("other nonsense")), [""; 0], "as bad as before");
+        assert_eq!(told(two("10.96.0.1")), ["x.yaml:6: Service default/a: is good again"]);
+        assert_eq!(told(two("10.96.0.3")), [""; 0]);
+        told(two("nonsense"));
+        assert_eq!(told("kind: [".into()), ["x.yaml: Service default/a, which was bad, is not there any more"]);
+        assert_eq!(told(two("10.96.0.1")), ["x.yaml: which objects it holds can be told again"]);
+    }
+
+    #[test]
+    fn a_slice_of_no_service_is_told_once() {
+        let mut set = FileSet::default();
+        let slice = |labels: &str, ip: &str| {
+            let meta = format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s{labels}}}\n");
+            format!("{meta}addressType: IPv4\nendpoints: [{{addresses: [{ip}]}}]\n")
+        };
+        let mut told = |text: String| set.update(&key(0, "x.yaml"), text.into()).messages;
+        let labelled = ", labels: {kubernetes.io/service-name: a}";
+        assert_eq!(
+            told(slice("", "10.0.0.1")),
+            [
+                "x.yaml:1: EndpointSlice default/s: no label kubernetes.io/service-name, so it is no Service's and has no effect"
+            ]
+        );
+        assert_eq!(told(slice("", "10.0.0.2")), [""; 0]);
+        assert_eq!(told(slice(labelled, "10.0.0.2")), [""; 0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -48,7 +48,29 @@ pub(super) fn stuck() -> Answer {
 pub(super) struct Listeners {
     health: Option<TcpListener>,
     metrics: Option<TcpListener>,
-    api: UnixListener,
+    api: ApiSocket,
+}
+
+/// The Unix socket; its file goes when it does.
+#[derive(Debug)]
+struct ApiSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl http::Accept for ApiSocket {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.listener.next().await
+    }
+}
+
+impl Drop for ApiSocket {
+    fn drop(&mut self) {
+        // Whoever took it away was faster; what cannot be removed is taken for a dead agent's by the next one.
+        let _gone = fs::remove_file(&self.path);
+    }
 }
 
 impl Listeners {
@@ -99,7 +121,7 @@ async fn bind_tcp(addr: Option<SocketAddr>, what: &str, next: &str) -> Result<Op
 ///
 /// # Errors
 /// If the place is taken, or the socket cannot be made.
-async fn bind_api(path: &Path) -> io::Result<UnixListener> {
+async fn bind_api(path: &Path) -> io::Result<ApiSocket> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -120,8 +142,9 @@ async fn bind_api(path: &Path) -> io::Result<UnixListener> {
         Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
+    let socket = ApiSocket { listener, path: path.to_owned() };
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    Ok(socket)
 }
 
 fn another_agent() -> io::Error {
@@ -170,8 +193,8 @@ async fn metrics(listener: TcpListener, asker: Asker, tables: TableReader) {
 }
 
 /// Serves names and `verify`.
-async fn api(listener: UnixListener, asker: Asker) {
-    http::serve_all(listener, move |method, path| {
+async fn api(socket: ApiSocket, asker: Asker) {
+    http::serve_all(socket, move |method, path| {
         let asker = asker.clone();
         async move {
             let repair = match (&method, path.as_str()) {
@@ -209,8 +232,10 @@ mod tests {
         let error = bind_api(&path).await.expect_err("an agent listens");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(living);
-        assert!(path.exists(), "a socket's file outlives it");
-        bind_api(&path).await.expect("its agent is dead");
+        assert!(!path.exists(), "an agent that ends takes its socket with it");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("nothing is there"));
+        assert!(path.exists(), "that of one that was killed stays");
+        let _socket = bind_api(&path).await.expect("its agent is dead");
         assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
 
         let file = folder.path().join("notes");

@@ -38,7 +38,12 @@ impl Agent {
         let found = match files::read(&path) {
             Ok(found) => found,
             Err(error) => {
-                let reason = format!("cannot read {}: {error}; what it held stays in force", path.display());
+                let stays = if self.files.of_source(source).is_empty() {
+                    "check --from; it is read as soon as it is there"
+                } else {
+                    "what it held stays in force"
+                };
+                let reason = format!("cannot read {}: {error}; {stays}", path.display());
                 if self.unreadable.insert(source, reason.clone()).as_ref() != Some(&reason) {
                     tracing::error!("{reason}");
                 }

@@ -30,8 +30,8 @@ pub struct PlanArgs {
     /// Address that node ports listen on, in place of the Node object's; may be repeated.
     #[arg(long, value_name = "IP", value_parser = node_address)]
     pub node_address: Vec<IpAddr>,
-    /// On which of these node ports listen: primary (the first of each family), all, and ranges, separated by commas.
-    /// Default: all.
+    /// On which of these node ports listen: primary (the first of each family), all (of the Node object, or of
+    /// --node-address), and ranges, separated by commas. Default: all.
     #[arg(long, value_name = "WHICH")]
     pub nodeport_addresses: Option<NodePortAddresses>,
     /// Cluster IPs answer what comes from outside, too.

@@ -65,7 +65,7 @@ struct ServiceRow {
     types: Vec<&'static str>,
     backends: usize,
     draining: usize,
-    /// Null, or why the Service is not wholly in the datapath.
+    /// Null, or why the Service is not served as its objects say, and what else its owner should know.
     problem: Option<String>,
 }
 
@@ -83,13 +83,13 @@ fn list(live: &Live, format: Format) -> Result<()> {
         by_name.entry(frontend.service.as_ref().map(ToString::to_string)).or_default().push(frontend);
     }
     // One of which nothing at all is in the datapath is told as well.
-    for name in live.failed().iter().filter_map(|reason| subject(reason)) {
+    for name in live.problems().filter_map(subject) {
         by_name.entry(Some(name.to_owned())).or_default();
     }
     let rows: Vec<ServiceRow> = by_name
         .into_iter()
         .map(|(service, frontends)| {
-            let problem = service.as_deref().and_then(|name| live.problem(name)).map(str::to_owned);
+            let problem = service.as_deref().and_then(|name| live.problem(name));
             row(service, &frontends, problem)
         })
         .collect();
@@ -159,7 +159,10 @@ fn get(live: &Live, name: &str, format: Format) -> Result<()> {
         if !namesakes.is_empty() {
             bail!("service {full} has no frontend in the datapath, but there is {}", namesakes.join(", "));
         }
-        bail!("service {full} has no frontend in the datapath: `berrylb service list` shows those that have");
+        bail!(
+            "service {full} has no frontend in the datapath, and the agent knows of no fault with it: is there such a \
+             Service, and does it have a cluster IP? `berrylb service list` shows those that are served"
+        );
     }
     let table = output::frontend_table(&frontends, format == Format::Wide);
     print(format, &frontends, &table)?;
@@ -189,7 +192,7 @@ fn get(live: &Live, name: &str, format: Format) -> Result<()> {
         }
         table.print(output::stdout_colour(), &mut out)?;
         if let Some(problem) = problem {
-            writeln!(out, "\nnot wholly in the datapath: {problem}")?;
+            writeln!(out, "\n{problem}")?;
         }
     }
     Ok(())
@@ -203,20 +206,23 @@ fn namesakes(frontends: &[Frontend], full: &str) -> Vec<String> {
 }
 
 impl Live {
-    /// What the agent says of Services that are not wholly in the datapath, each as `service NAMESPACE/NAME …`.
-    fn failed(&self) -> &[String] {
-        self.agent.as_ref().map(|agent| agent.failed.as_slice()).unwrap_or_default()
+    /// What the agent says of Services that are not wholly in the datapath, and what else there is to know of Services, each
+    /// as `service NAMESPACE/NAME …`.
+    fn problems(&self) -> impl Iterator<Item = &str> {
+        let agent = self.agent.as_ref();
+        agent.into_iter().flat_map(|agent| agent.failed.iter().chain(&agent.remarks)).map(String::as_str)
     }
 
-    /// The same of one Service.
-    fn problem(&self, service: &str) -> Option<&str> {
-        self.failed().iter().map(String::as_str).find(|reason| subject(reason) == Some(service))
+    /// All of it that is about one Service.
+    fn problem(&self, service: &str) -> Option<String> {
+        let of_it: Vec<&str> = self.problems().filter(|reason| subject(reason) == Some(service)).collect();
+        (!of_it.is_empty()).then(|| of_it.join("; "))
     }
 }
 
 /// The Service that a reason is about.
 fn subject(reason: &str) -> Option<&str> {
-    reason.strip_prefix("service ")?.split(' ').next()
+    reason.strip_prefix("service ")?.split([' ', ':']).next()
 }
 
 /// Scopes of the frontends that send to this backend.

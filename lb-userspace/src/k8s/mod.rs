@@ -18,6 +18,8 @@ mod tree;
 
 pub use event_writer::{EventFailure, EventRequest, EventType, EventWriter, NewEvent, Written};
 pub use files::{files, is_object_file, load};
-pub use outcome::{BadObject, Duplicate, Loaded, Located, Meant, Parsed, Position, UnknownKind, Unreadable, merge};
+pub use outcome::{
+    BadObject, Duplicate, Loaded, Located, Meant, Parsed, Position, StraySlice, UnknownKind, Unreadable, merge,
+};
 pub use parse::parse;
 pub use path::{FieldPath, Invalid};

@@ -68,6 +68,9 @@ impl BadObject {
     #[must_use]
     pub fn problem(&self) -> String {
         let Self { at, kind, namespace, name, cause, meant: _ } = self;
+        if kind.is_none() && name.is_none() {
+            return format!("{at}: {cause}");
+        }
         let kind = kind.as_deref().unwrap_or("object of unknown kind");
         let name = name.as_deref().unwrap_or("(no name)");
         match namespace {
@@ -114,6 +117,17 @@ pub struct Parsed {
 }
 
 impl Parsed {
+    /// EndpointSlices that no Service can have, as they lack the label for it. An API server takes them, and so do we; in a
+    /// file of one's own it is most often a slip.
+    pub fn stray_slices(&self) -> impl Iterator<Item = StraySlice> {
+        self.objects.iter().filter_map(|Located { object, at }| match object {
+            Object::EndpointSlice(slice) if slice.service.is_none() && !slice.ignored => {
+                Some(StraySlice { key: object.key(), at: at.clone() })
+            }
+            Object::EndpointSlice(_) | Object::Service(_) | Object::Endpoints(_) | Object::Node(_) => None,
+        })
+    }
+
     /// Puts back what `previous`, the same file parsed earlier, held for the objects that are bad now. If a bad object
     /// cannot be identified, everything that the file held and no longer holds is put back.
     pub fn keep_last_good(&mut self, previous: &Self) {
@@ -131,6 +145,22 @@ impl Parsed {
         });
         let kept: Vec<_> = kept.cloned().collect();
         self.objects.splice(0..0, kept);
+    }
+}
+
+/// An EndpointSlice without `kubernetes.io/service-name`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StraySlice {
+    /// Which one.
+    pub key: ObjectRef,
+    /// Where it is.
+    pub at: Position,
+}
+
+impl fmt::Display for StraySlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, at } = self;
+        write!(f, "{at}: {key}: no label kubernetes.io/service-name, so it is no Service's and has no effect")
     }
 }
 
@@ -176,6 +206,8 @@ pub struct Loaded {
     pub bad: Vec<BadObject>,
     /// Objects that were given more than once.
     pub duplicates: Vec<Duplicate>,
+    /// EndpointSlices of no Service.
+    pub stray_slices: Vec<StraySlice>,
     /// How many objects of each other kind.
     pub unknown: BTreeMap<UnknownKind, usize>,
     /// Paths that could not be read.
@@ -192,11 +224,13 @@ impl Loaded {
     /// All there is to say about it, one line each.
     #[must_use]
     pub fn messages(&self) -> Vec<String> {
-        let Self { objects: _, bad, duplicates, unknown, unreadable } = self;
+        let Self { objects: _, bad, duplicates, stray_slices, unknown, unreadable } = self;
         let unknown = unknown.iter().map(|(kind, count)| kind.message(*count));
         let unreadable = unreadable.iter().map(ToString::to_string);
         let bad = bad.iter().map(ToString::to_string);
-        unreadable.chain(bad).chain(duplicates.iter().map(ToString::to_string)).chain(unknown).collect()
+        let duplicates = duplicates.iter().map(ToString::to_string);
+        let stray = stray_slices.iter().map(ToString::to_string);
+        unreadable.chain(bad).chain(duplicates).chain(stray).chain(unknown).collect()
     }
 }
 
@@ -204,7 +238,9 @@ impl Loaded {
 #[must_use]
 pub fn merge(parsed: impl IntoIterator<Item = Parsed>) -> Loaded {
     let mut loaded = Loaded::default();
-    for Parsed { objects, bad, unknown } in parsed {
+    for parsed in parsed {
+        loaded.stray_slices.extend(parsed.stray_slices());
+        let Parsed { objects, bad, unknown } = parsed;
         for located in objects {
             let key = located.object.key();
             let kept = located.at.clone();

@@ -39,7 +39,8 @@ pub enum Error {
     },
     /// Another live agent holds the folder.
     #[error(
-        "{} is in use by {}. Next step: stop that agent, or give this one its own --bpffs",
+        "{} is in use by {}. Next step: stop that agent; two on the same links and cgroup get into each other's way. (Only one \
+         that serves another node of a lab takes a --bpffs of its own.)",
         folder.display(),
         Holder(*pid)
     )]

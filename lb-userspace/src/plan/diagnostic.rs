@@ -61,6 +61,11 @@ pub enum Diagnostic {
         /// The Service.
         service: ServiceName,
     },
+    /// A cluster IP, but no port: nothing is served. An API server takes no such Service.
+    NoPorts {
+        /// The Service.
+        service: ServiceName,
+    },
     /// An address of a family that the Service has no cluster IP of, so that it has no endpoints either.
     WrongFamily {
         /// The Service.
@@ -115,6 +120,7 @@ impl Diagnostic {
             | Self::HealthPortTaken { loser: service, .. }
             | Self::NotCarried { service, .. }
             | Self::NoClusterIp { service }
+            | Self::NoPorts { service }
             | Self::KeptBackends { service }
             | Self::BadAnnotation { service, .. }
             | Self::WrongFamily { service, .. }
@@ -138,6 +144,7 @@ impl fmt::Display for Diagnostic {
             }
             Self::Taken { .. }
             | Self::NoClusterIp { .. }
+            | Self::NoPorts { .. }
             | Self::WrongFamily { .. }
             | Self::KeptBackends { .. }
             | Self::BadAnnotation { .. }
@@ -174,6 +181,7 @@ impl fmt::Display for Remark<'_> {
                  {protocol} sockets"
             ),
             Diagnostic::NoClusterIp { .. } => f.write_str("no cluster IP, so nothing of it is served; set spec.clusterIP"),
+            Diagnostic::NoPorts { .. } => f.write_str("no port, so nothing of it is served; set spec.ports"),
             Diagnostic::KeptBackends { .. } => f.write_str(
                 "no endpoint is left, so those that it had last are kept until the Service is gone; check the API server",
             ),

@@ -95,6 +95,9 @@ pub(super) fn remarks(service: &Service) -> Vec<Diagnostic> {
         lost.map(|ip| Diagnostic::WrongFamily { service: service.name.clone(), kind, address: *ip }).collect::<Vec<_>>()
     };
     let mut remarks = lost(FrontendType::ExternalIp, &service.external_ips);
+    if service.ports.is_empty() {
+        remarks.push(Diagnostic::NoPorts { service: service.name.clone() });
+    }
     if service.kind == ServiceType::LoadBalancer {
         remarks.extend(lost(FrontendType::LoadBalancer, &service.load_balancer_ips));
     }

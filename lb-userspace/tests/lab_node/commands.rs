@@ -202,3 +202,51 @@ fn a_service_without_room_is_listed_with_the_reason() {
     let shown = agent.command(&["service", "get", "sample-clusterip"]).output().unwrap();
     assert!(format!("{}{}", shown.stdout, shown.stderr).contains("raise --max-backends"), "{shown}");
 }
+
+/// Services that are served otherwise than their objects say, or not at all, are listed with the reason until it is over.
+#[test]
+fn a_service_that_is_not_served_as_its_object_says_is_listed_with_the_reason() {
+    let mut world = World::of_one_node();
+    world.start("raspi002", &[]);
+    let service = |name: &str, ip: &str| {
+        let spec = format!("{{clusterIP: {ip}, ports: [{{port: 80}}]}}");
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+    };
+    let put = |ip: &str, loser_ip: &str| {
+        let all = [service("first", "10.96.9.9"), service("loser", loser_ip), service("web", ip)].concat();
+        world.objects.put("mine", &[&all]).unwrap();
+    };
+    let agent = world.agent("raspi002");
+    let listed = |name: &str| {
+        let services = json_of(agent, &["service", "list"]);
+        services.as_array().unwrap().iter().find(|row| row["service"] == format!("default/{name}")).cloned()
+    };
+    let problem_with = |name: &str, part: &str| {
+        eventually(part, || {
+            let row = listed(name);
+            let text = row.as_ref().and_then(|row| row["problem"].as_str()).unwrap_or_default();
+            if text.contains(part) { Ok(()) } else { Err(format!("{row:?}")) }
+        });
+    };
+    put("10.96.9.7", "10.96.9.9");
+    problem_with("loser", "10.96.9.9:80/TCP is left out: service default/first");
+    put("10.96.9.777", "10.96.9.9");
+    problem_with("web", "\"10.96.9.777\" is not an IP address; its last good version stays in force");
+    assert_eq!(listed("web").unwrap()["addresses"], json!(["10.96.9.7"]));
+    let get = agent.command(&["service", "get", "loser"]).output().unwrap();
+    assert!(get.status.code() == Some(1) && get.stderr.contains("service default/first"), "{get}");
+    let get = agent.command(&["service", "get", "web"]).ok().unwrap();
+    assert!(get.contains("10.96.9.7 ") && get.contains("its last good version stays in force"), "{get}");
+
+    put("10.96.9.8", "10.96.9.10");
+    eventually("all is well", || {
+        let problems = ["first", "loser", "web"].map(|name| listed(name).map(|row| row["problem"].clone()));
+        if problems == [Some(Value::Null), Some(Value::Null), Some(Value::Null)] {
+            Ok(())
+        } else {
+            Err(format!("{problems:?}"))
+        }
+    });
+    let log = agent.log().unwrap();
+    assert_eq!(log.matches("Service default/web: is good again").count(), 1, "{log}");
+}

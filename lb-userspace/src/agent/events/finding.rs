@@ -168,6 +168,8 @@ fn reason_and_detail(diagnostic: &Diagnostic) -> Option<(Reason, String)> {
         Diagnostic::HealthPortTaken { loser: _, port, owner } => {
             Some((Reason::HealthCheckNodePortConflict, format!("{port} {owner}")))
         }
+        // An API server, where Events go, takes no such Service.
+        Diagnostic::NoPorts { .. } => None,
         // It is the node that lacks something, and its agent's log says so.
         Diagnostic::NoNodeAddress { .. } => None,
     }

@@ -71,6 +71,7 @@ fn each_diagnostic_for_an_owner_has_its_reason() {
     let not_the_owners = [
         taken(FrontendType::LoadBalancer, "192.0.2.1", 80, "web"),
         sctp(9000, None),
+        Diagnostic::NoPorts { service: service() },
         Diagnostic::NoNodeAddress { service: service(), others: 1, node: "n1".into(), chosen: false },
     ];
     assert!(of_diagnostics(&not_the_owners).is_empty());

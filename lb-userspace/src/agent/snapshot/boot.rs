@@ -182,7 +182,7 @@ impl Agent {
             );
         }
         let changes = objects.into_iter().map(|object| ObjectChange::Upsert(Box::new(object))).collect();
-        self.plan(Outcome { changes, messages: Vec::new() });
+        self.plan(Outcome { changes, ..Outcome::default() });
     }
 
     /// There is no snapshot to be used: what the API server has told so far counts as it is.
