@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: builds what is measured and what measures, then hands over to lb-bench's program as root.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     test,
 };
 
-/// What is measured: both, one after the other, where nothing is named.
+/// What is measured: both, one after the other, where nothing is named. Figures and a page then go to target/bench.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
@@ -23,6 +24,9 @@ pub(crate) struct Bench {
     /// Both within three minutes in place of thirty, once everything is built
     #[arg(long)]
     quick: bool,
+    /// A kube-proxy program, to be measured in its iptables and nftables modes as well
+    #[arg(long, value_name = "FILE")]
+    kube_proxy: Option<PathBuf>,
 }
 
 /// What can be measured by itself.
@@ -58,9 +62,22 @@ pub(crate) fn run(what: &Bench) -> Result<()> {
         Some(Half::ControlPlane { args }) => measure(&program, "control-plane", &berrylb, args),
         Some(Half::Datapath { args }) => datapath(&program, &berrylb, args),
         None => {
-            let args: Vec<String> = what.quick.then(|| "--quick".to_owned()).into_iter().collect();
+            let folder = process::target_dir().join("bench");
+            fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+            let file = |name| folder.join(name).display().to_string();
+            let quick = what.quick.then(|| "--quick".to_owned());
+            let mut args: Vec<String> = quick.iter().cloned().collect();
+            args.extend(["--json".to_owned(), file("control-plane.json")]);
             measure(&program, "control-plane", &berrylb, &args)?;
-            datapath(&program, &berrylb, &args)
+            args = quick.into_iter().collect();
+            args.extend(["--json".to_owned(), file("datapath.json"), "--html".to_owned(), file("datapath.html")]);
+            args.extend(["--plots".to_owned(), file("plots")]);
+            if let Some(kube_proxy) = &what.kube_proxy {
+                args.extend(["--kube-proxy".to_owned(), kube_proxy.display().to_string()]);
+            }
+            datapath(&program, &berrylb, &args)?;
+            eprintln!("figures and a page with plots: {}", folder.display());
+            Ok(())
         }
     }
 }

@@ -101,6 +101,8 @@ enum Task {
         args: Vec<String>,
     },
     /// Measure the release binary on this machine: the agent, then the data path
+    ///
+    /// Figures as JSON and a page with plots go to target/bench. Either by itself takes flags of its own.
     Bench(bench::Bench),
     /// Format the Rust sources, the BPF programs too
     Fmt,

@@ -43,7 +43,7 @@ pub(crate) struct Options {
     /// Shorter times: within a minute
     #[arg(long)]
     quick: bool,
-    /// Numbers of Services. Default: 10,1000,10000,50000, without the last with --quick
+    /// Numbers of Services. Default: 10,1000,10000,50000, with --quick 10,10000
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     services: Vec<u32>,
     /// Endpoints of each Service. Default: 10, and 2 above 10,000 Services
@@ -55,7 +55,7 @@ pub(crate) struct Options {
     /// Rounds of first syncs, starts and restarts. Default: 3
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// Seconds before the agent counts as at rest. Default: 5, with --quick 3
+    /// Seconds before the agent counts as at rest. Default: 5, with --quick 2
     #[arg(long, value_name = "S")]
     settle: Option<u64>,
     /// Single changes. Default: 500, with --quick 200
@@ -75,7 +75,7 @@ impl Options {
     }
 
     fn clusters(&self) -> Vec<Cluster> {
-        let full: &[u32] = if self.quick { &[10, 1000, 10_000] } else { &[10, 1000, 10_000, 50_000] };
+        let full: &[u32] = if self.quick { &[10, 10_000] } else { &[10, 1000, 10_000, 50_000] };
         let sizes = if self.services.is_empty() { full } else { &self.services };
         let endpoints = |services| self.endpoints.unwrap_or(if services > 10_000 { 2 } else { 10 });
         sizes.iter().map(|services| Cluster { services: *services, endpoints: endpoints(*services) }).collect()
@@ -181,7 +181,7 @@ fn rest(
     agent: &mut lb_lab::Agent,
 ) -> Result<Rest> {
     let seconds = |given, quick, full| Duration::from_secs(options.or_default(given, quick, full));
-    thread::sleep(seconds(options.settle, 3, 5));
+    thread::sleep(seconds(options.settle, 2, 5));
     let memory = agents::memory(agent.running()?.pid())?;
     let idle_time = seconds(options.idle, 5, 30);
     let (idle, ()) = events::millicores(node.cgroup(), || {
